@@ -1,0 +1,1 @@
+"""The command line: each command one thin call into a stage."""

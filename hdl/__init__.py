@@ -1,0 +1,1 @@
+"""The chip: every unit a module, put together in ``stage`` and ``chip``."""

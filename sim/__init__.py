@@ -1,0 +1,1 @@
+"""References and simulation: float, integer (golden) and RTL behind one session."""

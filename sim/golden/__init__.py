@@ -1,0 +1,1 @@
+"""The integer model: one module per hardware unit, under the same name."""
