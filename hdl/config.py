@@ -1,0 +1,81 @@
+"""What an engineer varies: how much hardware stands behind a model."""
+
+from dataclasses import asdict, dataclass
+
+from weights_to_rom.model_format import BLOCK, ModelFormat
+
+MULTIPLIERS = ("booth", "magic", "plain")
+
+
+@dataclass(frozen=True)
+class ChipConfig:
+    """Lanes and memories of a chip.
+
+    row_lanes        matrix rows computed at once
+    block_lanes      elements of a block a cycle in each row lane: 4, 8, 16 or 32
+    vector_lanes     elements a cycle in the vector units (and in every beat between units)
+    attention_heads  query heads worked on at once: a divisor of n_rep, or a multiple of n_rep that divides n_heads
+    attention_lanes  elements of a head a cycle, for q*k and again for p*v; divides gcd(head_dim, 32)
+    multiplier       how a row lane multiplies a code with an activation: booth, magic or plain
+    max_context      positions a sequence's KV cache slot holds
+    n_sequences      slots of the KV cache
+    """
+
+    row_lanes: int
+    block_lanes: int
+    vector_lanes: int
+    attention_heads: int
+    attention_lanes: int
+    multiplier: str
+    max_context: int
+    n_sequences: int = 1
+
+    @classmethod
+    def for_model(cls, model: ModelFormat, *, row_lanes: int = 1, block_lanes: int = 32,
+                  vector_lanes: int | None = None, attention_heads: int | None = None,
+                  attention_lanes: int | None = None, multiplier: str = "booth",
+                  max_context: int | None = None, n_sequences: int = 1) -> "ChipConfig":
+        """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""
+        if vector_lanes is None:
+            # A group of rows takes at least dim_padded / block_lanes cycles and brings row_lanes values.
+            wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
+            vector_lanes = 2
+            while vector_lanes < min(wanted, block_lanes) and model.head_dim % (2 * vector_lanes) == 0:
+                vector_lanes *= 2
+        if attention_heads is None:
+            attention_heads = model.n_rep
+            if row_lanes * block_lanes >= 8 * model.dim_padded:
+                attention_heads = model.n_heads
+        return cls(row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes or model.kv_block,
+                   multiplier, max_context or model.max_seq_len, n_sequences).checked(model)
+
+    def checked(self, model: ModelFormat) -> "ChipConfig":
+        """self, or a ValueError that names what does not fit the model."""
+        for name in ("row_lanes", "vector_lanes", "attention_heads", "attention_lanes", "max_context", "n_sequences"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}")
+        if self.block_lanes not in (4, 8, 16, BLOCK):
+            raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {self.block_lanes!r}")
+        if self.multiplier not in MULTIPLIERS:
+            raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {self.multiplier!r}")
+        if self.vector_lanes not in (2, 4, 8, 16, 32) or self.vector_lanes > self.block_lanes:
+            raise ValueError(f"vector_lanes must be a power of two from 2 to block_lanes ({self.block_lanes}), "
+                             f"not {self.vector_lanes}")
+        if model.head_dim % self.vector_lanes:
+            raise ValueError(f"vector_lanes ({self.vector_lanes}) must divide head_dim ({model.head_dim})")
+        if self.row_lanes % self.vector_lanes and self.vector_lanes % self.row_lanes:
+            raise ValueError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide "
+                             "the other")
+        heads, rep = self.attention_heads, model.n_rep
+        if not (rep % heads == 0 or (heads % rep == 0 and model.n_heads % heads == 0)):
+            raise ValueError(f"attention_heads must divide {rep} (query heads a key-value head), or be a multiple of it "
+                             f"that divides n_heads ({model.n_heads}), not {heads}")
+        if model.kv_block % self.attention_lanes:
+            raise ValueError(f"attention_lanes ({self.attention_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
+        if self.max_context > model.max_seq_len:
+            raise ValueError(f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions "
+                             "the model was trained for")
+        return self
+
+    def as_dict(self) -> dict:
+        return asdict(self)

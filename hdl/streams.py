@@ -1,0 +1,26 @@
+"""Payloads of the streams between units.
+
+Every stream is an ``amaranth.lib.stream``: a beat moves when valid and ready are both high, and valid never waits for
+ready.  ``last`` marks the last beat of a vector and travels with the data.
+"""
+
+from amaranth.hdl import signed
+from amaranth.lib import data
+
+EXP_BITS = 8
+"""Bits of an MX exponent, signed."""
+
+
+def vector_beat(lanes: int, width: int) -> data.StructLayout:
+    """``lanes`` consecutive elements of a vector of signed integers."""
+    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "last": 1})
+
+
+def scaled_beat(lanes: int, width: int) -> data.StructLayout:
+    """A vector beat whose LSB is 2**base; ``base`` is the same in every beat of a vector."""
+    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "base": signed(EXP_BITS), "last": 1})
+
+
+def mx_beat(lanes: int) -> data.StructLayout:
+    """``lanes`` consecutive mantissas of an MX block; ``exp`` is valid, and the same, in each of the block's beats."""
+    return data.StructLayout({"mant": data.ArrayLayout(signed(8), lanes), "exp": signed(EXP_BITS), "last": 1})

@@ -1,0 +1,90 @@
+"""What the hardware must know of a model: shapes and number formats, never a weight."""
+
+from dataclasses import asdict, dataclass
+from math import gcd
+
+from weights_to_rom.config import LlamaConfig
+
+BLOCK = 32
+"""Elements of an MX block and of a weight block."""
+
+
+def ceil_to(n: int, multiple: int) -> int:
+    """n rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """Shapes and formats of an integer model; two models of one format share their Verilog.
+
+    ``wide_bits`` is the width of Wide (LSB 2**-12), ``embed_bits`` and ``head_bits`` are 4 or 8 (two planes),
+    ``sine_bits`` the address bits of a quadrant of the sine table.  See docs/arithmetic.md.
+    """
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    max_seq_len: int
+    tied: bool
+    wide_bits: int = 32
+    embed_bits: int = 8
+    head_bits: int = 8
+    sine_bits: int = 10
+
+    def __post_init__(self) -> None:
+        if self.wide_bits not in (24, 32):
+            raise ValueError(f"wide_bits must be 24 or 32, not {self.wide_bits!r}")
+        for name in ("embed_bits", "head_bits"):
+            if getattr(self, name) not in (4, 8):
+                raise ValueError(f"{name} must be 4 or 8, not {getattr(self, name)!r}")
+        if self.tied and self.embed_bits != self.head_bits:
+            raise ValueError("a tied head has the embedding's bits: "
+                             f"embed_bits is {self.embed_bits}, head_bits is {self.head_bits}")
+        if not 4 <= self.sine_bits <= 14:
+            raise ValueError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
+
+    @classmethod
+    def of(cls, config: LlamaConfig, **formats) -> "ModelFormat":
+        """The format of a checkpoint; ``formats`` overrides the number formats."""
+        shape = {name: getattr(config, name) for name in (
+            "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")}
+        return cls(**shape, **formats)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @property
+    def n_rep(self) -> int:
+        """Query heads that share one key-value head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def kv_block(self) -> int:
+        """Elements of an MX block of q, k and v."""
+        return gcd(self.head_dim, BLOCK)
+
+    @property
+    def dim_padded(self) -> int:
+        return ceil_to(self.dim, BLOCK)
+
+    @property
+    def attn_dim(self) -> int:
+        return self.n_heads * self.head_dim
+
+    @property
+    def attn_padded(self) -> int:
+        return ceil_to(self.attn_dim, BLOCK)
+
+    @property
+    def ffn_padded(self) -> int:
+        return ceil_to(self.ffn_dim, BLOCK)
+
+    @property
+    def qkv_rows(self) -> int:
+        """Rows of the stacked k, v, q matrix, in that order."""
+        return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
