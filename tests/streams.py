@@ -1,0 +1,104 @@
+"""Streams in Amaranth's simulator: sources and sinks with seeded stalls, and a runner that cannot hang.
+
+    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, beats, stall=0.3, seed=1),
+                           lambda ctx: collect(ctx, dut.o, 100, stall=0.3, seed=2))
+"""
+
+import random
+
+from amaranth.hdl import Value
+from amaranth.lib import data
+from amaranth.sim import Simulator
+
+
+def plain(value):
+    """A sampled payload as dicts, lists and ints, so that it compares with what golden says."""
+    if not isinstance(value, data.Const):
+        return value
+    layout = value.shape()
+    if isinstance(layout, data.ArrayLayout):
+        return [plain(value[i]) for i in range(layout.length)]
+    return {name: plain(value[name]) for name, _ in layout}
+
+
+async def drive(ctx, stream, payloads, stall=0.0, seed=0, times=None):
+    """Offer ``payloads`` (whatever ``ctx.set`` takes) one after another.
+
+    ``stall`` is the probability of an idle cycle before each beat; the payload is noise in idle cycles.
+    ``times``, a list, gets the cycle (counted from this call) in which each beat moved.
+    """
+    rng = random.Random(f"drive {seed}")
+    noise = Value.cast(stream.payload)
+    cycle = 0
+    for payload in payloads:
+        while rng.random() < stall:
+            ctx.set(noise, rng.getrandbits(len(noise)))
+            await ctx.tick()
+            cycle += 1
+        ctx.set(stream.payload, payload)
+        ctx.set(stream.valid, 1)
+        moved = False
+        while not moved:
+            *_, moved = await ctx.tick().sample(stream.ready)
+            cycle += 1
+        if times is not None:
+            times.append(cycle - 1)
+        ctx.set(stream.valid, 0)
+    ctx.set(noise, rng.getrandbits(len(noise)))
+
+
+async def collect(ctx, stream, count, stall=0.0, seed=0, times=None):
+    """The next ``count`` payloads, as plain values; afterwards ready is low.
+
+    ``stall`` is the probability of a cycle with ready low; with one, ready also waits for the first valid, so
+    that a unit whose valid waits for ready hangs.  Asserts that an offered payload stays.  ``times`` as for
+    ``drive``.
+    """
+    rng = random.Random(f"collect {seed}")
+    got, offered = [], None
+    cycle = 0
+    while len(got) < count:
+        waits = stall > 0 and not got and offered is None
+        ready = not waits and rng.random() >= stall
+        ctx.set(stream.ready, ready)
+        *_, valid, payload = await ctx.tick().sample(stream.valid, stream.payload)
+        cycle += 1
+        if offered is not None:
+            assert valid, f"valid was withdrawn in cycle {cycle - 1}, before beat {len(got)} moved"
+            assert plain(payload) == offered, f"the payload of beat {len(got)} changed before it moved"
+        offered = plain(payload) if valid and not ready else None
+        if valid and ready:
+            got.append(plain(payload))
+            if times is not None:
+                times.append(cycle - 1)
+    ctx.set(stream.ready, 0)
+    return got
+
+
+def simulate(dut, *processes, background=(), limit=100_000):
+    """Run async functions of ``ctx`` side by side until all have returned; what they returned, in order.
+
+    ``background`` functions may run for ever.  After ``limit`` cycles an AssertionError says what still runs.
+    """
+    results = {}
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+
+    def testbench(index, process):
+        async def run(ctx):
+            results[index] = await process(ctx)
+        return run
+
+    async def watchdog(ctx):
+        await ctx.delay(limit * 1e-6)
+        hung = [i for i in range(len(processes)) if i not in results]
+        raise AssertionError(f"hung: {len(hung)} of {len(processes)} processes (numbers {hung}) "
+                             f"did not finish within {limit} cycles")
+
+    for index, process in enumerate(processes):
+        sim.add_testbench(testbench(index, process))
+    for process in background:
+        sim.add_testbench(process, background=True)
+    sim.add_testbench(watchdog, background=True)
+    sim.run()
+    return [results[i] for i in range(len(processes))]
