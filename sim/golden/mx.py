@@ -1,0 +1,21 @@
+"""MX blocks: int8 mantissas and one power-of-two exponent (docs/arithmetic.md, section 2)."""
+
+import numpy as np
+
+from sim.golden.arithmetic import bitlen, magnitude_or, rshr
+
+
+def mx(v, base, block: int):
+    """v int64[..., n] of LSB 2**base -> (mant int64[..., blocks, block], exp int64[..., blocks]).
+
+    The last block is filled up with zeros.  ``base`` is an integer or an array of v's leading shape.
+    """
+    v = np.asarray(v, np.int64)
+    n = v.shape[-1]
+    padded = -(-n // block) * block
+    if padded != n:
+        v = np.concatenate([v, np.zeros((*v.shape[:-1], padded - n), np.int64)], axis=-1)
+    v = v.reshape(*v.shape[:-1], padded // block, block)
+    shift = np.maximum(0, bitlen(magnitude_or(v)) - 7)
+    mant = np.clip(rshr(v, shift[..., None]), -127, 127)
+    return mant, shift + np.asarray(base, np.int64)[..., None]
