@@ -18,8 +18,8 @@ def ceil_to(n: int, multiple: int) -> int:
 class ModelFormat:
     """Shapes and formats of an integer model; two models of one format share their Verilog.
 
-    ``wide_bits`` is the width of Wide (LSB 2**-12), ``embed_bits`` and ``head_bits`` are 4 or 8 (two planes),
-    ``sine_bits`` the address bits of a quadrant of the sine table.  See docs/arithmetic.md.
+    ``wide_bits`` is the width of Wide (LSB 2**-12); ``..._bits`` the bits of a weight, 4 or 8 (two planes), in the
+    matrices of one kind; ``sine_bits`` the address bits of a quadrant of the sine table.  See docs/arithmetic.md.
     """
 
     dim: int
@@ -33,13 +33,17 @@ class ModelFormat:
     tied: bool
     wide_bits: int = 32
     embed_bits: int = 8
+    qkv_bits: int = 4
+    o_bits: int = 4
+    gate_up_bits: int = 4
+    down_bits: int = 4
     head_bits: int = 8
     sine_bits: int = 10
 
     def __post_init__(self) -> None:
         if self.wide_bits not in (24, 32):
             raise ValueError(f"wide_bits must be 24 or 32, not {self.wide_bits!r}")
-        for name in ("embed_bits", "head_bits"):
+        for name in ("embed_bits", "qkv_bits", "o_bits", "gate_up_bits", "down_bits", "head_bits"):
             if getattr(self, name) not in (4, 8):
                 raise ValueError(f"{name} must be 4 or 8, not {getattr(self, name)!r}")
         if self.tied and self.embed_bits != self.head_bits:

@@ -1,0 +1,241 @@
+"""The integer model: every integer a chip contains, in one safetensors file.
+
+The golden model and the hardware are both built from it and from nothing else.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from weights_to_rom.checkpoint import Checkpoint
+from weights_to_rom.config import LlamaConfig
+from weights_to_rom.model_format import ModelFormat, ceil_to
+from weights_to_rom.quantise import QuantisedMatrix, block_error, keep_codes, quantise
+
+KIND = "hardwire integer model 1"
+
+
+class IntegerModelError(ValueError):
+    """An integer model file that cannot be used: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """gain * sqrt(dim) = gain_q * 2**gain_exp, and dim * eps of LSB 2**-24 (docs/arithmetic.md, rmsnorm)."""
+
+    gain_q: np.ndarray  # int16[dim_padded]
+    gain_exp: int
+    eps_q: int
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """Matrices and norms by canonical name; rows and columns padded as docs/arithmetic.md says."""
+
+    format: ModelFormat
+    matrices: Mapping[str, QuantisedMatrix]
+    norms: Mapping[str, Norm]
+    freq_q: np.ndarray  # uint32[head_dim // 2]
+    residual_shift: int
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    report: dict = field(default_factory=dict)
+
+    @property
+    def head(self) -> QuantisedMatrix:
+        return self.matrices["embed" if self.format.tied else "head"]
+
+    def parameters(self) -> int:
+        """Weights of the model itself, padding not counted."""
+        f = self.format
+        layer = f.dim * f.head_dim * (f.n_heads + f.n_kv_heads) * 2 + 3 * f.dim * f.ffn_dim + 2 * f.dim
+        return f.n_layers * layer + f.dim + f.vocab_size * f.dim * (1 if f.tied else 2)
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        tensors: dict[str, np.ndarray] = {"rope.freq_q": self.freq_q}
+        for name, matrix in self.matrices.items():
+            for part in ("q", "d", "m", "e", "k"):
+                tensors[f"{name}.{part}"] = getattr(matrix, part)
+        for name, norm in self.norms.items():
+            tensors[f"{name}.g_q"] = norm.gain_q
+            tensors[f"{name}.ge"] = np.array([norm.gain_exp], np.int8)
+            tensors[f"{name}.eps_q"] = np.array([norm.eps_q], np.uint32)
+        metadata = {
+            "kind": KIND,
+            "format": json.dumps(self.format.as_dict()),
+            "residual_shift": str(self.residual_shift),
+            "eos_token_ids": json.dumps(self.eos_token_ids),
+            "bos_token_id": json.dumps(self.bos_token_id),
+            "bits": json.dumps({name: matrix.bits for name, matrix in self.matrices.items()}),
+            "report": json.dumps(self.report),
+        }
+        temporary = path.with_name(path.name + ".part")
+        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, metadata)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "IntegerModel":
+        """Read a file that ``save`` wrote.
+
+        Raises IntegerModelError if it is missing, truncated or of another kind.
+        """
+        try:
+            with safe_open(path, "numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("kind") != KIND:
+                    raise IntegerModelError(f"{path}: is not a {KIND!r} file")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise IntegerModelError(f"{path}: cannot be read as an integer model ({error})") from error
+        matrices = {
+            name: QuantisedMatrix(*(tensors[f"{name}.{part}"] for part in ("q", "d", "m", "e", "k")), bits)
+            for name, bits in json.loads(metadata["bits"]).items()
+        }
+        norms = {
+            name.removesuffix(".g_q"): Norm(
+                tensors[name], int(tensors[name.replace(".g_q", ".ge")][0]), int(tensors[name.replace(".g_q", ".eps_q")][0]))
+            for name in tensors if name.endswith(".g_q")
+        }
+        return cls(
+            ModelFormat(**json.loads(metadata["format"])), matrices, norms, tensors["rope.freq_q"],
+            int(metadata["residual_shift"]), tuple(json.loads(metadata["eos_token_ids"])),
+            json.loads(metadata["bos_token_id"]), json.loads(metadata["report"]),
+        )
+
+
+def pair_order(n_heads: int, head_dim: int) -> np.ndarray:
+    """Row numbers that bring each head from Hugging Face order (j beside j + head_dim / 2) to rotated pairs."""
+    half = np.arange(head_dim // 2)
+    pairs = np.stack([half, half + head_dim // 2], axis=1).reshape(-1)
+    return (np.arange(n_heads)[:, None] * head_dim + pairs).reshape(-1)
+
+
+def quantise_norm(gain: np.ndarray, dim: int, eps: float, residual_shift: int) -> Norm:
+    """A norm's gain and epsilon as integers; the gain is padded with zeros to a whole number of blocks."""
+    scaled = np.asarray(gain, np.float64) * np.sqrt(dim)
+    peak = float(np.abs(scaled).max())
+    exponent = -14 if peak == 0 else int(np.ceil(np.log2(peak / 32767)))
+    while np.rint(peak * 2.0**-exponent) > 32767:
+        exponent += 1
+    gain_q = np.zeros(ceil_to(dim, 32), np.int16)
+    gain_q[:dim] = np.rint(scaled * 2.0**-exponent)
+    eps_q = int(min(2**32 - 1, max(1, np.rint(dim * eps * 2.0**24 * 4.0**residual_shift))))
+    return Norm(gain_q, exponent, eps_q)
+
+
+def choose_residual_shift(embedding: np.ndarray) -> int:
+    """Powers of two that lift a small embedding to a root mean square of about 2**-4, so that LSB 2**-12 suffices.
+
+    Massive activations need the range above: SmolLM2's embedding (rms 0.1, residual up to 24,000) is left alone.
+    """
+    rms = float(np.sqrt(np.mean(np.square(embedding, dtype=np.float64))))
+    return 0 if rms == 0 else int(np.clip(np.floor(-4 - np.log2(rms)) + 1, 0, 12))
+
+
+def _padded_rows(matrix: QuantisedMatrix, rows: int) -> QuantisedMatrix:
+    """Rows that compute padding: d = m = 0, so that they give zero."""
+    extra = rows - len(matrix.e)
+    if not extra:
+        return matrix
+    parts = (np.concatenate([p, np.zeros((extra, *p.shape[1:]), p.dtype)])
+             for p in (matrix.q, matrix.d, matrix.m, matrix.e, matrix.k))
+    return QuantisedMatrix(*parts, matrix.bits)
+
+
+def _permuted(matrix: QuantisedMatrix, order: np.ndarray) -> QuantisedMatrix:
+    return QuantisedMatrix(*(p[order] for p in (matrix.q, matrix.d, matrix.m, matrix.e, matrix.k)), matrix.bits)
+
+
+_CLASS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "gate_up", "up": "gate_up", "down": "down",
+          "embed": "embed", "head": "head"}
+
+
+def class_bits(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bits of each kind of matrix: what the file's codes have if all matrices of the kind agree, else the default.
+
+    Linears default to four bits, embedding and head to eight.
+    """
+    found: dict[str, set[int]] = {}
+    for name, shape in checkpoint.config.tensor_shapes().items():
+        if len(shape) == 2:
+            found.setdefault(_CLASS[name.rpartition(".")[2]], set()).add(checkpoint.block_bits(name) or 0)
+    default = {"embed": 8, "head": 8}
+    bits = {kind: (seen.pop() if len(seen) == 1 else 0) or default.get(kind, 4) for kind, seen in found.items()}
+    bits.setdefault("head", bits["embed"])
+    return {f"{kind}_bits": n for kind, n in bits.items()}
+
+
+def quantise_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    wide_bits: int = 32,
+    prepared: Mapping[str, QuantisedMatrix] | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> IntegerModel:
+    """Build the integer model of a checkpoint, one tensor at a time.
+
+    ``prepared`` holds matrices that were quantised elsewhere (GPTQ), in canonical row order, q not yet scaled.
+    ``progress`` is told each matrix's name when it is done.
+    """
+    config: LlamaConfig = checkpoint.config
+    fmt = ModelFormat.of(config, wide_bits=wide_bits, **class_bits(checkpoint))
+    shift = choose_residual_shift(checkpoint.tensor("embed"))
+    row_counts = {"o": fmt.dim_padded, "down": fmt.dim_padded, "gate": fmt.ffn_padded, "up": fmt.ffn_padded}
+    q_scale = np.log2(np.e) / np.sqrt(config.head_dim)
+    matrices: dict[str, QuantisedMatrix] = {}
+    norms: dict[str, Norm] = {}
+    kept = requantised = 0
+    worst = (0.0, "")
+
+    def codes_of(name: str, bits: int, scale: float) -> QuantisedMatrix:
+        nonlocal kept, requantised, worst
+        blocks = checkpoint.blocks(name)
+        if blocks is not None and blocks.bits == bits:
+            matrix, changed = keep_codes(blocks.codes, blocks.scale, blocks.minimum, bits, scale)
+            kept, requantised = kept + blocks.scale.size - changed, requantised + changed
+            return matrix
+        tensor = checkpoint.tensor(name)
+        if prepared and name in prepared:
+            p = prepared[name]
+            matrix, _ = keep_codes(p.q, *p.scales(), bits, scale)
+        else:
+            matrix = quantise(tensor * scale, bits)
+        error = float(block_error(tensor * scale, matrix).max())
+        if error > worst[0]:
+            worst = (error, name)
+        return matrix
+
+    for name, shape in config.tensor_shapes().items():
+        kind = name.rpartition(".")[2]
+        if len(shape) == 1:
+            norms[name] = quantise_norm(checkpoint.tensor(name), config.dim, config.norm_eps, shift)
+            continue
+        matrix = codes_of(name, getattr(fmt, f"{_CLASS[kind]}_bits"), q_scale if kind == "q" else 1.0)
+        if kind in ("q", "k"):
+            matrix = _permuted(matrix, pair_order(shape[0] // config.head_dim, config.head_dim))
+        matrix = _padded_rows(matrix, row_counts.get(kind, shape[0]))
+        if kind in ("o", "down") or (kind == "embed" and not config.tied):
+            matrix = QuantisedMatrix(matrix.q, matrix.d, matrix.m, (matrix.e + shift).astype(np.int8), matrix.k, matrix.bits)
+        matrices[name] = matrix
+        progress(name)
+    turns = config.rope_frequencies() / (2 * np.pi)
+    freq_q = (np.rint(turns * 2.0**32).astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    report = {"blocks_kept": kept, "blocks_requantised": requantised, "worst_block_error": worst[0],
+              "worst_block_error_in": worst[1], "notes": list(checkpoint.notes)}
+    return IntegerModel(fmt, matrices, norms, freq_q, shift, tuple(config.eos_token_ids), config.bos_token_id, report)
+
+
+def matrix_names(fmt: ModelFormat) -> Iterator[str]:
+    """Canonical names of the matrices, in the order in which the data flows."""
+    yield "embed"
+    for i in range(fmt.n_layers):
+        for kind in ("q", "k", "v", "o", "gate", "up", "down"):
+            yield f"layers.{i}.{kind}"
+    if not fmt.tied:
+        yield "head"

@@ -1,0 +1,64 @@
+"""The order in which a chip reads its matrices: the one thing that packing and the fabric must agree on.
+
+For each layer the stacked k, v, q rows, then o, then gate and up in turns, then down; after the last layer the LM head.
+The weight ROM holds the matrices in this order, so that the fabric only counts.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from weights_to_rom.model_format import BLOCK, ModelFormat
+
+
+class Step(IntEnum):
+    """What a matrix computes: the tag of its results."""
+
+    QKV = 0
+    O = 1  # noqa: E741  (the field's name for the attention output projection)
+    GATE_UP = 2
+    DOWN = 3
+    HEAD = 4
+
+
+@dataclass(frozen=True)
+class MatrixShape:
+    """One matrix of the schedule: ``rows`` outputs, ``blocks`` input blocks of 32, ``planes`` of four bits (1 or 2)."""
+
+    step: Step
+    rows: int
+    blocks: int
+    planes: int
+
+    def groups(self, row_lanes: int) -> int:
+        """Row groups: rows are computed ``row_lanes`` at a time."""
+        return -(-self.rows // row_lanes)
+
+    def words(self, row_lanes: int, block_lanes: int) -> int:
+        """Words of a row lane's ROM, one a cycle."""
+        return self.groups(row_lanes) * self.blocks * self.planes * (BLOCK // block_lanes)
+
+
+def layer_matrices(model: ModelFormat) -> tuple[MatrixShape, ...]:
+    """The four matrices of a layer."""
+    dim, attn, ffn = (n // BLOCK for n in (model.dim_padded, model.attn_padded, model.ffn_padded))
+    return (
+        MatrixShape(Step.QKV, model.qkv_rows, dim, model.qkv_bits // 4),
+        MatrixShape(Step.O, model.dim_padded, attn, model.o_bits // 4),
+        MatrixShape(Step.GATE_UP, 2 * model.ffn_padded, dim, model.gate_up_bits // 4),
+        MatrixShape(Step.DOWN, model.dim_padded, ffn, model.down_bits // 4),
+    )
+
+
+def head_matrix(model: ModelFormat) -> MatrixShape:
+    """The LM head."""
+    return MatrixShape(Step.HEAD, model.vocab_size, model.dim_padded // BLOCK, model.head_bits // 4)
+
+
+def embedding_matrix(model: ModelFormat) -> MatrixShape:
+    """The embedding table of an untied model, which has a ROM of its own."""
+    return MatrixShape(Step.HEAD, model.vocab_size, model.dim_padded // BLOCK, model.embed_bits // 4)
+
+
+def all_matrices(model: ModelFormat) -> tuple[MatrixShape, ...]:
+    """Every matrix in ROM order."""
+    return layer_matrices(model) * model.n_layers + (head_matrix(model),)
