@@ -164,7 +164,8 @@ def class_bits(checkpoint: Checkpoint) -> dict[str, int]:
     found: dict[str, set[int]] = {}
     for name, shape in checkpoint.config.tensor_shapes().items():
         if len(shape) == 2:
-            found.setdefault(_CLASS[name.rpartition(".")[2]], set()).add(checkpoint.block_bits(name) or 0)
+            blocks = checkpoint.blocks(name)
+            found.setdefault(_CLASS[name.rpartition(".")[2]], set()).add(blocks.bits if blocks else 0)
     default = {"embed": 8, "head": 8}
     bits = {kind: (seen.pop() if len(seen) == 1 else 0) or default.get(kind, 4) for kind, seen in found.items()}
     bits.setdefault("head", bits["embed"])
@@ -203,10 +204,10 @@ def quantise_checkpoint(
         tensor = checkpoint.tensor(name)
         if prepared and name in prepared:
             p = prepared[name]
-            matrix, _ = keep_codes(p.q, *p.scales(), bits, scale)
+            matrix, _ = keep_codes(p.q, p.scale, p.minimum, bits, scale)
         else:
             matrix = quantise(tensor * scale, bits)
-        error = float(block_error(tensor * scale, matrix).max())
+        error, _ = block_error(tensor * scale, matrix)
         if error > worst[0]:
             worst = (error, name)
         return matrix
