@@ -119,7 +119,7 @@ class FloatLlama:
         self.past: list[KeysAndValues | None] = [None] * self.config.n_layers
 
     def forward(self, tokens: Sequence[int] | np.ndarray, capture: Capture | None = None) -> np.ndarray:
-        """Logits ``[T, vocab_size]`` of a whole sequence.  The cache of ``extend`` and ``step`` is not touched.
+        """Logits ``[T, vocab_size]`` of a whole sequence.  The cache of ``extend`` stays as it is.
 
         ``capture(name, x)`` is called with the input ``x[T, inputs]`` of every matrix, under the matrix's
         canonical name; that is ``embed`` for the head of a tied model.

@@ -220,6 +220,10 @@ def quantise_checkpoint(
         matrix = codes_of(name, getattr(fmt, f"{_CLASS[kind]}_bits"), q_scale if kind == "q" else 1.0)
         if kind in ("q", "k"):
             matrix = _permuted(matrix, pair_order(shape[0] // config.head_dim, config.head_dim))
+        if kind == "embed":
+            # What is read as residual must be zero in the padding, and only 128 is.  (Four-bit codes come from GGUF,
+            # whose rows are whole blocks.)
+            matrix.q.reshape(shape[0], -1)[:, shape[1]:] = 128
         matrix = _padded_rows(matrix, row_counts.get(kind, shape[0]))
         if kind in ("o", "down") or (kind == "embed" and not config.tied):
             matrix = QuantisedMatrix(matrix.q, matrix.d, matrix.m, (matrix.e + shift).astype(np.int8), matrix.k, matrix.bits)
