@@ -15,11 +15,11 @@ E_MIN, E_MAX = -40, 23
 K_MAX = 4
 K_8BIT = 7
 
-# The search starts from scales of 1/13 to 1/18 of a block's range.  Finer or wider gains less than 0.5 % of the
-# rms error on normal and on Laplacian weights.
+# The search starts from scales of 1/13 to 1/18 of a block's range.  Finer or wider gains less than 0.5 % of
+# the rms error on normal and on Laplacian weights.
 LEVELS = np.arange(13, 18.01, 0.5, dtype=np.float32)
 POLISH = 2
-BLOCKS_AT_ONCE = 4096  # keeps the search's temporaries (0.5 MB each) in the second-level cache
+BLOCKS_AT_ONCE = 8192  # temporaries of 1 MB: larger ones fall out of the cache, smaller ones cost calls
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ def quantise(w: np.ndarray, bits: int, importance: np.ndarray | None = None) -> 
 
     Minimises each block's sum of ``importance * error**2``; ``importance[inputs]`` defaults to ones.
     A row that is on the grid already, such as one that was dequantised, comes back with no error at all.
-    e is the power of two that puts the row's largest d in 128..255, unless a minimum needs a larger one at k = 4;
-    outside of -40..23 it is clamped (weights below 2^-41 become zero, scales above 2^31 saturate).
+    e is the power of two that puts the row's largest scale in 128..255 (the search for integers may then settle
+    a little lower), unless a minimum needs a larger one at k = 4.  It is clamped to -40..23: scales below 2^-41
+    become zero, scales above 2^31 saturate.
 
     Raises ``ValueError`` for weights that are NaN or infinite.
     """
@@ -72,8 +73,8 @@ def quantise(w: np.ndarray, bits: int, importance: np.ndarray | None = None) -> 
     n_blocks = -(-inputs // BLOCK)
     h = None
     if importance is not None:
-        h = np.zeros(n_blocks * BLOCK, np.float32)
-        h[:inputs] = importance / np.max(importance)
+        h = np.full(n_blocks * BLOCK, 1e-6, np.float32)  # not 0: a block of unused inputs is still defined
+        h[:inputs] = np.maximum(importance / np.max(importance), h[:inputs])
         h = h.reshape(n_blocks, BLOCK)
     parts = []
     at_once = max(1, BLOCKS_AT_ONCE // n_blocks)
@@ -96,9 +97,10 @@ def keep_codes(
 ) -> tuple[QuantisedMatrix, int]:
     """Blocks ``scale * codes - minimum`` of a file, with the file's codes; and how many could not keep them.
 
-    ``codes[rows, n_blocks, 32]``; ``scale`` and ``minimum[rows, n_blocks]`` are rounded to eight bits against the
-    row's power of two, the minimum so that the block keeps its mean.  Eight bits mean ``scale * (codes - 128)``
-    and do not read ``minimum``.  ``row_scale``, a positive number or one a row, multiplies the weights first.
+    ``codes[rows, n_blocks, 32]``; ``scale`` and ``minimum[rows, n_blocks]`` are rounded to eight bits against
+    the row's power of two, the minimum so that the block keeps its mean.  Eight bits mean
+    ``scale * (codes - 128)`` and do not read ``minimum``.  ``row_scale``, a positive number or one a row,
+    multiplies the weights first.
 
     Four-bit blocks with a negative scale are mirrored (q' = 15 - q), which is exact.  Blocks whose minimum is
     negative (all weights positive), and eight-bit blocks with a negative scale, are requantised and counted.
@@ -137,7 +139,7 @@ def keep_codes(
 def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
     """Worst and mean error of a block: its rms error over the rms weight of its row.
 
-    The row, since that is what a block's error is added to.  Padding is not counted; rows of zeros count as 0.
+    The row's, since that is what a block's error is added to.  Padding is not counted; rows of zeros are 0.
     """
     rows, inputs = w.shape
     n_blocks = qm.d.shape[1]
@@ -173,7 +175,8 @@ def fit_blocks(
     m_step = np.repeat(np.ldexp(np.float32(1), k), n_blocks)
     d, m = _search(columns, bits, h, m_step)
     q = _codes(columns, d, m * m_step, bits)
-    return q.T.astype(np.uint8).reshape(w.shape), *(a.astype(np.uint8).reshape(rows, n_blocks) for a in (d, m))
+    q = np.ascontiguousarray(q.T, np.uint8).reshape(w.shape)
+    return q, *(a.astype(np.uint8).reshape(rows, n_blocks) for a in (d, m))
 
 
 def _quantise_rows(w: np.ndarray, bits: int, h: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -189,7 +192,7 @@ def _quantise_rows(w: np.ndarray, bits: int, h: np.ndarray | None) -> tuple[np.n
 
 
 def _row_format(s: np.ndarray, mu: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """e and k of rows whose largest scale is ``s`` and whose largest minimum is ``mu``, both float64[rows]."""
+    """e and k of rows with the largest scale ``s`` and the largest minimum ``mu``, both float64[rows]."""
 
     def exponent(largest: np.ndarray) -> np.ndarray:
         """The smallest power of two in units of which ``largest`` rounds to 255 or less."""
@@ -237,7 +240,7 @@ def _search(
     span = np.maximum(w.max(axis=0), 0) - low
 
     def on_grid(s: np.ndarray, mean_q: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rounds s, then takes the best minimum for it: codes of mean ``mean_q`` become weights of mean sum_w."""
+        """s rounded, and the best minimum for it: that which keeps the mean if ``mean_q`` is the codes'."""
         if m_step is not None:
             s = np.clip(np.rint(s), 0, 255)
         mu = np.maximum(-low if mean_q is None else s * mean_q - sum_w / total, 0)
@@ -300,8 +303,8 @@ def _search_symmetric(
 def _recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Rows of the blocks ``w[rows, n_blocks, 32]`` that are on the grid, and their q, d, m, e, k.
 
-    Such a row holds integers of at most 12 (15) bits times a power of two, which other weights never do.  Within a
-    block, d is then the greatest common divisor of the differences between weights.
+    Such a row holds integers of at most 12 (15) bits times a power of two, which other weights never do.
+    Within a block, d is then the greatest common divisor of the differences between weights.
     """
     width = 12 if bits == 4 else 15  # 16 * 255 < 2^12; 255 * 128 < 2^15
     e = np.frexp(np.abs(w).max(axis=(1, 2)))[1] - width
