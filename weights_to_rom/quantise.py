@@ -63,9 +63,9 @@ def quantise(w: np.ndarray, bits: int, importance: np.ndarray | None = None) -> 
 
     Minimises each block's sum of ``importance * error**2``; ``importance[inputs]`` defaults to ones.
     A row that is on the grid already, such as one that was dequantised, comes back with no error at all.
-    e is the power of two that puts the row's largest scale in 128..255 (the search for integers may then settle
-    a little lower), unless a minimum needs a larger one at k = 4.  It is clamped to -40..23: scales below 2^-41
-    become zero, scales above 2^31 saturate.
+    e is the power of two that puts the row's largest scale in 128..255 (the search for integers may then
+    settle a little lower), unless a minimum needs a larger one at k = 4.  It is clamped to -40..23: scales
+    below 2^-41 become zero, scales above 2^31 saturate.
 
     Raises ``ValueError`` for weights that are NaN or infinite.
     """
