@@ -1,0 +1,53 @@
+"""The reciprocal at the end of attention, one quotient bit a cycle."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+class Reciprocal(wiring.Component):
+    """o = floor(2**31 / i) for i in 2**15 .. 2**16 - 1.
+
+    Restoring division.  The first 15 bits of 2**31 are the remainder to start with, 2**14 < i; the 17 bits
+    that follow are zeros and bring a quotient bit each.
+
+    ``o`` is valid 18 cycles after ``i`` moved, and stays until it is taken; one division at a time, at most
+    one every 19 cycles.
+
+    Members
+    -------
+    i : In(stream, 16 bits)     a divisor below 2**15 gives an undefined quotient
+    o : Out(stream, 17 bits)    2**15 < o <= 2**16
+    """
+
+    def __init__(self):
+        super().__init__({"i": In(stream.Signature(16)), "o": Out(stream.Signature(17))})
+
+    def elaborate(self, platform):
+        m = Module()
+        divisor = Signal(16)
+        remainder = Signal(16)      # < divisor
+        steps = Signal(5)
+        busy = Signal()
+
+        doubled = Cat(0, remainder)
+        # 17 bits: below 2 * divisor; the borrow is bit 17.
+        difference = Signal(18)
+        m.d.comb += [
+            difference.eq(doubled - divisor),
+            self.i.ready.eq(~busy & ~self.o.valid),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [divisor.eq(self.i.payload), remainder.eq(1 << 14), steps.eq(16), busy.eq(1)]
+        with m.If(busy):
+            fits = ~difference[17]
+            m.d.sync += [
+                remainder.eq(Mux(fits, difference, doubled)),
+                self.o.payload.eq(Cat(fits, self.o.payload)),
+                steps.eq(steps - 1),
+            ]
+            with m.If(steps == 0):
+                m.d.sync += [busy.eq(0), self.o.valid.eq(1)]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        return m
