@@ -185,7 +185,7 @@ def _quantise_rows(w: np.ndarray, bits: int, h: np.ndarray | None) -> tuple[np.n
         raise ValueError("weights must be finite: a NaN or an infinity cannot be quantised")
     e, k = row_exponents(w, bits)
     result = (*fit_blocks(w, e, k, bits, h), e.astype(np.int8), k.astype(np.uint8))
-    on_grid, exact = _recover(w, bits)
+    on_grid, exact = recover(w, bits)
     for array, recovered in zip(result, exact, strict=True):
         array[on_grid] = recovered
     return result
@@ -300,7 +300,7 @@ def _search_symmetric(
     return d, d
 
 
-def _recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Rows of the blocks ``w[rows, n_blocks, 32]`` that are on the grid, and their q, d, m, e, k.
 
     Such a row holds integers of at most 12 (15) bits times a power of two, which other weights never do.
