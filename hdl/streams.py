@@ -24,3 +24,19 @@ def scaled_beat(lanes: int, width: int) -> data.StructLayout:
 def mx_beat(lanes: int) -> data.StructLayout:
     """``lanes`` consecutive mantissas of an MX block; ``exp`` is valid, and the same, in each of the block's beats."""
     return data.StructLayout({"mant": data.ArrayLayout(signed(8), lanes), "exp": signed(EXP_BITS), "last": 1})
+
+
+def context_layout(n_sequences: int, max_context: int) -> data.StructLayout:
+    """What a token carries from stage to stage beside its vector.
+
+    ``sequence`` and ``position`` address the KV cache; ``adapter`` chooses the LoRA adapter (0 is none); ``sample`` says
+    that the LM head is wanted: prompt tokens but the last do without.
+    """
+    return data.StructLayout({
+        "sequence": range(max(2, n_sequences)), "position": range(max(2, max_context)), "adapter": 4, "sample": 1,
+    })
+
+
+def stage_beat(lanes: int, width: int, context: data.StructLayout) -> data.StructLayout:
+    """A beat of the residual vector between stages, with its token's context in each."""
+    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "context": context, "last": 1})

@@ -1,0 +1,171 @@
+"""The chip: a token in, a token out."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out, connect
+from amaranth.utils import bits_for
+
+from hdl.config import ChipConfig
+from hdl.embedding import Embedding
+from hdl.rom import Rom, RowRom, WeightRom
+from hdl.sampler import Sampler
+from hdl.stage import Stage
+from hdl.streams import context_layout
+from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.schedule import embedding_matrix, layer_matrices
+
+TOKEN_BITS = 32
+"""Tokens at the chip's ports are whole words, so that one that is too large can be refused and not cut off."""
+
+
+class Status(enum.Enum, shape=2):
+    """What became of a token."""
+
+    OK = 0
+    FULL = 1       # the sequence has max_context positions already
+    NO_TOKEN = 2   # the token is not in the vocabulary
+    NO_SEQUENCE = 3
+
+
+def command_layout(config: ChipConfig) -> data.StructLayout:
+    """A token for a sequence.  ``restart`` puts it at position 0; ``sample`` asks for the next one."""
+    return data.StructLayout({
+        "token": TOKEN_BITS, "sequence": 16, "adapter": 4, "restart": 1, "sample": 1, "inv_temperature": 16, "seed": 32,
+    })
+
+
+def reply_layout(config: ChipConfig) -> data.StructLayout:
+    """``token`` is the sampled one, where one was asked for; ``end`` says that it is the model's end-of-text token."""
+    return data.StructLayout({"token": TOKEN_BITS, "sequence": 16, "position": 32, "status": Status, "end": 1})
+
+
+class Chip(wiring.Component):
+    """One stage with every layer and the LM head, the embedding before it and the sampler behind.
+
+    Each token in gives one reply, in order.  A refused token changes nothing: not a position, not the cache.
+
+    Members
+    -------
+    i : In(stream command_layout)
+    o : Out(stream reply_layout)
+    logits_valid : Out(1)       in this cycle ``logits`` go to the sampler, ceil(vocab_size / vector_lanes) beats a token
+    logits : Out(lanes)         Wide, LSB 2**-12
+    busy, step : Out            the fabric reads a weight word in this cycle, of this matrix (``schedule.Step``)
+    """
+
+    def __init__(self, *, model: ModelFormat, config: ChipConfig):
+        self.model, self.config = model, config.checked(model)
+        super().__init__({
+            "i": In(stream.Signature(command_layout(config))),
+            "o": Out(stream.Signature(reply_layout(config))),
+            "logits_valid": Out(1),
+            "logits": Out(data.ArrayLayout(model.wide_bits, config.vector_lanes)),
+            "busy": Out(1),
+            "step": Out(3),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        model, config = self.model, self.config
+        vl = config.vector_lanes
+        m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
+        m.submodules.sampler = sampler = Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=model.wide_bits)
+        m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
+        embedding = self._embedding(m, stage)
+        connect(m, stage.logits, sampler.i)
+        m.d.comb += [
+            constant.en.eq(1),
+            embedding.residual_shift.eq(constant.data[:6].as_signed()),
+            self.logits_valid.eq(stage.logits.valid & stage.logits.ready),
+            self.logits.eq(stage.logits.payload.data),
+            self.busy.eq(stage.busy), self.step.eq(stage.step),
+        ]
+
+        # Where each sequence stands: the position of its next token.
+        position_bits = bits_for(config.max_context)
+        m.submodules.lengths = lengths = Memory(shape=position_bits, depth=max(2, config.n_sequences), init=[])
+        read, write = lengths.read_port(), lengths.write_port()
+        token = Signal(self.i.payload.shape())
+        position = Signal(position_bits)
+        m.d.comb += [
+            read.addr.eq(self.i.payload.sequence), write.addr.eq(token.sequence), write.data.eq(position + 1),
+            sampler.inv_temperature.eq(token.inv_temperature), sampler.seed.eq(token.seed),
+            sampler.position.eq(position),
+            embedding.i.payload.token.eq(token.token),
+            stage.i.valid.eq(embedding.o.valid), embedding.o.ready.eq(stage.i.ready),
+            stage.i.payload.data.eq(embedding.o.payload.data), stage.i.payload.last.eq(embedding.o.payload.last),
+            stage.i.payload.context.sequence.eq(token.sequence), stage.i.payload.context.position.eq(position),
+            stage.i.payload.context.adapter.eq(token.adapter), stage.i.payload.context.sample.eq(token.sample),
+        ]
+        reply = self.o.payload
+        m.d.comb += [reply.sequence.eq(token.sequence), reply.position.eq(position)]
+        with m.FSM(name="state"):
+            with m.State("token"):
+                m.d.comb += [self.i.ready.eq(1), read.en.eq(self.i.valid)]
+                with m.If(self.i.valid):
+                    m.d.sync += token.eq(self.i.payload)
+                    m.next = "place"
+            with m.State("place"):
+                m.d.sync += position.eq(Mux(token.restart, 0, read.data))
+                m.next = "check"
+            with m.State("check"):
+                m.next = "reply"
+                with m.If(token.sequence >= config.n_sequences):
+                    m.d.sync += reply.status.eq(Status.NO_SEQUENCE)
+                with m.Elif(token.token >= model.vocab_size):
+                    m.d.sync += reply.status.eq(Status.NO_TOKEN)
+                with m.Elif(position >= config.max_context):
+                    m.d.sync += reply.status.eq(Status.FULL)
+                with m.Else():
+                    m.d.sync += reply.status.eq(Status.OK)
+                    m.d.comb += write.en.eq(1)
+                    m.next = "embed"
+            with m.State("embed"):
+                m.d.comb += embedding.i.valid.eq(1)
+                with m.If(embedding.i.ready):
+                    m.next = "run"
+            with m.State("run"):
+                # The stage takes the first beat of the vector some cycles after the token: it is not idle from then on.
+                with m.If(stage.done):
+                    m.next = "sample"
+                    with m.If(~token.sample):
+                        m.next = "reply"
+            with m.State("sample"):
+                m.d.comb += sampler.o.ready.eq(1)
+                with m.If(sampler.o.valid):
+                    m.d.sync += [reply.token.eq(sampler.o.payload.token),
+                                 reply.end.eq(sampler.o.payload.token == constant.data[6:])]
+                    m.next = "reply"
+            with m.State("reply"):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    m.d.sync += [reply.token.eq(0), reply.end.eq(0)]
+                    m.next = "token"
+        return m
+
+    def _embedding(self, m, stage):
+        """The embedding unit on the LM head's ROM, or on its own where the table is not shared."""
+        model, config = self.model, self.config
+        b, vl = config.block_lanes, config.vector_lanes
+        table = embedding_matrix(model)
+        if model.tied:
+            r, depth, groups = config.row_lanes, stage.n_words, stage.n_groups
+            layers = layer_matrices(model) * model.n_layers
+            base, row_base = sum(s.words(r, b) for s in layers), sum(s.groups(r) for s in layers)
+        else:
+            r, depth, groups, base, row_base = 1, table.words(1, b), table.groups(1), 0, 0
+        m.submodules.embedding = embedding = Embedding(
+            row_lanes=r, block_lanes=b, vector_lanes=vl, n_blocks=table.blocks, bits=model.embed_bits,
+            wide_bits=model.wide_bits, n_words=depth, n_groups=groups, base=base, row_base=row_base,
+            vocab_size=model.vocab_size)
+        if model.tied:
+            weights, rows = stage.weights, stage.rows
+            m.d.comb += stage.peek.eq(embedding.active)
+        else:
+            m.submodules.embedding_rom = weight_rom = WeightRom(width=9 * b // 2, depth=depth, lanes=1, name="embedding")
+            m.submodules.embedding_row_rom = row_rom = RowRom(width=10, depth=groups, lanes=1, name="embedding_rows")
+            weights, rows = weight_rom.port, row_rom.port
+        connect(m, embedding.weights, weights)
+        connect(m, embedding.rows, rows)
+        return embedding

@@ -1,0 +1,93 @@
+"""The chip's Verilog as a Python object: a token in, a reply and every logit out."""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from amaranth.lib import data
+
+from hdl.chip import Status, command_layout, reply_layout
+from hdl.config import ChipConfig
+from sim.verilator import SimulationError
+from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.schedule import Step
+
+MAX_CYCLES = 1 << 32
+"""A chip that has not answered by then never will."""
+
+
+class _Statistics(ctypes.Structure):
+    _fields_ = [("cycles", ctypes.c_uint64), ("busy", ctypes.c_uint64 * len(Step)),
+                ("within", ctypes.c_uint64 * len(Step)), ("logits", ctypes.c_uint64)]
+
+
+@dataclass(frozen=True)
+class RtlReply:
+    """What the chip said to a token, and how long it took.
+
+    ``busy`` counts the cycles in which the fabric read a weight word, ``within`` those from each matrix's first word to
+    its last, by ``schedule.Step``.
+    """
+
+    status: Status
+    token: int
+    position: int
+    end: bool
+    logits: np.ndarray
+    cycles: int
+    busy: tuple[int, ...]
+    within: tuple[int, ...]
+
+
+def harness_defines(model: ModelFormat, config: ChipConfig) -> dict[str, int]:
+    """The widths of the chip's ports, for the harness."""
+    return {"COMMAND_WORDS": _words(command_layout(config)), "REPLY_WORDS": _words(reply_layout(config)),
+            "LANES": config.vector_lanes, "WIDE_BITS": model.wide_bits}
+
+
+def _words(layout: data.StructLayout) -> int:
+    return -(-layout.size // 32)
+
+
+class RtlChip:
+    """A simulated chip just after reset.  ``close`` frees it."""
+
+    def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
+        self._library = ctypes.CDLL(str(library.resolve()))
+        self._library.simulation_new.restype = ctypes.c_void_p
+        self._library.simulation_new.argtypes = [ctypes.c_char_p]
+        self._library.simulation_delete.argtypes = [ctypes.c_void_p]
+        self._library.simulation_token.argtypes = [
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64,
+            ctypes.POINTER(_Statistics)]
+        self._command, self._reply = command_layout(config), reply_layout(config)
+        self._vocab_size = model.vocab_size
+        self._logits = np.zeros(-(-model.vocab_size // config.vector_lanes) * config.vector_lanes, np.int32)
+        self._chip = self._library.simulation_new(str(rom_folder.resolve()).encode())
+        if not self._chip:
+            raise SimulationError(f"{rom_folder}: the ROM images are not there")
+
+    def token(self, token: int, *, sequence: int = 0, adapter: int = 0, restart: bool = False, sample: bool = True,
+              inv_temperature: int = 0, seed: int = 0) -> RtlReply:
+        """Feed one token and run the clock until the chip replies."""
+        command = self._command.const({
+            "token": token, "sequence": sequence, "adapter": adapter, "restart": restart, "sample": sample,
+            "inv_temperature": inv_temperature, "seed": seed}).as_bits()
+        words = np.frombuffer(command.to_bytes(4 * _words(self._command), "little"), np.uint32)
+        reply, statistics = np.zeros(_words(self._reply), np.uint32), _Statistics()
+        failed = self._library.simulation_token(
+            self._chip, words.ctypes.data, reply.ctypes.data, self._logits.ctypes.data, self._logits.size, MAX_CYCLES,
+            ctypes.byref(statistics))
+        if failed:
+            raise SimulationError("the chip gave no reply" if failed == 1 else "the chip gave more logits than it has tokens")
+        fields = self._reply.from_bits(int.from_bytes(reply.tobytes(), "little") & ((1 << self._reply.size) - 1))
+        return RtlReply(
+            Status(fields["status"]), fields["token"], fields["position"], bool(fields["end"]),
+            self._logits[:min(self._vocab_size, statistics.logits)].copy(), statistics.cycles,
+            tuple(statistics.busy), tuple(statistics.within))
+
+    def close(self) -> None:
+        if self._chip:
+            self._library.simulation_delete(self._chip)
+            self._chip = None
