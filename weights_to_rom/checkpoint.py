@@ -67,7 +67,7 @@ class Checkpoint:
         return array
 
     def blocks(self, name: str) -> BlockCodes | None:
-        """The file's own codes of a tensor, or None where it has floats, or codes that the chip does not keep."""
+        """The file's own codes of a tensor, or None where it has floats or codes of another type."""
         if name not in self._shapes:
             raise KeyError(name)
         return None
@@ -111,10 +111,9 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
     """Open a Hugging Face directory, a ``.gguf`` file, a llama2.c ``.bin`` or a model known by name.
 
     ``tokenizer`` names a tokenizer that is not where the format puts it: tokenizer.json, tokenizer.model,
-    llama2.c's tokenizer.bin, or a directory with one of the first two.  All tensors are checked here, by name,
-    shape and place in the file; their values when they are read.  Raises CheckpointError.
+    llama2.c's tokenizer.bin, or a directory with one of the first two.  All tensors are checked here, by
+    name, shape and place in the file; their values when they are read.  Raises CheckpointError.
     """
-    # The readers build on this module; and a directory needs no GGUF library.
     path = Path(source)
     if not path.exists():
         if not is_known(str(source)):
@@ -133,6 +132,7 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
 
 
 def _open(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
+    # The readers build on this module, so they are imported when they are needed.
     if path.is_dir():
         from weights_to_rom.huggingface import HuggingFaceCheckpoint
 

@@ -63,7 +63,10 @@ class GgufCheckpoint(Checkpoint):
 
     def _read(self, name: str) -> np.ndarray:
         tensor = self._tensors[self._names[name]]
-        array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
+        with np.errstate(
+            invalid="ignore"
+        ):  # an infinite scale times a code of 0, which is reported by tensor()
+            array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
         rows = self._rows(name)
         array = array.reshape(self._shapes[name])
         return array if rows is None else array[rows]
@@ -71,7 +74,7 @@ class GgufCheckpoint(Checkpoint):
     def blocks(self, name: str) -> BlockCodes | None:
         """The codes of a Q4_0, Q4_1 or Q8_0 tensor, rows in Hugging Face order.
 
-        Negative scales (Q4_0 has them) are mirrored: ``q`` becomes ``2**bits - 1 - q``, which changes no value.
+        Negative scales (Q4_0 has them) are mirrored: ``q`` becomes ``2**bits - 1 - q``; no value changes.
         Raises CheckpointError for scales that are not finite.
         """
         tensor = self._tensors[self._names[name]]
@@ -100,7 +103,7 @@ def _split_blocks(data: np.ndarray, kind: Type) -> tuple[np.ndarray, np.ndarray,
     """Codes, scale, minimum and bits of raw blocks, uint8[rows, bytes]; scales signed as the file has them.
 
     The layouts are ``block_q4_0``, ``block_q4_1`` and ``block_q8_0`` of llama.cpp's ``ggml-common.h``: fp16
-    scale, for Q4_1 fp16 offset, then the codes; a byte of 4-bit codes holds elements j (low) and j + 16 (high).
+    scale, for Q4_1 fp16 offset, then the codes; a byte of 4-bit codes holds elements j and j + 16 (high).
     """
     blocks = data.reshape(len(data), -1, gguf.GGML_QUANT_SIZES[kind][1])
     scale = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
@@ -260,8 +263,8 @@ def _tokenizer(path: Path, fields: dict[str, Any]) -> Tokenizer | None:
         if family == "gpt2":
             model = byte_level_bpe(tokens, get("merges", []), kinds, pre)
         elif family == "llama":
-            model = sentencepiece_bpe(tokens, get("scores") or [0.0] * len(tokens), kinds,
-                                      get("add_space_prefix", True))  # fmt: skip
+            scores = get("scores") or [0.0] * len(tokens)
+            model = sentencepiece_bpe(tokens, scores, kinds, add_space_prefix=get("add_space_prefix", True))
         else:
             raise TokenizerError(f"the tokenizer {family!r} is not supported: name another with --tokenizer")
     except (TokenizerError, ValueError) as error:

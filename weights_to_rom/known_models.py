@@ -41,7 +41,7 @@ def is_known(name: str) -> bool:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The path of a model: an existing path stays what it is, a known name is looked up, and fetched if need be.
+    """The path of a model: an existing path stays as it is, a known name is looked up and fetched if need be.
 
     Raises ValueError, in one line, for a name that is neither, and for a model that cannot be had.
     """

@@ -1,8 +1,8 @@
 """Safetensors files, read lazily and without torch.
 
 The format (github.com/huggingface/safetensors, "Format"): the header's length as a little-endian uint64, the
-header as JSON, then the data; a tensor's ``data_offsets`` count from the end of the header.  The library's numpy
-interface has no bfloat16, which is why the few lines that a reader needs are here.
+header as JSON, then the data; a tensor's ``data_offsets`` count from the end of the header.  The library's
+numpy interface has no bfloat16, which is why the few lines that a reader needs are here.
 """
 
 import json

@@ -73,11 +73,17 @@ def byte_level_bpe(
 
 
 def sentencepiece_bpe(
-    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int], add_space_prefix: bool = True
+    tokens: Sequence[str],
+    scores: Sequence[float],
+    kinds: Sequence[int],
+    *,
+    add_space_prefix: bool = True,
+    collapse_spaces: bool = False,
 ) -> tokenizers.Tokenizer:
     """A sentencepiece BPE tokenizer: each way to split a token into two others is a merge, by score.
 
-    ``add_space_prefix`` puts a space before a text (``add_dummy_prefix``), and decoding drops it again.
+    ``add_space_prefix`` puts a space before a text (``add_dummy_prefix``), and decoding drops it again;
+    ``collapse_spaces`` keeps one of each run of spaces, and none at the ends (``remove_extra_whitespaces``).
     """
     vocabulary = {token for token, kind in zip(tokens, kinds, strict=True) if kind in (NORMAL, USER_DEFINED)}
     order = sorted((i for i in range(len(tokens)) if tokens[i] in vocabulary), key=lambda i: -scores[i])
@@ -89,8 +95,12 @@ def sentencepiece_bpe(
     ]
     unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None)
     model = tokenizers.Tokenizer(_bpe(tokens, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    prefix = [normalizers.Prepend(SPACE)] if add_space_prefix else []
-    model.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    steps: list[normalizers.Normalizer] = []
+    if collapse_spaces:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" +"), " ")]
+    if add_space_prefix:
+        steps.append(normalizers.Prepend(SPACE))
+    model.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     strip = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
     model.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
@@ -136,7 +146,13 @@ def read_sentencepiece(path: Path) -> Tokenizer:
     tokens = [source.id_to_piece(i) for i in range(size)]
     scores = [source.get_score(i) for i in range(size)]
     kinds = [_kind(source, i) for i in range(size)]
-    model = sentencepiece_bpe(tokens, scores, kinds, add_space_prefix=source.normalize("a").startswith(SPACE))
+    model = sentencepiece_bpe(
+        tokens,
+        scores,
+        kinds,
+        add_space_prefix=source.normalize("a").startswith(SPACE),
+        collapse_spaces=source.normalize("a  b").count(SPACE) < source.normalize("a b c").count(SPACE),
+    )
     for probe in ("Once upon a time", " two  spaces ", "don't 1234 x+=y;\n\tend", "ﬁne café ½ 你好 🐉"):
         if model.encode(probe, add_special_tokens=False).ids != source.encode(probe):
             raise TokenizerError(

@@ -1,0 +1,18 @@
+"""Shared by all tests: their text."""
+
+import pytest
+
+PAGE = """Once upon a time there was a little dog named Tim. He didn't like  the rain; it was 12345 times too wet!
+
+    def f(x):
+\treturn x**2 + 1  # tabs\tand    spaces
+\t\t
+Zażółć gęślą jaźń, naïve café, Straße, ½ ﬁne ™ 東京の天気は？ Привет, мир! שלום مرحبا हिन्दी 한국어
+🐉🐲👨‍👩‍👧 emoji 1️⃣ <b>HTML</b> &amp; https://example.org/a?b=c#d === ------ ...... ''' $$$ aaaaaaa
+ The end """
+
+
+@pytest.fixture(scope="session")
+def page() -> str:
+    """A page of text that is hard on tokenizers."""
+    return PAGE
