@@ -1,0 +1,57 @@
+"""Combinational pieces of the arithmetic: bit length, truncating shift, saturation, as expressions."""
+
+from amaranth.hdl import Cat, Const, Mux, Value
+from amaranth.utils import ceil_log2
+
+
+def bitlen(value) -> Value:
+    """Number of bits of an unsigned value; bitlen(0) = 0."""
+    return _leading_one(Cat(Const(1, 1), value))
+
+
+def _leading_one(value) -> Value:
+    """Position of the leading one: a tree of halvings, its depth the logarithm of the width."""
+    if len(value) == 1:
+        return Const(0, 0)
+    half = 1 << (ceil_log2(len(value)) - 1)
+    low, high = value[:half], value[half:]
+    return Mux(high.any(), Cat(_pad(_leading_one(high), ceil_log2(half)), Const(1, 1)),
+               Cat(_leading_one(low), Const(0, 1)))
+
+
+def _pad(value, width: int) -> Value:
+    return Cat(value, Const(0, width - len(value)))
+
+
+def magnitude(value) -> Value:
+    """One's complement magnitude of a signed value, without its sign bit: value < 0 ? ~value : value."""
+    value = Value.cast(value)
+    return value[:-1] ^ value[-1].replicate(len(value) - 1)
+
+
+def shift_right(value, shift, width: int, unit: int = 1) -> Value:
+    """The low ``width`` bits, unsigned, of value >> (shift * unit).
+
+    Large steps come first: each step then keeps only the bits that the smaller ones can still reach, which is
+    less than half of what a full-width shifter takes when ``width`` is small.
+    """
+    value, shift = Value.cast(value), Value.cast(shift)
+    for k in reversed(range(len(shift))):
+        step = unit << k
+        shifted = Mux(shift[k], value >> step, value)
+        keep = width + step - unit
+        # Below ``keep`` bits the sign must go on extending; at or above it every bit that counts is there.
+        value = shifted[:keep] if len(shifted) >= keep else shifted
+    if value.shape().signed and len(value) < width:
+        return Cat(value, value[-1].replicate(width - len(value)))
+    return Cat(value, Const(0, max(0, width - len(value))))[:width]
+
+
+def saturate(value, width: int) -> Value:
+    """A signed value clipped to ``width`` bits two's complement."""
+    value = Value.cast(value)
+    if len(value) <= width:
+        return value
+    sign, above = value[-1], value[width - 1:-1]
+    fits = ~(above ^ sign.replicate(len(above))).any()
+    return Mux(fits, value[:width], Cat((~sign).replicate(width - 1), sign)).as_signed()

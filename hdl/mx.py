@@ -1,0 +1,151 @@
+"""MX conversion: a block of integers becomes mantissas and an exponent (docs/arithmetic.md, section 2)."""
+
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hdl.bits import bitlen, magnitude, shift_right
+from hdl.streams import EXP_BITS, mx_beat, scaled_beat
+
+
+class Mx(wiring.Component):
+    """mant[j] = clip(rshr(i[j], s), -127, 127), exp = base + s, s = max(0, bitlen(OR of magnitudes) - 7).
+
+        i -> OR of magnitudes -> s --.
+          -> two banks of a block -> coarse shift -> fine shift, round, clip -> o
+
+    A block is written to one bank while the other is read, so that the exponent is there with the block's
+    first beat and ``lanes`` elements move a cycle without a pause.  The shifters keep the 8 bits of a
+    mantissa and the bit below them, which alone decides the rounding.
+
+    A ``last`` beat that does not fill its block closes it; the rest reads as zeros and takes its time only on
+    the way out.  ``o.last`` is on the final beat of that block.  base + s wraps to ``EXP_BITS`` bits.
+
+    From a block's last beat in to its first beat out: 4 cycles; from its first beat: block / lanes + 3.
+
+    Members
+    -------
+    i : In(stream scaled_beat)    LSB 2**base; base is that of the block's last beat
+    o : Out(stream mx_beat)       LSB 2**exp
+    """
+
+    def __init__(self, *, lanes: int, block: int, width: int):
+        if not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        if not isinstance(block, int) or block < lanes or block % lanes:
+            raise ValueError(f"block must be a multiple of lanes ({lanes}), not {block!r}")
+        if not isinstance(width, int) or not 9 <= width <= 64:
+            raise ValueError(f"width must be 9 to 64, not {width!r}")
+        self.lanes, self.block, self.width = lanes, block, width
+        super().__init__({"i": In(stream.Signature(scaled_beat(lanes, width))),
+                          "o": Out(stream.Signature(mx_beat(lanes)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, width = self.lanes, self.width
+        beats = self.block // lanes
+        beat_bits = max(1, ceil_log2(beats))
+        shift_bits = ceil_log2(width - 7)   # bitlen(magnitude) - 7 <= width - 1 - 7
+
+        m.submodules.banks = banks = Memory(shape=lanes * width, depth=2 << beat_bits, init=[])
+        write, read = banks.write_port(), banks.read_port()
+
+        # What is known of each bank's block once it is complete; ``shift`` comes one cycle later.
+        block_info = data.StructLayout({"base": signed(EXP_BITS), "final_beat": beat_bits, "last": 1})
+        full = [Signal(name=f"full_{k}") for k in range(2)]
+        info = [Signal(block_info, name=f"info_{k}") for k in range(2)]
+        shift = [Signal(shift_bits, name=f"shift_{k}") for k in range(2)]
+
+        # In: fill a bank.
+        bank_in, beat_in = Signal(), Signal(beat_bits)
+        magnitudes = Signal(width - 1)
+        closed = Signal()                    # ``magnitudes`` is that of the block which bank_in has just left
+        beat_magnitude = reduce(or_, map(magnitude, self.i.payload.data))
+        m.d.comb += [
+            self.i.ready.eq(~Mux(bank_in, *reversed(full))),
+            write.addr.eq(Cat(beat_in, bank_in)),
+            write.data.eq(self.i.payload.data),
+            write.en.eq(self.i.valid & self.i.ready),
+        ]
+        m.d.sync += closed.eq(0)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [
+                magnitudes.eq(beat_magnitude | Mux(beat_in.any(), magnitudes, 0)),
+                beat_in.eq(beat_in + 1),
+            ]
+            with m.If((beat_in == beats - 1) | self.i.payload.last):
+                m.d.sync += [beat_in.eq(0), bank_in.eq(~bank_in), closed.eq(1)]
+                for k in range(2):
+                    with m.If(bank_in == k):
+                        m.d.sync += [
+                            full[k].eq(1),
+                            info[k].base.eq(self.i.payload.base),
+                            info[k].final_beat.eq(beat_in),
+                            info[k].last.eq(self.i.payload.last),
+                        ]
+
+        found = Signal(shift_bits)
+        m.d.comb += found.eq(bitlen(magnitudes[7:]))
+        for k in range(2):
+            with m.If(closed & (bank_in != k)):
+                m.d.sync += shift[k].eq(found)
+
+        # Out: read a bank, shift, round; ``advance`` moves the whole pipe.
+        advance = Signal()
+        bank_out, beat_out = Signal(), Signal(beat_bits)
+        reading, block, block_shift = Signal(), Signal(block_info), Signal(shift_bits)
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            reading.eq(Mux(bank_out, *reversed(full))),
+            block.eq(Mux(bank_out, *reversed(info))),
+            # A block's first read may come before its shift has been stored.
+            block_shift.eq(Mux(closed & (bank_out != bank_in), found, Mux(bank_out, *reversed(shift)))),
+            read.addr.eq(Cat(beat_out, bank_out)),
+            read.en.eq(advance),
+        ]
+        with m.If(advance & reading):
+            m.d.sync += beat_out.eq(beat_out + 1)
+            with m.If(beat_out == beats - 1):
+                m.d.sync += [beat_out.eq(0), bank_out.eq(~bank_out)]
+                for k in range(2):
+                    with m.If(bank_out == k):
+                        m.d.sync += full[k].eq(0)
+
+        read_valid, read_zero, read_last = Signal(), Signal(), Signal()
+        read_shift, read_base = Signal(shift_bits), Signal(signed(EXP_BITS))
+        coarse_valid, coarse_last = Signal(), Signal()
+        coarse = [Signal(9 + 7, name=f"coarse_{k}") for k in range(lanes)]
+        coarse_shift, coarse_exp = Signal(3), Signal(signed(EXP_BITS))
+        with m.If(advance):
+            m.d.sync += [
+                read_valid.eq(reading), read_last.eq(block.last & (beat_out == beats - 1)),
+                read_zero.eq(beat_out > block.final_beat),
+                read_shift.eq(block_shift), read_base.eq(block.base),
+
+                coarse_valid.eq(read_valid), coarse_last.eq(read_last), coarse_shift.eq(read_shift[:3]),
+                coarse_exp.eq(read_base + read_shift),
+
+                self.o.valid.eq(coarse_valid), self.o.payload.last.eq(coarse_last),
+                self.o.payload.exp.eq(coarse_exp),
+            ]
+            for k in range(lanes):
+                v = read.data.word_select(k, width)
+                # Doubled, so that the bit that rounds is there for a shift of zero too.
+                doubled = Cat(Const(0, 1), Mux(read_zero, 0, v)).as_signed()
+                m.d.sync += [
+                    coarse[k].eq(shift_right(doubled, read_shift[3:], 9 + 7, unit=8)),
+                    self.o.payload.mant[k].eq(_round_and_clip(shift_right(coarse[k], coarse_shift, 9))),
+                ]
+        return m
+
+
+def _round_and_clip(doubled):
+    """Nine bits, LSB one half -> the integer, half up, clipped to -127..127."""
+    doubled = doubled.as_signed()
+    rounded = (doubled + 1) >> 1             # -128..128: doubled is a floor, -256..255
+    return Mux(rounded == 128, 127, Mux(rounded == -128, -127, rounded))

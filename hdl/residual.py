@@ -1,0 +1,75 @@
+"""The residual stream: h + y, saturating (docs/arithmetic.md, residual)."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hdl.bits import saturate
+from hdl.streams import vector_beat
+
+
+def residual_beat(lanes: int, width: int) -> data.StructLayout:
+    """A vector beat that replaces the residual (``load``) or is added to it."""
+    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "load": 1, "last": 1})
+
+
+class Residual(wiring.Component):
+    """h = load ? i : sat(h + i, wide_bits), and h as it comes.
+
+    h is a memory of dim_padded / lanes words; a beat is written back when its sum is registered.  Latency
+    2 cycles, then ``lanes`` elements a cycle.
+
+    Members
+    -------
+    i : In(stream residual_beat)    Wide, vectors of dim_padded elements; the first after reset must be a load
+    o : Out(stream vector_beat)     Wide, the new residual
+    """
+
+    def __init__(self, *, dim_padded: int, lanes: int, wide_bits: int):
+        if not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        if not isinstance(dim_padded, int) or dim_padded < lanes or dim_padded % lanes:
+            raise ValueError(f"dim_padded must be a multiple of lanes ({lanes}), not {dim_padded!r}")
+        if wide_bits not in (24, 32):
+            raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
+        self.dim_padded, self.lanes, self.wide_bits = dim_padded, lanes, wide_bits
+        super().__init__({"i": In(stream.Signature(residual_beat(lanes, wide_bits))),
+                          "o": Out(stream.Signature(vector_beat(lanes, wide_bits)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, width = self.lanes, self.wide_bits
+        beats = self.dim_padded // lanes
+
+        m.submodules.h = h = Memory(shape=lanes * width, depth=max(2, beats), init=[])
+        write = h.write_port()
+        # A word is written one cycle after it is read, the next vector reads it ``beats`` cycles after
+        # this one did: only if a vector is one beat is a word read while it is written.
+        read = h.read_port(transparent_for=[write] if beats == 1 else [])
+
+        advance = Signal()
+        index = Signal(range(max(2, beats)))
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.i.ready.eq(advance),
+            read.addr.eq(index),
+            read.en.eq(advance),
+        ]
+
+        valid, beat, beat_index = Signal(), Signal.like(self.i.payload), Signal(range(max(2, beats)))
+        total = [Signal(signed(width), name=f"total_{k}") for k in range(lanes)]
+        for k in range(lanes):
+            old = read.data.word_select(k, width).as_signed()
+            m.d.comb += total[k].eq(saturate(Mux(beat.load, 0, old) + beat.data[k], width))
+        m.d.comb += [write.addr.eq(beat_index), write.data.eq(Cat(total)), write.en.eq(advance & valid)]
+
+        with m.If(advance):
+            m.d.sync += [
+                valid.eq(self.i.valid), beat.eq(self.i.payload), beat_index.eq(index),
+                self.o.valid.eq(valid), self.o.payload.last.eq(beat.last),
+                Cat(self.o.payload.data).eq(Cat(total)),
+            ]
+            with m.If(self.i.valid):
+                m.d.sync += index.eq(Mux(self.i.payload.last, 0, index + 1))
+        return m
