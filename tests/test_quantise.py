@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from weights_to_rom.quantise import BLOCK, QuantisedMatrix, block_error, keep_codes, quantise
+from weights_to_rom.quantise import BLOCK, BLOCKS_AT_ONCE, QuantisedMatrix, block_error, keep_codes, quantise
 
 BITS = [4, 8]
 
@@ -258,3 +258,24 @@ def test_block_error_is_relative_to_the_row():
     shifted = w.copy()
     shifted[1, 32:] = 3  # the row's rms is sqrt((1 + 9) / 2), the block is wrong by 2
     assert block_error(shifted, qm) == (pytest.approx(2 / np.sqrt(5)), pytest.approx(0.5 / np.sqrt(5)))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_do_not_depend_on_the_rows_beside_them(bits):
+    """Also across the pieces in which large matrices are worked on."""
+    w = np.random.default_rng(12).standard_normal((BLOCKS_AT_ONCE // 5 + 50, 130)).astype(np.float32)
+    whole = quantise(w, bits)
+    assert_in_format(whole, *w.shape)
+    some = np.r_[0:5, len(w) - 60 : len(w)]
+    alone = quantise(w[some], bits)
+    for name in "qdmek":
+        np.testing.assert_array_equal(getattr(alone, name), getattr(whole, name)[some])
+
+    def rows_of(qm, i):
+        return QuantisedMatrix(qm.q[i], qm.d[i], qm.m[i], qm.e[i], qm.k[i], bits)
+
+    worst, mean = block_error(w, whole)
+    pieces = [slice(0, 1000), slice(1000, None)]
+    errors = [block_error(w[i], rows_of(whole, i)) for i in pieces]
+    assert worst == max(e[0] for e in errors)
+    assert mean == pytest.approx(np.average([e[1] for e in errors], weights=[1000, len(w) - 1000]))

@@ -112,8 +112,7 @@ def keep_codes(
         largest = np.abs(s).max(axis=1)
         e, k = _row_format(largest, largest, bits)
         d = np.rint(np.ldexp(s, -e[:, None]))
-        m, unfit = d, d < 0
-        weights = (q - 128.0) * s[..., None]
+        m, unfit, mu = d, d < 0, 128 * s
     else:
         mu = minimum * row_scale
         mirrored = s < 0
@@ -127,12 +126,11 @@ def keep_codes(
         rounded = np.ldexp(d, e[:, None])
         m = np.rint(np.ldexp(mu + (rounded - s) * q.mean(axis=2), -(e + k)[:, None]))
         unfit = m < 0
-        weights = q * s[..., None] - mu[..., None]
     d, m = (np.clip(x, 0, 255).astype(np.uint8) for x in (d, m))
     if unfit.any():
+        weights = q[unfit] * s[unfit][:, None] - mu[unfit][:, None]
         row = np.nonzero(unfit)[0]
-        q_, d_, m_ = fit_blocks(weights[unfit][:, None], e[row], k[row], bits)
-        q[unfit], d[unfit], m[unfit] = q_[:, 0], d_[:, 0], m_[:, 0]
+        q[unfit], d[unfit], m[unfit] = (a[:, 0] for a in fit_blocks(weights[:, None], e[row], k[row], bits))
     return QuantisedMatrix(q, d, m, e.astype(np.int8), k.astype(np.uint8), bits), int(unfit.sum())
 
 
@@ -143,13 +141,20 @@ def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
     """
     rows, inputs = w.shape
     n_blocks = qm.d.shape[1]
-    error = np.zeros((rows, n_blocks * BLOCK))
-    error[:, :inputs] = qm.dequantise()[:, :inputs] - w
     in_block = np.minimum(BLOCK, inputs - BLOCK * np.arange(n_blocks))
-    rms = np.sqrt((error**2).reshape(rows, n_blocks, BLOCK).sum(axis=2) / in_block)
-    of_row = np.sqrt(np.mean(np.square(w, dtype=np.float64), axis=1))[:, None]
-    relative = np.divide(rms, of_row, out=np.where(rms > 0, np.inf, 0.0), where=of_row > 0)
-    return float(relative.max()), float(relative.mean())
+    at_once = max(1, BLOCKS_AT_ONCE // n_blocks)
+    worst = total = 0.0
+    for first in range(0, rows, at_once):
+        part = slice(first, first + at_once)
+        exact = np.asarray(w[part], np.float64)
+        got = QuantisedMatrix(*(a[part] for a in (qm.q, qm.d, qm.m, qm.e, qm.k)), qm.bits).dequantise()
+        got[:, :inputs] -= exact
+        got[:, inputs:] = 0
+        rms = np.sqrt((got**2).reshape(-1, n_blocks, BLOCK).sum(axis=2) / in_block)
+        of_row = np.sqrt(np.mean(exact**2, axis=1))[:, None]
+        relative = np.divide(rms, of_row, out=np.where(rms > 0, np.inf, 0.0), where=of_row > 0)
+        worst, total = max(worst, float(relative.max())), total + float(relative.sum())
+    return worst, total / (rows * n_blocks)
 
 
 def row_exponents(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
