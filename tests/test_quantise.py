@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from weights_to_rom.quantise import BLOCK, BLOCKS_AT_ONCE, QuantisedMatrix, block_error, keep_codes, quantise
+from weights_to_rom.quantise import (
+    BLOCK,
+    BLOCKS_AT_ONCE,
+    QuantisedMatrix,
+    block_error,
+    fit_blocks,
+    keep_codes,
+    quantise,
+)
 
 BITS = [4, 8]
 
@@ -279,3 +287,39 @@ def test_rows_do_not_depend_on_the_rows_beside_them(bits):
     errors = [block_error(w[i], rows_of(whole, i)) for i in pieces]
     assert worst == max(e[0] for e in errors)
     assert mean == pytest.approx(np.average([e[1] for e in errors], weights=[1000, len(w) - 1000]))
+
+
+def best_error(w, bits, m_step, importance):
+    """The least sum of importance * error**2 of one block in units of 2^e, over every d and m."""
+    d = np.arange(1, 256)[:, None]
+    q_max, best = 2**bits - 1, np.inf
+    for m in range(256) if bits == 4 else (None,):
+        minimum = m * m_step if bits == 4 else 128 * d
+        error = np.clip(np.rint((w + minimum) / d), 0, q_max) * d - minimum - w
+        best = min(best, (error**2 * importance).sum(axis=1).min())
+    return best
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "excess"),
+    [
+        *((4, "normal", 0.025), (4, "positive", 0.075), (4, "weighted", 0.03), (4, "small", 0.03)),
+        *((8, "normal", 0.1), (8, "positive", 0.1), (8, "weighted", 0.2), (8, "small", 0)),
+    ],
+)
+def test_the_search_comes_close_to_the_best_scale_and_minimum(bits, kind, excess):
+    """``excess`` is what it is worse by in squared error, all blocks together."""
+    rng = np.random.default_rng(13)
+    w = rng.standard_normal((24, BLOCK)) * rng.uniform(500, 1000, (24, 1)) * (1 if bits == 4 else 8)
+    importance = np.exp(1.5 * rng.standard_normal(BLOCK)) if kind == "weighted" else np.ones(BLOCK)
+    if kind == "positive":
+        w = np.abs(w) + 300
+    if kind == "small":  # a block of a row with much larger ones: d has few values
+        w /= 50
+    e, k = np.zeros(24, np.int64), np.full(24, 3 if bits == 4 else 7)
+    q, d, m = fit_blocks(w[:, None], e, k, bits, importance[None] / importance.max())
+    qm = QuantisedMatrix(q, d, m, e, k.astype(np.uint8), bits)
+    found = ((qm.dequantise() - w) ** 2 * importance).sum(axis=1)
+    best = np.array([best_error(row, bits, 8, importance) for row in w])
+    assert (found >= best * (1 - 1e-6)).all()
+    assert found.sum() <= best.sum() * (1 + 1e-6 + excess)

@@ -295,7 +295,7 @@ def _search_symmetric(
     if m_step is None:
         return s, s
     d = best = None
-    for near in (0, -1, 1):
+    for near in (0, -1, 1, 2, 3):
         candidate = np.clip(np.rint(s) + np.float32(near), 0, 255)
         r = ((_codes(w, candidate, candidate, 8) - 128) * candidate - w) ** 2
         e = (r if h is None else r * h).sum(axis=0)
