@@ -1,0 +1,52 @@
+# make help lists the targets.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.setup-done
+
+# The bundled model that the demo compiles, and what it tells.
+MODEL ?= stories-260k
+OUT ?= build/$(MODEL)
+PROMPT ?= Once upon a time
+TOKENS ?= 200
+DEMO := build/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint verilog sim clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(SETUP) ## create .venv from requirements.lock (the other targets do it when it is needed)
+
+$(SETUP): requirements.lock pyproject.toml
+	@PYTHON=$(PYTHON) .ci/packages demo
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
+	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
+
+$(DEMO)/report.json: $(SETUP) $(wildcard models/stories-260k/*) $(wildcard weights_to_rom/*.py hdl/*.py sim/*)
+	$(BIN)/hardwire compile stories-260k --out $(DEMO) --row-lanes 2
+
+test: $(SETUP) ## run the whole test suite and the linter
+	@PYTHON=$(PYTHON) .ci/packages test
+	$(BIN)/ruff check .
+	$(BIN)/pytest -n 2
+
+lint: $(SETUP) ## run the linter alone
+	$(BIN)/ruff check .
+
+verilog: $(SETUP) ## MODEL=... OUT=...: compile a model as far as ROM images and Verilog
+	$(BIN)/hardwire compile "$(MODEL)" --out "$(OUT)" --no-simulation
+
+sim: $(SETUP) ## OUT=... PROMPT=...: let the simulated chip in OUT continue a prompt
+	$(BIN)/hardwire run "$(OUT)" --prompt "$(PROMPT)" --tokens $(TOKENS)
+
+clean: ## remove what was built, but not .venv
+	rm -rf build .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,391 @@
+"""The ``hardwire`` command: each of its commands calls one stage and prints what that returns.
+
+Text and figures go to stdout, everything else to stderr.  What takes long to import is imported where needed.
+"""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from hardwire.console import say, write
+from hardwire.show import check_lines, report_lines, run_lines, show
+from sim.verilator import SimulationError
+
+app = typer.Typer(
+    name="hardwire",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="The open compiler that casts a Llama into silicon.  MODEL is a Hugging Face directory, a .gguf "
+    "file, a llama2.c .bin or a known name (hardwire models); OUT is the folder of a compiled model.",
+    epilog="A first chip:  hardwire compile stories-260k -o out\n\n"
+    "then:  hardwire run out --prompt 'Once upon a time'",
+)
+
+
+class Multiplier(StrEnum):
+    """How a row lane multiplies a code with an activation (hdl/multiplier.py)."""
+
+    booth = "booth"
+    magic = "magic"
+    plain = "plain"
+
+
+class Backend(StrEnum):
+    """What computes: the simulated chip, its integers in numpy, or the checkpoint in floating point."""
+
+    rtl = "rtl"
+    golden = "golden"
+    float = "float"
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the figures as JSON on stdout, and nothing else there.")
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="Hugging Face directory, .gguf file, llama2.c .bin, or a known name.",
+    ),
+]
+OutFolder = Annotated[
+    str, typer.Argument(metavar="OUT", show_default=False, help="Folder of a compiled model.")
+]
+ModelOrOut = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|OUT",
+        show_default=False,
+        help="A compiled model, or a checkpoint, which is quantised in memory.",
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FILE",
+        show_default=False,
+        help="A tokenizer "
+        "that is not where the format puts it: tokenizer.json, tokenizer.model, or llama2.c's "
+        "tokenizer.bin.",
+    ),
+]
+Gptq = Annotated[
+    Path | None,
+    typer.Option(
+        "--gptq",
+        metavar="TEXT",
+        show_default=False,
+        help="Quantise by GPTQ, with this "
+        "file as calibration text, instead of rounding to nearest; for float checkpoints.",
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=100.0, help="0 takes the likeliest token; 1 samples the model's own distribution."
+    ),
+]
+
+
+@app.command(
+    "compile", epilog="Example:  hardwire compile stories-260k -o out --row-lanes 2 --max-context 128"
+)
+def compile_(
+    model: ModelName,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            show_default=False,
+            help="Folder to write; a compiled model that is there is replaced, anything else refused.",
+        ),
+    ],
+    tokenizer: TokenizerFile = None,
+    row_lanes: Annotated[
+        int, typer.Option(help="Matrix rows computed at once; multipliers are row lanes times block lanes.")
+    ] = 1,
+    block_lanes: Annotated[
+        int,
+        typer.Option(help="Elements of a 32-element block that a row lane takes a cycle: 4, 8, 16 or 32."),
+    ] = 32,
+    vector_lanes: Annotated[
+        int | None,
+        typer.Option(
+            show_default="enough",
+            help="Elements a cycle in the vector units: a power of two that divides head_dim.",
+        ),
+    ] = None,
+    attention_heads: Annotated[
+        int | None, typer.Option(show_default="enough", help="Query heads that attention works on at once.")
+    ] = None,
+    attention_lanes: Annotated[
+        int | None,
+        typer.Option(
+            show_default="most",
+            help="Elements of a head that attention multiplies a cycle; divides gcd(head_dim, 32).",
+        ),
+    ] = None,
+    multiplier: Annotated[
+        Multiplier,
+        typer.Option(help="Circuit that multiplies codes with activations; the results are the same."),
+    ] = Multiplier.booth,
+    wide_bits: Annotated[
+        int, typer.Option(help="Width of the residual stream and of sums: 32, or 24 for small boards.")
+    ] = 32,
+    max_context: Annotated[
+        int | None,
+        typer.Option(show_default="as trained", help="Positions that the KV cache holds for a sequence."),
+    ] = None,
+    n_sequences: Annotated[int, typer.Option(help="Sequences that the KV cache holds.")] = 1,
+    gptq: Gptq = None,
+    no_simulation: Annotated[
+        bool,
+        typer.Option(
+            "--no-simulation",
+            help="Stop after the Verilog: do not build the simulation, and measure nothing with it.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile a checkpoint: integer model, ROM images, Verilog, simulation and a measured report, in OUT."""
+    from hardwire.compile import compile_model
+    from hardwire.source import Source
+
+    report = compile_model(
+        Source.open(model, _name(tokenizer)),
+        out,
+        wide_bits=wide_bits,
+        gptq_text=gptq,
+        simulation=not no_simulation,
+        row_lanes=row_lanes,
+        block_lanes=block_lanes,
+        vector_lanes=vector_lanes,
+        attention_heads=attention_heads,
+        attention_lanes=attention_lanes,
+        multiplier=multiplier.value,
+        max_context=max_context,
+        n_sequences=n_sequences,
+    )
+    show(report, as_json, report_lines(report, out))
+
+
+@app.command(
+    epilog="Examples:\n\nhardwire run out --prompt 'Once upon a time' --tokens 200\n\n"
+    "hardwire run smollm2-135m --backend golden --chat --prompt 'What is the capital of France?'"
+)
+def run(
+    out: ModelOrOut,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            show_default=False,
+            help='The text to continue; token numbers, as in "1 2 3", for a model without a tokenizer.',
+        ),
+    ] = "",
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to write at most; a model may end its text sooner.")
+    ] = 128,
+    backend: Annotated[
+        Backend | None,
+        typer.Option(
+            show_default="rtl, or golden for a MODEL",
+            help="The simulated chip, its integers in numpy, or floating point.",
+        ),
+    ] = None,
+    temperature: Temperature = 0.0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, help="The same seed gives the same text, on golden and chip alike."
+        ),
+    ] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt to the model as a question, in its chat template.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Compare every token and logit of the chip with golden's afterwards; exit 1 if one differs.",
+        ),
+    ] = False,
+    clock: Annotated[
+        float, typer.Option(min=0.001, metavar="MHZ", help="Clock for which tokens a second are projected.")
+    ] = 50.0,
+    tokenizer: TokenizerFile = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a prompt: text on stdout as it comes, figures on stderr."""
+    from hardwire.run import run as run_model
+    from hardwire.subject import Subject
+    from sim.session import Sampling
+
+    figures = run_model(
+        Subject(out, _name(tokenizer)),
+        prompt,
+        tokens,
+        backend=backend and backend.value,
+        sampling=Sampling(temperature, seed),
+        chat=chat,
+        check=check,
+        clock_mhz=clock,
+        write=(lambda text: None) if as_json else write,
+    )
+    if as_json:
+        show(figures, True)
+    else:
+        for line in run_lines(figures):
+            say(line)
+    if check and figures["check"]["first_difference"]:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example:  hardwire verify out --tokens 200 --prompt 'Once upon a time' --prompt 'The little dog'"
+)
+def verify(
+    out: OutFolder,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            show_default="three openings of stories",
+            help="A text to start from; give it several times for several texts.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to write after each prompt, as far as the context reaches.")
+    ] = 100,
+    as_json: Json = False,
+) -> None:
+    """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
+    from hardwire.output import Output
+    from hardwire.subject import Subject
+    from hardwire.verify import verify as verify_model
+
+    Output(out)  # a checkpoint would do for a Subject
+    figures = verify_model(Subject(out), prompt or [], tokens)
+    show(figures, as_json, check_lines(figures))
+    if figures["first_difference"]:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example:  hardwire perplexity smollm2-135m --text book.txt --tokens 4096 --backend float"
+)
+def perplexity(
+    model: ModelOrOut,
+    text: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="Plain text to predict.")],
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to predict, from the beginning of the text.")
+    ] = 4096,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="golden is the chip's own perplexity, float what it approximates; rtl equals golden."
+        ),
+    ] = Backend.golden,
+    window: Annotated[
+        int, typer.Option(min=1, help="Tokens of a window, each of which starts with an empty context.")
+    ] = 512,
+    tokenizer: TokenizerFile = None,
+    as_json: Json = False,
+) -> None:
+    """How well a model predicts a text, in floating point or on the chip's integers."""
+    from hardwire.evaluate import evaluate
+    from hardwire.subject import Subject
+
+    if backend == Backend.rtl:
+        raise typer.BadParameter("rtl computes what golden computes: measure that", param_hint="--backend")
+    figures = evaluate(Subject(model, _name(tokenizer)), text, tokens, backend.value, window)
+    how = f"{figures['tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
+    show(figures, as_json, [f"perplexity {figures['perplexity']} ({how})"])
+
+
+@app.command(epilog="Example:  hardwire respin out my-finetuned-stories")
+def respin(
+    out: OutFolder,
+    model: Annotated[
+        str, typer.Argument(metavar="NEW_MODEL", show_default=False, help="A model of the same shape.")
+    ],
+    tokenizer: TokenizerFile = None,
+    gptq: Gptq = None,
+    as_json: Json = False,
+) -> None:
+    """Put new weights into a compiled model: its ROM images change, its Verilog does not."""
+    from hardwire.compile import respin as respin_output
+    from hardwire.source import Source
+
+    report = respin_output(Path(out), Source.open(model, _name(tokenizer)), gptq)
+    spun = report["respin"]
+    show(
+        report,
+        as_json,
+        [
+            *report_lines(report, Path(out)),
+            f"changed ROM images: {', '.join(spun['changed']) or 'none'}",
+            f"unchanged: {', '.join(spun['unchanged']) or 'none'}",
+            f"Verilog: generated anew, identical to the byte (SHA-256 {spun['verilog_sha256'][:16]}...)",
+        ],
+    )
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The models known by name: where each comes from, and whether it is here."""
+    from weights_to_rom.known_models import known_models
+
+    rows = known_models()
+    table = Table("name", "what it is", "where it comes from", "here", box=None)
+    for name, description, origin, path in rows:
+        table.add_row(name, description, origin, "yes" if path else "no")
+    show(
+        [
+            {"name": name, "description": description, "origin": origin, "path": path and str(path)}
+            for name, description, origin, path in rows
+        ],
+        as_json,
+        [table],
+    )
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def main() -> None:
+    """Run the command; what is wrong with its input is one line on stderr."""
+    usage_error = typer.BadParameter.__base__
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except usage_error as error:
+        command = error.ctx.command_path if error.ctx else "hardwire"
+        say(f"error: {error.format_message()} (see {command} --help)")
+        sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read stdout has seen enough; Python would complain again when it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError, SimulationError, MemoryError) as error:
+        say(f"error: {_one_line(error)}")
+        sys.exit(1)
+    if code == 130:
+        say("interrupted")
+    sys.exit(code or 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

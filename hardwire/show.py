@@ -1,0 +1,97 @@
+"""Figures as a person reads them."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from hardwire.console import write
+
+Line = str | Table
+
+
+def show(figures: object, as_json: bool, lines: Iterable[Line] = ()) -> None:
+    """JSON on stdout, or these lines."""
+    if as_json:
+        write(json.dumps(figures, indent=1) + "\n")
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def report_lines(report: dict, out: Path) -> list[Line]:
+    derived, measured = report["derived"], report["measured"]
+    lines: list[Line] = [
+        f"{out}: {derived['parameters']:,} parameters, {derived['multipliers_per_cycle']} multipliers",
+        f"{derived['rom_bits']:,} bits of ROM, {derived['bits_per_weight']} for each weight",
+    ]
+    if name := measured["worst_block_error_in"]:
+        error = f"{measured['worst_block_error']:.1%}"
+        lines.append(f"worst block error: {error} of its row's rms weight, in {name}")
+    if kept := measured["blocks_kept"]:
+        lines.append(f"{kept:,} blocks keep the file's codes, {measured['blocks_requantised']:,} do not")
+    lines += [f"note: {note}" for note in report["notes"]]
+    if "decode" in measured:
+        rate = report["projected"]["decode_tokens_per_second"]
+        table = Table(
+            "context",
+            "prefill cycles",
+            "decode cycles",
+            "fabric busy",
+            "within matrices",
+            f"tokens/s at {report['projected']['clock_mhz']:g} MHz (projected)",
+            box=None,
+        )
+        for context, at in measured["decode"].items():
+            table.add_row(
+                context,
+                f"{measured['prefill'][context]:,}",
+                f"{at['cycles']:,}",
+                f"{at['busy']:.1%}",
+                f"{at['busy_within_matrices']:.1%}",
+                f"{rate[context]:,}",
+            )
+        lines += [table, f"simulated at {measured['simulated_cycles_per_second']:,} cycles/s"]
+    return lines
+
+
+def run_lines(figures: dict) -> list[Line]:
+    measured = figures["measured"]
+    lines = ["the context is full"] if figures["stopped_by"] == "context full" else []
+    if "check" in figures:
+        lines += difference_lines(figures["check"])
+    n_tokens, rate = len(figures["tokens"]), measured["tokens_per_second"]
+    if figures["backend"] != "rtl":
+        return [*lines, f"{rate} tokens/s in {figures['backend']}, {n_tokens} tokens"]
+    projected = figures["projected"]
+    speed = f"{measured['simulated_cycles_per_second']:,} cycles/s"
+    return [
+        *lines,
+        cycles_line(measured),
+        f"{projected['tokens_per_second']:,} tokens/s at {projected['clock_mhz']:g} MHz (projected)",
+        f"{rate} simulated tokens/s ({n_tokens} tokens, {speed})",
+    ]
+
+
+def check_lines(figures: dict) -> list[Line]:
+    return [*difference_lines(figures), cycles_line(figures)]
+
+
+def difference_lines(figures: dict) -> list[Line]:
+    lines = []
+    if (first := figures["first_difference"]) is not None:
+        lines.append(
+            f"DIFFERENT: prompt {first['prompt']!r}, position {first['position']}, {first['what']}: "
+            f"rtl {first['rtl']}, golden {first['golden']}"
+        )
+    n, total = figures["identical_logits"], figures["logits_compared"]
+    lines.append(f"{n:,} of {total:,} logits identical to golden")
+    lines.append(f"{figures['identical_tokens']} of {figures['tokens']} tokens identical to golden")
+    return lines
+
+
+def cycles_line(figures: dict) -> str:
+    return f"{figures['cycles_per_token']:,} cycles per token, fabric busy in {figures['busy']:.1%} of them"

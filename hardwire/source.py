@@ -1,0 +1,93 @@
+"""A checkpoint on its way to integers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardwire.console import step
+from weights_to_rom.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from weights_to_rom.integer_model import IntegerModel, class_bits, matrix_names, quantise_checkpoint
+from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.quantise import QuantisedMatrix
+
+CALIBRATION_TOKENS = 8192
+"""GPTQ reads no more of its text than this: sixteen windows."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint and how to find it again: its path or known name, and its tokenizer's if named."""
+
+    checkpoint: Checkpoint
+    name: str
+    tokenizer: str | None
+
+    @classmethod
+    def open(cls, name: str, tokenizer: str | None = None) -> "Source":
+        """Open a model by path or known name.  Raises CheckpointError."""
+        checkpoint = open_checkpoint(name, tokenizer)
+        return cls(checkpoint, _absolute(name), None if tokenizer is None else _absolute(tokenizer))
+
+    def format(self, wide_bits: int = 32) -> ModelFormat:
+        """The format that ``quantise`` gives it.  Raises ValueError for a ``wide_bits`` that there is not."""
+        return ModelFormat.of(self.checkpoint.config, wide_bits=wide_bits, **class_bits(self.checkpoint))
+
+    def quantise(
+        self, wide_bits: int = 32, gptq_text: Path | None = None, seconds: dict[str, float] | None = None
+    ) -> IntegerModel:
+        """The integer model; by GPTQ on the text in the file ``gptq_text`` if one is given."""
+        n_matrices = len(list(matrix_names(self.format(wide_bits))))
+        prepared = None if gptq_text is None else self._gptq(gptq_text, seconds)
+        with step("quantise", seconds) as running:
+            return quantise_checkpoint(
+                self.checkpoint,
+                wide_bits=wide_bits,
+                prepared=prepared,
+                progress=_count(running.update, n_matrices),
+            )
+
+    def _gptq(self, text: Path, seconds: dict[str, float] | None) -> Mapping[str, QuantisedMatrix]:
+        from weights_to_rom.gptq import gptq
+
+        checkpoint = self.checkpoint
+        if checkpoint.tokenizer is None:
+            raise CheckpointError(
+                f"{checkpoint.source}: has no tokenizer to read {text} with: name one with --tokenizer"
+            )
+        linears = [
+            name
+            for name, shape in checkpoint.config.tensor_shapes().items()
+            if len(shape) == 2 and name.startswith("layers.")
+        ]
+        if kept := next((name for name in linears if checkpoint.blocks(name) is not None), None):
+            raise CheckpointError(
+                f"{checkpoint.source}: {kept} is quantised already and keeps its codes: "
+                "--gptq is for float weights"
+            )
+        tokens = checkpoint.tokenizer.encode(read_text(text))[:CALIBRATION_TOKENS]
+        with step("gptq", seconds) as running:
+            return gptq(checkpoint.config, checkpoint.tensor, tokens, _count(running.update, len(linears)))
+
+
+def read_text(path: Path) -> str:
+    """A text file.  Raises ValueError if it is not UTF-8, and OSError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _count(update: Callable[..., None], total: int) -> Callable[[str], None]:
+    """A callback that is told names, for one that wants to know how many of how many."""
+    done = 0
+
+    def progress(name: str) -> None:
+        nonlocal done
+        done += 1
+        update(name, done, total)
+
+    return progress

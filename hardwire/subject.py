@@ -1,0 +1,130 @@
+"""What ``run``, ``verify`` and ``perplexity`` work on: a compiled model, or a checkpoint as it is."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hardwire.console import step
+from hardwire.output import BACKENDS, Output, OutputError, is_output
+from hardwire.source import Source
+from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.tokenizer import Tokenizer, TokenizerError
+
+if TYPE_CHECKING:
+    from sim.session import Session
+
+STEPS = {"rtl": "build the simulation", "golden": "read the integer model", "float": "read the weights"}
+
+
+class Subject:
+    """A model by the name a person gives it: OUT, a checkpoint's path or a known name.
+
+    Raises OutputError or CheckpointError if it is none of them.
+    """
+
+    def __init__(self, name: str, tokenizer: str | None = None):
+        self.name = name
+        self.output = Output(name) if is_output(Path(name)) else None
+        if self.output is not None and tokenizer is not None:
+            raise OutputError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
+        self._given = None if self.output else Source.open(name, tokenizer)
+
+    @cached_property
+    def _source(self) -> Source:
+        """The checkpoint: of a compiled model, that which it was compiled from."""
+        if self._given is not None:
+            return self._given
+        assert self.output is not None
+        return self.output.source()
+
+    @cached_property
+    def model(self) -> IntegerModel:
+        return self.output.model if self.output else self._source.quantise()
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.output.tokenizer if self.output else self._source.checkpoint.tokenizer
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        if self.tokenizer is not None:
+            return self.tokenizer.eos_ids
+        return (
+            self.output.model.eos_token_ids if self.output else self._source.checkpoint.config.eos_token_ids
+        )
+
+    @property
+    def max_context(self) -> int:
+        return self.output.config.max_context if self.output else self._source.checkpoint.config.max_seq_len
+
+    def backend(self, wanted: str | None) -> str:
+        """The backend to use: by default rtl, or golden if this is no compiled model.  Raises OutputError."""
+        if wanted == "rtl" and self.output is None:
+            raise OutputError(
+                f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT"
+            )
+        return wanted or BACKENDS[0 if self.output else 1]
+
+    def session(self, backend: str) -> "Session":
+        """A session; what it takes to have one is shown as it is done."""
+        if self.output is not None:
+            with step(STEPS[backend]) as running:
+                return self.output.session(backend, lambda done, what: running.update(what, done))
+        from sim.session import FloatSession, GoldenSession
+
+        if backend == "golden":
+            return GoldenSession(self.model)
+        with step(STEPS[backend]):
+            checkpoint = self._source.checkpoint
+            return FloatSession(checkpoint.config, checkpoint.tensor)
+
+    def logits(self, backend: str) -> Callable[[Sequence[int]], np.ndarray]:
+        """A function from tokens, in an empty context, to real logits [T, vocab_size]."""
+        if backend == "float":
+            from sim.float_llama import FloatLlama
+
+            with step(STEPS[backend]):
+                checkpoint = self._source.checkpoint
+                return FloatLlama(checkpoint.config, checkpoint.tensor).forward
+        from sim.golden.llama import GoldenLlama
+
+        llama = GoldenLlama(self.model)
+
+        def golden(tokens: Sequence[int]) -> np.ndarray:
+            llama.reset()
+            return llama.extend(tokens) * 2.0**-12  # Wide's LSB
+
+        return golden
+
+    def encode(self, prompt: str, chat: bool = False) -> list[int]:
+        """Token numbers of a prompt, which is token numbers itself for a model without a tokenizer.
+
+        Raises TokenizerError if there are none or too many.
+        """
+        if self.tokenizer is None:
+            if chat:
+                raise TokenizerError(f"{self.name}: has no tokenizer, which --chat needs")
+            ids = self._numbers(prompt)
+        elif chat:
+            ids = self.tokenizer.encode(self.tokenizer.chat([{"role": "user", "content": prompt}]), bos=False)
+        else:
+            ids = self.tokenizer.encode(prompt)
+        if not ids:
+            raise TokenizerError("the prompt is empty: a model continues at least one token")
+        if len(ids) > self.max_context:
+            raise TokenizerError(
+                f"the prompt has {len(ids)} tokens, and the context holds {self.max_context}"
+            )
+        return ids
+
+    def _numbers(self, prompt: str) -> list[int]:
+        try:
+            return [int(word) for word in prompt.split()]
+        except ValueError:
+            raise TokenizerError(
+                f'{self.name}: has no tokenizer, so its prompts are token numbers, as in "1 2 3", '
+                f"not {prompt!r}"
+            ) from None
