@@ -19,7 +19,9 @@ def scores(q_mant, q_exp, k_mant, k_exp):
 def attention(q_mant, q_exp, k_mant, k_exp, v_mant, v_exp, wide_bits: int, n_positions=None):
     """Mantissas [..., c, n] of q and [..., T, c, n] of k and v -> int64[..., c * n], LSB 2**-16.
 
-    ``n_positions`` int[...] limits a query to its first positions (a causal batch); all T without it.
+    Without ``n_positions`` a query sees all T.  With it, int[Q] in ascending order, the first axis of q has Q queries, and
+    query i sees the first n_positions[i] positions: a causal batch (k and v have no such axis, or one of
+    length 1).
     """
     score = scores(q_mant, q_exp, k_mant, k_exp)
     v_mant, v_exp = np.asarray(v_mant, np.int64), np.asarray(v_exp, np.int64)
@@ -30,19 +32,21 @@ def attention(q_mant, q_exp, k_mant, k_exp, v_mant, v_exp, wide_bits: int, n_pos
     num_max = whole[..., 0, None] + v_exp[..., 0, :]
     num = e2[..., 0, None, None] * v_mant[..., 0, :, :]
     for t in range(1, n_time):
-        live = None if n_positions is None else np.asarray(n_positions) > t
-        i, e = whole[..., t], e2[..., t]
-        new = np.maximum(den_max, i)
-        new_den = (den >> np.minimum(new - den_max, 63)) + (e >> np.minimum(new - i, 63))
-        r = i[..., None] + v_exp[..., t, :]
-        new_n = np.maximum(num_max, r)
-        p = e[..., None] >> np.minimum(new_n - r, 63)
-        new_num = (num >> np.minimum(new_n - num_max, 63)[..., None]) + p[..., None] * v_mant[..., t, :, :]
-        if live is None:
-            den, den_max, num, num_max = new_den, new, new_num, new_n
-        else:
-            den, den_max = np.where(live, new_den, den), np.where(live, new, den_max)
-            num, num_max = np.where(live[..., None, None], new_num, num), np.where(live[..., None], new_n, num_max)
+        # The queries that see position t are the last ones of an ascending batch.
+        live = ... if n_positions is None else slice(int(np.searchsorted(n_positions, t, side="right")), None)
+        v_t, ve_t = v_mant[..., t, :, :], v_exp[..., t, :]
+        i, e = whole[..., t][live], e2[..., t][live]
+        new = np.maximum(den_max[live], i)
+        den[live] = (den[live] >> np.minimum(new - den_max[live], 63)) + (e >> np.minimum(new - i, 63))
+        den_max[live] = new
+        r = i[..., None] + ve_t
+        new = np.maximum(num_max[live], r)
+        part, rescale = num[live], np.minimum(new - num_max[live], 63)
+        grown = rescale > 0
+        if grown.any():
+            part[grown] >>= rescale[grown][:, None]
+        part += (e[..., None] >> np.minimum(new - r, 63))[..., None] * v_t
+        num_max[live] = new
     nb = bitlen(den)
     reciprocal = (1 << 31) // (den >> (nb - 16))
     shift = (nb - 1)[..., None] - (num_max - den_max[..., None])

@@ -1,38 +1,77 @@
 """One matrix times MX vectors (docs/arithmetic.md, section 3)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sim.golden.arithmetic import rshr, saturate
 from weights_to_rom.planes import planes
+from weights_to_rom.quantise import QuantisedMatrix
+
+POSITIONS_AT_ONCE = 128
+"""Vectors a pass: a block's terms then stay in the second-level cache."""
 
 
-def matvec(matrix, mant, exp, wide_bits: int):
+@dataclass(frozen=True)
+class PreparedMatrix:
+    """A matrix as the factors of its terms: a block's terms of all rows are one small matrix product.
+
+    ``factors`` float64[planes, blocks, 34, rows]: 2**e * d * q for the 32 inputs, then -2**(e+k) * m for their sum, then
+    one half for rounding.  ``top`` is the largest e.
+    """
+
+    factors: np.ndarray
+    top: int
+
+
+def prepare(matrix: QuantisedMatrix) -> PreparedMatrix:
+    """Lay a matrix out for ``matvec``."""
+    n_rows, n_blocks, _ = matrix.q.shape
+    parts = planes(matrix)
+    factors = np.empty((len(parts), n_blocks, 34, n_rows))
+    for out, plane in zip(factors, parts, strict=True):
+        scale = np.ldexp(plane.d.astype(np.float64), plane.e[:, None])
+        out[:, :32] = (plane.q * scale[..., None]).transpose(1, 2, 0)
+        out[:, 32] = -np.ldexp(plane.m.astype(np.float64), (plane.e + plane.k)[:, None]).T
+        out[:, 33] = 0.5
+    return PreparedMatrix(factors, int(max(plane.e.max() for plane in parts)))
+
+
+def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant, exp, wide_bits: int):
     """mant int[..., blocks, 32], exp int[..., blocks] -> Wide[..., rows].
 
-    float64 is exact here: |T| < 2**25, and where 2**shift lifts T beyond 2**53 the term saturates all the same.
+    float64 is exact.  Every product in T * 2**(e + exp + 16) is a multiple of u = 2**(e + exp + 16), and every sum of
+    them is below 2**26 * u.  The half that rounds joins the sum: it could only cost bits where u < 2**-50, but then
+    the whole term is below 2**-24, and its floor is that of the half.
     """
-    lead = np.shape(mant)[:-2]
-    n_blocks = mant.shape[-2]
-    x = np.asarray(mant, np.float32).reshape(-1, n_blocks, 32)
+    if not isinstance(matrix, PreparedMatrix):
+        matrix = prepare(matrix)
+    lead, n_blocks = np.shape(mant)[:-2], np.shape(mant)[-2]
+    mant = np.asarray(mant, np.float64).reshape(-1, n_blocks, 32)
     exp = np.asarray(exp, np.int64).reshape(-1, n_blocks)
-    s = x.sum(-1, dtype=np.float64)
+    out = np.empty((len(mant), matrix.factors.shape[-1]), np.int64)
+    for first in range(0, len(mant), POSITIONS_AT_ONCE):
+        part = slice(first, first + POSITIONS_AT_ONCE)
+        out[part] = _matvec(matrix, mant[part], exp[part], wide_bits)
+    return out.reshape(*lead, -1)
+
+
+def _matvec(matrix: PreparedMatrix, mant, exp, wide_bits: int):
+    n_positions, n_blocks, _ = mant.shape
+    scale = np.ldexp(1.0, exp + 16)[..., None]
+    x = np.empty((n_blocks, n_positions, 34))
+    x[:, :, :32] = (mant * scale).swapaxes(0, 1)
+    x[:, :, 32] = (mant.sum(-1, keepdims=True) * scale)[..., 0].T
+    x[:, :, 33] = 1
     limit = float(1 << (wide_bits + 4))
-    acc = np.zeros((len(x), len(matrix.e)))
-    for plane in planes(matrix):
-        lift = (plane.m.astype(np.int64) << plane.k[:, None]).astype(np.float64)
-        for b in range(n_blocks):
-            # float32 is exact: |P| <= 32 * 15 * 127 < 2**24.
-            p = x[:, b] @ plane.q[:, b].T.astype(np.float32)
-            t = p.astype(np.float64)
-            t *= plane.d[:, b]
-            t -= s[:, b, None] * lift[:, b]
-            # The exponent is a sum, so the scale is a product of powers of two: exact.
-            t *= np.ldexp(1.0, exp[:, b] + 16)[:, None]
-            t *= np.ldexp(1.0, plane.e)
-            t += 0.5
-            np.floor(t, out=t)
-            np.clip(t, -limit, limit - 1, out=t)
-            acc += t
-    # |acc| < 2**(wide_bits + 5) * terms < 2**53.
-    y = saturate(rshr(acc.astype(np.int64), 4), wide_bits)
-    return y.reshape(*lead, -1)
+    acc = np.zeros((n_positions, matrix.factors.shape[-1]))
+    term = np.empty_like(acc)
+    for b in range(n_blocks):
+        may_saturate = int(exp[:, b].max()) + 16 + matrix.top + 25 > wide_bits + 3  # |T| < 2**25
+        for plane in matrix.factors:
+            np.matmul(x[b], plane[b], out=term)
+            np.floor(term, out=term)
+            if may_saturate:
+                np.clip(term, -limit, limit - 1, out=term)
+            acc += term  # below 2**(wide_bits + 5) * terms < 2**53
+    return saturate(rshr(acc.astype(np.int64), 4), wide_bits)
