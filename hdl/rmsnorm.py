@@ -1,0 +1,200 @@
+"""RMSNorm: a vector over its root mean square, times the gain (docs/arithmetic.md, rmsnorm)."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hdl.bits import bitlen, magnitude, shift_right
+from hdl.product import Product
+from hdl.rom import Rom
+from hdl.streams import EXP_BITS, scaled_beat, vector_beat
+from weights_to_rom.model_format import BLOCK, ceil_to
+from weights_to_rom.tables import rsqrt_table
+
+
+class RMSNorm(wiring.Component):
+    """z = v * r * gain with r = 1 / sqrt(sum of v**2 + eps), of LSB 2**base, for the MX conversion.
+
+    Three passes over a vector of n = dim_padded / lanes beats: it is stored while the OR of its magnitudes is
+    found; shifted to 16 bits and squared; and multiplied.  The last two read the same memory into one pipe::
+
+        memory -> shift ------> a * b --> tree of additions -> sum -> t -> n -> index of RSQRT
+               `-----------> a,    `----> (a * b) * gain -> o                          |
+                             b = r <---------------------------------------------------'
+
+    From the last beat in to the first beat out: n + 15 + log2(lanes) cycles, then ``lanes`` elements a
+    cycle.  The next vector may come in one cycle after the last beat was read, which is 6 cycles before that
+    leaves: 3 * n + 7 + log2(lanes) cycles a vector.
+
+    Widths: |a| <= 2**15 in the second pass, so the sum is at most 2**30 * dim and t less than
+    2**30 * dim + 2**32; |v * r * gain| < 2**(wide_bits - 1) * 2**15 * 2**15 in the third: wide_bits + 30 bits
+    with the sign, and a gain of -2**15 reaches no further.
+
+    ROMs: ``gain`` has ``lanes`` gains a word, 16 bits signed, the first in the low bits; ``norm`` a word of
+    40 bits for each norm, eps_q | ge << 32.  The norms are used in order, the first after ``restart``.
+
+    Members
+    -------
+    restart : In(1)                the next vector meets the first norm; only while no vector is inside
+    i : In(stream vector_beat)     Wide, dim_padded elements, zero from dim on
+    o : Out(stream scaled_beat)    LSB 2**base; base = ge - 15 - p - sh wraps to ``EXP_BITS`` bits
+    """
+
+    def __init__(self, *, dim: int, lanes: int, wide_bits: int, n_norms: int,
+                 gain_init: Sequence[int] | None = None, const_init: Sequence[int] | None = None):
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"dim must be a positive integer, not {dim!r}")
+        if lanes not in (2, 4, 8, 16, 32):
+            raise ValueError(f"lanes must be a power of two from 2 to 32, not {lanes!r}")
+        if wide_bits not in (24, 32):
+            raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
+        if not isinstance(n_norms, int) or n_norms < 1:
+            raise ValueError(f"n_norms must be a positive integer, not {n_norms!r}")
+        self.dim, self.lanes, self.wide_bits = dim, lanes, wide_bits
+        self.beats = ceil_to(dim, BLOCK) // lanes
+        self.gain = Rom(width=16 * lanes, depth=n_norms * self.beats, name="gain", init=gain_init)
+        self.norm = Rom(width=40, depth=n_norms, name="norm", init=const_init)
+        super().__init__({
+            "restart": In(1),
+            "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+            "o": Out(stream.Signature(scaled_beat(lanes, wide_bits + 31))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, width, beats = self.lanes, self.wide_bits, self.beats
+
+        m.submodules.gain = self.gain
+        m.submodules.norm = self.norm
+        m.submodules.vector = vector = Memory(shape=lanes * width, depth=max(2, beats), init=[])
+        write, read = vector.write_port(), vector.read_port()
+        m.submodules.rsqrt = rsqrt = Memory(shape=15, depth=128, init=rsqrt_table())
+        root = rsqrt.read_port()
+
+        # The stream and the passes.
+        advance = Signal()
+        index = Signal(range(max(2, beats)))
+        magnitudes = Signal(width - 1)
+        squaring, multiplying, found = Signal(), Signal(), Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            write.addr.eq(index), write.data.eq(self.i.payload.data),
+            read.addr.eq(index), read.en.eq(advance),
+        ]
+        with m.FSM(name="pass"):
+            with m.State("STORE"):
+                m.d.comb += [self.i.ready.eq(1), write.en.eq(self.i.valid)]
+                with m.If(self.i.valid):
+                    m.d.sync += [
+                        index.eq(index + 1),
+                        magnitudes.eq(reduce(or_, map(magnitude, self.i.payload.data))
+                                      | Mux(index.any(), magnitudes, 0)),
+                    ]
+                    with m.If(self.i.payload.last):
+                        m.d.sync += index.eq(0)
+                        m.next = "SQUARE"
+            with m.State("SQUARE"):
+                m.d.comb += squaring.eq(1)
+                with m.If(advance):
+                    m.d.sync += index.eq(index + 1)
+                    with m.If(index == beats - 1):
+                        m.d.sync += index.eq(0)
+                        m.next = "ROOT"
+            with m.State("ROOT"):
+                with m.If(found):
+                    m.next = "MULTIPLY"
+            with m.State("MULTIPLY"):
+                m.d.comb += multiplying.eq(1)
+                with m.If(advance):
+                    m.d.sync += index.eq(index + 1)
+                    with m.If(index == beats - 1):
+                        m.d.sync += [index.eq(0), self.norm.addr.eq(self.norm.addr + 1)]
+                        m.next = "STORE"
+        last_read = index == beats - 1
+
+        # Constants of this norm.  Settled long before the sum: one cycle after the shift.
+        shift = Signal(5)                            # bitlen(magnitudes) - 15 <= 31 - 15
+        eps, exponent = Signal(32), Signal(signed(EXP_BITS))
+        m.d.comb += self.norm.en.eq(1)
+        m.d.sync += [
+            shift.eq(bitlen(magnitudes[15:])),
+            eps.eq(shift_right(self.norm.data[:32], shift, 32, unit=2)),
+            exponent.eq(self.norm.data[32:].as_signed() - 15 - shift),
+        ]
+
+        # The pipe.  a * b is u * u, then v * r.
+        is_square = _delayed(m, advance, squaring, 4, "is_square")
+        is_output = _delayed(m, advance, multiplying, 7, "is_output")
+        square_last = _delayed(m, advance, squaring & last_read, 4, "square_last")
+        output_last = _delayed(m, advance, multiplying & last_read, 7, "output_last")
+        squares = []
+        for k in range(lanes):
+            first = Product(a_width=width, b_width=16)
+            second = Product(a_width=width + 15, b_width=16)
+            assert (first.latency, second.latency) == (2, 3)
+            m.submodules[f"square_or_scale_{k}"] = first
+            m.submodules[f"gain_{k}"] = second
+            v = read.data.word_select(k, width).as_signed()
+            u = Signal(signed(16), name=f"u_{k}")
+            m.d.comb += [
+                u.eq(shift_right(v, shift, 16)),
+                first.en.eq(advance), second.en.eq(advance),
+                second.a.eq(first.p), second.b.eq(self.gain.data.word_select(k, 16)),
+                self.o.payload.data[k].eq(second.p),
+            ]
+            with m.If(advance):
+                m.d.sync += [
+                    first.a.eq(Mux(is_square[1], u, v)),
+                    first.b.eq(Mux(is_square[1], u, root.data)),
+                ]
+            squares.append(first.p[:31])             # |u| <= 2**15
+        m.d.comb += [self.o.valid.eq(is_output[7]), self.o.payload.last.eq(output_last[7])]
+
+        # Gains are read one cycle ahead of v * r; the words follow each other through all the norms.
+        m.d.comb += self.gain.en.eq(advance)
+        with m.If(advance & is_output[3]):
+            m.d.sync += self.gain.addr.eq(self.gain.addr + 1)
+
+        # Sum of squares: a register after each level of additions.
+        level = 0
+        while len(squares) > 1:
+            level += 1
+            sums = [Signal(len(squares[0]) + 1, name=f"sum_{level}_{k}") for k in range(len(squares) // 2)]
+            with m.If(advance):
+                m.d.sync += [s.eq(a + b) for s, a, b in zip(sums, squares[::2], squares[1::2], strict=True)]
+            squares = sums
+        adds = _delayed(m, advance, is_square[4], level, "adds")[level]
+        adds_last = _delayed(m, advance, square_last[4], level, "adds_last")[level]
+        total = Signal((self.dim << 30).bit_length())
+        starts = Signal(init=1)
+        t = Signal(((self.dim << 30) + (1 << 32)).bit_length())
+        n = Signal(range(len(t)))
+        with m.If(advance & adds):
+            m.d.sync += [total.eq(squares[0] + Mux(starts, 0, total)), starts.eq(adds_last)]
+        has = _delayed(m, advance, adds & adds_last, 3, "has")         # 1: the total, 2: t, 3: n
+        below = shift_right(Cat(Const(0, 6), t), n, 6)
+        with m.If(advance):
+            m.d.sync += [t.eq(total + eps), n.eq(bitlen(t[1:])), root.addr.eq(Cat(below, n[0]))]
+            with m.If(has[3]):
+                m.d.sync += self.o.payload.base.eq(exponent - (n >> 1))
+        m.d.comb += [found.eq(advance & has[3]), root.en.eq(1)]
+
+        with m.If(self.restart):
+            m.d.sync += [self.norm.addr.eq(0), self.gain.addr.eq(0)]
+        return m
+
+
+def _delayed(m, en, signal, cycles: int, name: str) -> list:
+    """[signal, signal one cycle ago, ...]; time stands still while ``en`` is low."""
+    stages = [signal]
+    for k in range(cycles):
+        register = Signal(name=f"{name}_{k + 1}")
+        with m.If(en):
+            m.d.sync += register.eq(stages[-1])
+        stages.append(register)
+    return stages

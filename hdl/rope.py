@@ -1,0 +1,162 @@
+"""Rotary position embedding (docs/arithmetic.md, rope)."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hdl.bits import saturate
+from hdl.product import Product
+from hdl.rom import Rom
+from hdl.streams import scaled_beat, vector_beat
+from weights_to_rom.tables import sine_table
+
+LSB_EXPONENT = -12
+"""Wide's LSB, 2**-12."""
+
+
+class RoPE(wiring.Component):
+    """(x, y) -> (x * cos - y * sin, x * sin + y * cos) for each pair, rounded and saturated to Wide.
+
+    ::
+
+        FREQ * position -> phase -> sine table -> cos, sin --> 4 products -> 2 sums -> round -> o
+        i -----------------------------------------> x, y ---'
+
+    A layer is n_kv_heads heads of k, as many of v and n_heads of q; those of v meet cos = 1 and sin = 0,
+    which changes no bit.  Latency 7 + the phase product's, 9 cycles up to 2**17 positions; then ``lanes``
+    elements a cycle.
+
+    Widths: |cos|, |sin| <= 2**15, so a product is at most 2**(wide_bits + 14), and a sum of two fits
+    wide_bits + 17 bits signed.  The phase keeps 32 bits: whole turns do not matter.
+
+    ROM: ``freq`` has the lanes / 2 frequencies of a beat in a word, 32 bits each, the first in the low bits.
+
+    Members
+    -------
+    position : In(range(max_context))    stable from a layer's first beat in to its last beat out
+    i : In(stream vector_beat)           Wide; ``last`` on the last beat of a layer's q
+    o : Out(stream scaled_beat)          Wide, LSB 2**-12
+    """
+
+    def __init__(self, *, n_heads: int, n_kv_heads: int, head_dim: int, lanes: int, wide_bits: int,
+                 sine_bits: int, max_context: int, freq_init: Sequence[int] | None = None):
+        for name, value in (("n_heads", n_heads), ("n_kv_heads", n_kv_heads), ("max_context", max_context)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(lanes, int) or lanes < 2 or lanes % 2:
+            raise ValueError(f"lanes must be even and positive, not {lanes!r}")
+        if not isinstance(head_dim, int) or head_dim < lanes or head_dim % lanes:
+            raise ValueError(f"head_dim must be a multiple of lanes ({lanes}), not {head_dim!r}")
+        if wide_bits not in (24, 32):
+            raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
+        if not isinstance(sine_bits, int) or not 4 <= sine_bits <= 14:
+            raise ValueError(f"sine_bits must be 4 to 14, not {sine_bits!r}")
+        self.n_heads, self.n_kv_heads, self.head_beats = n_heads, n_kv_heads, head_dim // lanes
+        self.lanes, self.wide_bits, self.sine_bits = lanes, wide_bits, sine_bits
+        self.freq = Rom(width=16 * lanes, depth=self.head_beats, name="freq", init=freq_init)
+        super().__init__({
+            "position": In(range(max(2, max_context))),
+            "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+            "o": Out(stream.Signature(scaled_beat(lanes, wide_bits))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, width, sine_bits = self.lanes, self.wide_bits, self.sine_bits
+        m.submodules.freq = self.freq
+
+        advance = Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+
+        # Where the stream is: a beat of a head, a head of the layer.
+        beat = Signal(range(max(2, self.head_beats)))
+        head = Signal(range(2 * self.n_kv_heads + self.n_heads))
+        is_v = (head >= self.n_kv_heads) & (head < 2 * self.n_kv_heads)
+        with m.If(advance & self.i.valid):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(beat == self.head_beats - 1):
+                m.d.sync += [beat.eq(0), head.eq(Mux(self.i.payload.last, 0, head + 1))]
+        m.d.comb += [self.freq.addr.eq(beat), self.freq.en.eq(advance)]
+
+        phases = [Product(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
+        operands = 1 + phases[0].latency + 1 + 1      # frequency, phase, table, sign
+        latency = operands + 2 + 2                    # the products, sum, rounding
+
+        valid, last = Signal(latency), Signal(latency)
+        passes = Signal(operands - 1)                 # one less: what is done at the signs
+        with m.If(advance):
+            m.d.sync += [
+                valid.eq(Cat(self.i.valid, valid)),
+                last.eq(Cat(self.i.payload.last, last)),
+                passes.eq(Cat(is_v, passes)),
+            ]
+        m.d.comb += [self.o.valid.eq(valid[-1]), self.o.payload.last.eq(last[-1]),
+                     self.o.payload.base.eq(LSB_EXPONENT)]
+
+        for pair, phase in enumerate(phases):
+            sine = Memory(shape=15, depth=1 << sine_bits, init=sine_table(sine_bits))
+            m.submodules[f"phase_{pair}"] = phase
+            m.submodules[f"sine_{pair}"] = sine
+            sin_port, cos_port = sine.read_port(), sine.read_port()
+
+            # Phase to angle: the quadrant above the index; in odd quadrants the sine runs backwards.
+            angle = phase.p[30 - sine_bits:32]
+            index, odd = angle[:sine_bits], angle[sine_bits]
+            sin_index = index ^ odd.replicate(sine_bits)
+            m.d.comb += [
+                phase.a.eq(self.freq.data.word_select(pair, 32)), phase.b.eq(self.position),
+                phase.en.eq(advance),
+                sin_port.addr.eq(sin_index), cos_port.addr.eq(~sin_index),
+                sin_port.en.eq(advance), cos_port.en.eq(advance),
+            ]
+            quadrant = Signal(2, name=f"quadrant_{pair}")
+            cos, sin = Signal(signed(17), name=f"cos_{pair}"), Signal(signed(17), name=f"sin_{pair}")
+            with m.If(advance):
+                m.d.sync += quadrant.eq(angle[sine_bits:])
+                m.d.sync += [
+                    cos.eq(_signed(quadrant[0] ^ quadrant[1], cos_port.data)),
+                    sin.eq(_signed(quadrant[1], sin_port.data)),
+                ]
+                with m.If(passes[-1]):
+                    m.d.sync += [cos.eq(1 << 15), sin.eq(0)]
+
+            x, y = (_delayed(m, advance, self.i.payload.data[2 * pair + k], operands, f"{'xy'[k]}_{pair}")
+                    for k in range(2))
+            xc, ys, xs, yc = (self._product(m, advance, f"{name}_{pair}", a, b) for name, a, b in (
+                ("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos)))
+            for k, total in enumerate((xc - ys, xs + yc)):
+                rotated = Signal(signed(width + 17), name=f"rotated_{2 * pair + k}")
+                with m.If(advance):
+                    m.d.sync += [
+                        rotated.eq(total),
+                        self.o.payload.data[2 * pair + k].eq(_round(rotated, width)),
+                    ]
+        return m
+
+    def _product(self, m, advance, name: str, a, b):
+        product = Product(a_width=self.wide_bits, b_width=17)
+        assert product.latency == 2
+        m.submodules[name] = product
+        m.d.comb += [product.a.eq(a), product.b.eq(b), product.en.eq(advance)]
+        return product.p
+
+
+def _signed(negative, value):
+    return Mux(negative, -value, value)
+
+
+def _round(value, width: int):
+    """sat(rshr(value, 15), width)"""
+    return saturate((value >> 15) + value[14], width)
+
+
+def _delayed(m, en, value, cycles: int, name: str):
+    for k in range(cycles):
+        register = Signal(value.shape(), name=f"{name}_{k + 1}")
+        with m.If(en):
+            m.d.sync += register.eq(value)
+        value = register
+    return value

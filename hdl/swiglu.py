@@ -1,0 +1,96 @@
+"""SwiGLU: silu(gate) * up (docs/arithmetic.md, swiglu)."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hdl.product import Product
+from hdl.streams import scaled_beat, vector_beat
+from weights_to_rom.tables import silu_tables
+
+LSB_EXPONENT = -24
+"""Gate and up have LSB 2**-12 each."""
+
+
+class SwiGLU(wiring.Component):
+    """o = silu(gate) * up; SiLU by a table of 256 entries on -8 .. 8 with linear interpolation.
+
+    ::
+
+        gate -> table -> value, step * fraction -> silu --.
+        up -------------------------------------------------> silu * up -> o
+
+    A beat of ``lanes`` gates and one of the same rows' ups take turns.  From the up beat in to the product
+    out: 5 cycles; one beat in a cycle, one out every two cycles.
+
+    Widths, signed: value 16 bits, step 10, fraction 9, so step * fraction 19;
+    |silu * up| <= 2**(2 * wide_bits - 2).
+
+    Members
+    -------
+    i : In(stream vector_beat)     Wide; ``last`` counts on an up beat
+    o : Out(stream scaled_beat)    LSB 2**-24
+    """
+
+    def __init__(self, *, lanes: int, wide_bits: int):
+        if not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        if wide_bits not in (24, 32):
+            raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
+        self.lanes, self.wide_bits = lanes, wide_bits
+        super().__init__({"i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+                          "o": Out(stream.Signature(scaled_beat(lanes, 2 * wide_bits)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, width = self.lanes, self.wide_bits
+
+        entry = data.StructLayout({"value": signed(16), "step": signed(10)})
+        entries = [{"value": v, "step": d} for v, d in zip(*silu_tables(), strict=True)]
+        m.submodules.silu = silu = Memory(shape=entry, depth=256, init=entries)
+
+        advance, takes_up = Signal(), Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+        with m.If(advance & self.i.valid):
+            m.d.sync += takes_up.eq(~takes_up)
+
+        # Validity and last: 1 interpolation, 2 operands, 3 to 5 the product.
+        valid, last = Signal(5), Signal(5)
+        with m.If(advance):
+            m.d.sync += [
+                valid.eq(Cat(self.i.valid & takes_up, valid)),
+                last.eq(Cat(self.i.payload.last, last)),
+            ]
+        m.d.comb += [self.o.valid.eq(valid[-1]), self.o.payload.last.eq(last[-1]),
+                     self.o.payload.base.eq(LSB_EXPONENT)]
+
+        for k in range(lanes):
+            table = silu.read_port()
+            product = Product(a_width=width, b_width=width)
+            assert product.latency == 3
+            m.submodules[f"product_{k}"] = product
+
+            # The gate, and what the table says of it, stay until the next gate; its up comes before that.
+            incoming = self.i.payload.data[k]
+            gate = Signal(signed(width), name=f"gate_{k}")
+            with m.If(advance & self.i.valid & ~takes_up):
+                m.d.sync += gate.eq(incoming)
+            m.d.comb += [
+                # gate + 8 in units of the table's steps: the addition only turns the sign bit over.
+                table.addr.eq(Cat(incoming[8:15], ~incoming[15])),
+                table.en.eq(advance & self.i.valid & ~takes_up),
+            ]
+            fraction = Cat(gate[:8], Const(0, 1)).as_signed()
+            step, value = Signal(signed(19), name=f"step_{k}"), Signal(signed(16), name=f"value_{k}")
+            up = Signal(signed(width), name=f"up_{k}")
+            # LSB 2**-20, the half that rounds below the value.  A new gate arrives as the old one is used.
+            inside = (Cat(Const(128, 8), value).as_signed() + step) >> 8
+            fits = (gate[15:] == 0) | gate[15:].all()
+            with m.If(advance):
+                m.d.sync += [
+                    step.eq(table.data.step * fraction), value.eq(table.data.value), up.eq(incoming),
+                    product.a.eq(Mux(fits, inside, Mux(gate[-1], 0, gate))), product.b.eq(up),
+                ]
+            m.d.comb += [product.en.eq(advance), self.o.payload.data[k].eq(product.p)]
+        return m
