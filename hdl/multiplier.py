@@ -1,0 +1,164 @@
+"""Four-bit codes times int8 activations, three ways, equal to the bit.
+
+P = sum over j of q[j] * x[j] for ``block_lanes`` elements, q in 0..15, x in -127..127.
+
+A multiplier has a broadcast side, which stands once beside the input buffer, and a lane side, of which every row
+lane has one.  What is computed once and shared makes the difference:
+
+========  ==============================================  =========================================
+          once for all row lanes                          each element of each row lane
+========  ==============================================  =========================================
+magic     the odd multiples 3x, 5x ... 15x                a 16 to 1 multiplexer
+booth     -x and the sum of all x                         two Booth digits, a 5 to 1 multiplexer each
+plain     nothing                                         a 4 by 8 bit multiplication
+========  ==============================================  =========================================
+"""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Module, Mux, Shape, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+CODE_MAX = 15
+MANTISSA_MAX = 127
+
+
+def bits_for_magnitude(bound: int) -> int:
+    """Bits of a signed integer v with |v| <= bound."""
+    return bound.bit_length() + 1
+
+
+def total_shape(block_lanes: int) -> Shape:
+    """Sum of ``block_lanes`` mantissas: 32 * 127 < 2**12, so at most 13 bits signed."""
+    return signed(bits_for_magnitude(block_lanes * MANTISSA_MAX))
+
+
+def product_shape(block_lanes: int) -> Shape:
+    """P: 32 * 15 * 127 < 2**16, so at most 17 bits signed."""
+    return signed(bits_for_magnitude(block_lanes * CODE_MAX * MANTISSA_MAX))
+
+
+def _add_pairs(values: list[Value]) -> list[Value]:
+    """One level of an adder tree.  Amaranth's sum of two n-bit integers has n + 1 bits: no level overflows."""
+    return [a + b for a, b in zip(values[0::2], values[1::2], strict=False)] + values[len(values) & ~1:]
+
+
+class Multiplier:
+    """What the three have in common: registers and the adder tree.
+
+    ``dot`` holds P ``latency`` cycles after ``prepared`` and ``codes``; ``prepared`` is PREPARE_LATENCY cycles
+    behind ``x``.  The latency is that of Booth, whose tree has two levels more, so that the three change places
+    freely.
+
+    A register stands behind the selection (before it is the ROM's slow output) and behind each level of the tree,
+    where it is free: an adder's cell has an unused flip-flop.  It also keeps Yosys from fusing the levels into
+    carry-save adders, which take two LUTs a bit on an FPGA instead of one.
+    """
+
+    PREPARE_LATENCY = 1
+
+    def __init__(self, block_lanes: int) -> None:
+        self.block_lanes = block_lanes
+        self.latency = 3 + (block_lanes - 1).bit_length()
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """What the broadcast side sends to every lane."""
+        raise NotImplementedError
+
+    def _prepare(self, x: Sequence[Value], total: Value, prepared) -> list:
+        """Assignments to ``prepared``."""
+        raise NotImplementedError
+
+    def _terms(self, prepared, codes: Sequence[Value]) -> list[Value]:
+        """Values that add up to P."""
+        raise NotImplementedError
+
+    def prepare(self, m: Module, x: Sequence[Value], total: Value):
+        """The broadcast side, for mantissas ``x`` and their sum ``total``: an interface of ``signature``."""
+        prepared = self.signature.create(path=("prepared",))
+        m.d.sync += self._prepare(x, total, prepared)
+        return prepared
+
+    def dot(self, m: Module, prepared, codes: Sequence[Value]) -> Signal:
+        """The lane side: the register that holds P."""
+        level = self._terms(prepared, codes)
+        for depth in range(self.latency - 1):
+            registers = [Signal(v.shape(), name=f"sum_{depth}_{j:02}", reset_less=True) for j, v in enumerate(level)]
+            m.d.sync += [register.eq(v) for register, v in zip(registers, level, strict=True)]
+            level = _add_pairs(registers)
+        (root,) = level
+        # The root may be wider than P's bound needs (Booth's digits overlap); the bits cut off repeat the sign.
+        product = Signal(product_shape(self.block_lanes), reset_less=True)
+        m.d.sync += product.eq(root)
+        return product
+
+
+class Magic(Multiplier):
+    """All multiples of an activation exist once; each weight selects one of the sixteen.
+
+    This is how the public record reads the multiplier of Taalas' HC1: a ROM cell that routes one of sixteen wires.
+    """
+
+    @property
+    def signature(self):
+        return wiring.Signature({f"x{k}": Out(signed(bits_for_magnitude(k * MANTISSA_MAX))).array(self.block_lanes)
+                                 for k in range(1, 16, 2)})
+
+    def _prepare(self, x, total, prepared):
+        return [getattr(prepared, f"x{k}")[j].eq(k * x[j]) for k in range(1, 16, 2) for j in range(self.block_lanes)]
+
+    def _terms(self, prepared, codes):
+        def multiple(k: int, j: int) -> Value:
+            if k == 0:
+                return Value.cast(0)
+            zeros = (k & -k).bit_length() - 1
+            return getattr(prepared, f"x{k >> zeros}")[j] << zeros
+        # 15 * 127 < 2**11: 12 bits signed
+        return [Array([multiple(k, j) for k in range(16)])[code] for j, code in enumerate(codes)]
+
+
+class Booth(Multiplier):
+    """Radix-4 Booth recoding of c = q - 8, which is the code with its top bit flipped.
+
+    c = d0 + 4 * d1 with d0 = c[0] - 2 * c[1] in -2..1 and d1 = c[1] + c[2] - 2 * c[3] in -2..2 (Booth 1951, in
+    the form of MacSorley 1961).  P = sum of c[j] * x[j] + 8 * sum of x[j]; the last sum is the same for all lanes.
+    """
+
+    @property
+    def signature(self):
+        mantissas = Out(signed(bits_for_magnitude(MANTISSA_MAX))).array(self.block_lanes)
+        return wiring.Signature({"x": mantissas, "neg": mantissas, "total": Out(total_shape(self.block_lanes))})
+
+    def _prepare(self, x, total, prepared):
+        return [*(prepared.x[j].eq(x[j]) for j in range(self.block_lanes)),
+                *(prepared.neg[j].eq(-x[j]) for j in range(self.block_lanes)),
+                prepared.total.eq(total)]
+
+    def _terms(self, prepared, codes):
+        low, high = [], []
+        for x, neg, q in zip(prepared.x, prepared.neg, codes, strict=True):
+            c3 = ~q[3]
+            low_x = Mux(q[1], neg, x)
+            low.append(Mux(q[0], low_x, Mux(q[1], low_x << 1, 0)))
+            high_x = Mux(c3, neg, x)
+            high.append(Mux(q[1] ^ q[2], high_x, Mux(q[1] ^ c3, high_x << 1, 0)))
+        return [*low, *(value << 2 for value in high), prepared.total << 3]
+
+
+class Plain(Multiplier):
+    """The multiplication as it stands; synthesis decides (DSP blocks, where there are enough)."""
+
+    @property
+    def signature(self):
+        return wiring.Signature({"x": Out(signed(bits_for_magnitude(MANTISSA_MAX))).array(self.block_lanes)})
+
+    def _prepare(self, x, total, prepared):
+        return [prepared.x[j].eq(x[j]) for j in range(self.block_lanes)]
+
+    def _terms(self, prepared, codes):
+        return [x * q for x, q in zip(prepared.x, codes, strict=True)]
+
+
+MULTIPLIERS = {"booth": Booth, "magic": Magic, "plain": Plain}

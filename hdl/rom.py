@@ -1,0 +1,106 @@
+"""Read-only memories: the only place where a model's numbers enter the hardware."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amaranth.hdl import ClockSignal, Instance, Module, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+
+def address_bits(depth: int) -> int:
+    """Width of an address of ``depth`` words; a memory of one word still has one address wire."""
+    return max(1, (depth - 1).bit_length())
+
+
+def _check_size(width: int, depth: int) -> None:
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"width must be a positive integer, not {width!r}")
+    if not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"depth must be a positive integer, not {depth!r}")
+
+
+@dataclass(frozen=True)
+class RomSpec:
+    """A ROM whose contents stand in ``<name>.hex``: ``depth`` words of ``width`` bits, one hex word a line."""
+
+    name: str
+    width: int
+    depth: int
+
+    def __post_init__(self) -> None:
+        _check_size(self.width, self.depth)
+
+
+class RomPort(wiring.Signature):
+    """A reader's view of a ROM, ``Out(RomPort(depth, width))``; with ``lanes``, of that many ROMs read in step.
+
+    Members
+    -------
+    en, addr : Out    word ``addr`` appears on ``data`` in the next cycle
+    data : In(width), an array of ``lanes`` where given; holds while ``en`` is low, undefined before the first read
+    """
+
+    def __init__(self, depth: int, width: int, lanes: int | None = None) -> None:
+        data = In(unsigned(width))
+        super().__init__({"en": Out(1), "addr": Out(address_bits(depth)),
+                          "data": data if lanes is None else data.array(lanes)})
+
+
+class Rom(wiring.Component):
+    """``depth`` constant words of ``width`` bits, synchronous read: latency 1, one word a cycle.
+
+    With ``init`` (plain ints, as many as ``depth``) the contents are part of the design.  Without it they are
+    read from ``<name>.hex`` by the module that ``rom_verilog`` writes, so that the design does not depend on them.
+
+    Members
+    -------
+    en, addr : In, data : Out    the other side of a RomPort
+    """
+
+    def __init__(self, *, width: int, depth: int, name: str, init: Sequence[int] | None = None) -> None:
+        _check_size(width, depth)
+        if init is not None:
+            if len(init) != depth:
+                raise ValueError(f"{name}: init must have {depth} words, not {len(init)}")
+            for addr, word in enumerate(init):
+                if type(word) is not int or not 0 <= word < 1 << width:
+                    raise ValueError(f"{name}: word {addr} must be an int of {width} unsigned bits, not {word!r}")
+        self.spec = RomSpec(name, width, depth)
+        self._init = init
+        super().__init__(RomPort(depth, width).flip())
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        if self._init is None:
+            m.submodules.rom = Instance(
+                f"rom_{self.spec.name}", i_clk=ClockSignal(), i_en=self.en, i_addr=self.addr, o_data=self.data)
+            return m
+        m.submodules.memory = memory = Memory(
+            shape=unsigned(self.spec.width), depth=self.spec.depth, init=self._init, attrs={"ram_style": "block"})
+        read = memory.read_port()
+        m.d.comb += [read.en.eq(self.en), read.addr.eq(self.addr), self.data.eq(read.data)]
+        return m
+
+
+def rom_verilog(name: str, width: int, depth: int) -> str:
+    """The Verilog module ``rom_<name>`` behind a ``Rom`` without ``init``.
+
+    It has no parameters and a literal file name, which Verilator, Yosys and Icarus all take; ``<name>.hex`` is
+    looked for where the simulation or the synthesis runs.
+    """
+    _check_size(width, depth)
+    return f"""\
+module rom_{name} (
+  input clk,
+  input en,
+  input [{address_bits(depth) - 1}:0] addr,
+  output reg [{width - 1}:0] data
+);
+  (* ram_style = "block" *)
+  reg [{width - 1}:0] mem [0:{depth - 1}];
+  initial $readmemh("{name}.hex", mem);
+  always @(posedge clk) if (en) data <= mem[addr];
+endmodule
+"""

@@ -1,0 +1,99 @@
+"""The fabric's results: whole row groups in, beats in row order out."""
+
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+
+def result_beat(lanes: int, width: int, tag_bits: int) -> data.StructLayout:
+    """``lanes`` consecutive results of the matrix that ``tag`` names."""
+    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "tag": tag_bits, "last": 1})
+
+
+class RowOutput(wiring.Component):
+    """A queue of row groups that are under way or done, and their way into beats of ``vector_lanes``.
+
+    A group takes its place when its first weight is read, so that the fabric never has to stop in the middle: its
+    results fall into the place that was kept.  Latency 3 from ``push`` to a beat, then a beat a cycle.
+
+    With more row lanes than vector lanes a group is several beats; with fewer, several groups are a beat, and a
+    matrix' last beat is filled up with zeros.
+
+    Members
+    -------
+    free : Out(1)                        there is a place
+    allocate : In(1)                     take it, for a group of ``beats`` + 1 beats of the matrix ``tag``;
+    tag, beats, last : In                ``last`` is the matrix' last group
+    push : In(1), results : In(array)    the results of the oldest group without results
+    o : Out(stream result_beat)
+    """
+
+    def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int, depth: int) -> None:
+        self.row_lanes, self.vector_lanes, self.wide_bits, self.depth = row_lanes, vector_lanes, wide_bits, depth
+        self.tag_bits = tag_bits
+        self.max_beats = max(1, row_lanes // vector_lanes)
+        super().__init__({
+            "free": Out(1), "allocate": In(1), "tag": In(tag_bits), "beats": In(range(max(2, self.max_beats))),
+            "last": In(1), "push": In(1), "results": In(signed(wide_bits)).array(row_lanes),
+            "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, tag_bits))),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        pointer_bits = ceil_log2(self.depth)
+        allocated, pushed, popped = (Signal(pointer_bits, name=n) for n in ("allocated", "pushed", "popped"))
+        taken = Signal(range(self.depth + 1))    # places from allocation to reading
+        stored = Signal(range(self.depth + 1))   # places with results in them
+        pop = Signal()
+        m.d.comb += self.free.eq(taken != self.depth)
+        m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push), popped.eq(popped + pop),
+                     taken.eq(taken + self.allocate - pop), stored.eq(stored + self.push - pop)]
+
+        meta = data.StructLayout({"tag": self.tag_bits, "last": 1, "beats": range(max(2, self.max_beats))})
+        m.submodules.groups = groups = Memory(shape=meta, depth=self.depth, init=[])
+        write, group = groups.write_port(), groups.read_port()
+        m.d.comb += [write.en.eq(self.allocate), write.addr.eq(allocated), write.data.tag.eq(self.tag),
+                     write.data.last.eq(self.last), write.data.beats.eq(self.beats),
+                     group.en.eq(pop), group.addr.eq(popped)]
+        rows = []
+        for lane, result in enumerate(self.results):
+            m.submodules[f"results_{lane:02}"] = memory = Memory(
+                shape=signed(self.wide_bits), depth=self.depth, init=[])
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [write.en.eq(self.push), write.addr.eq(pushed), write.data.eq(result),
+                         read.en.eq(pop), read.addr.eq(popped)]
+            rows.append(read.data)
+
+        fetched = Signal()  # the read ports hold a group
+        index = Signal(range(max(2, self.max_beats, self.vector_lanes // self.row_lanes)))
+        advance, done = Signal(), Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), pop.eq((stored != 0) & (~fetched | done))]
+        with m.If(pop):
+            m.d.sync += fetched.eq(1)
+        with m.Elif(done):
+            m.d.sync += fetched.eq(0)
+        beat = self.o.payload
+        with m.If(advance):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(advance & fetched):
+            m.d.sync += beat.tag.eq(group.data.tag)
+            if self.row_lanes >= self.vector_lanes:
+                ends = index == group.data.beats
+                m.d.comb += done.eq(ends)
+                m.d.sync += [self.o.valid.eq(1), beat.last.eq(group.data.last & ends),
+                             index.eq(Mux(ends, 0, index + 1))]
+                for j in range(self.vector_lanes):
+                    m.d.sync += beat.data[j].eq(Array(rows[j::self.vector_lanes])[index])
+            else:
+                per_beat = self.vector_lanes // self.row_lanes
+                ends = (index == per_beat - 1) | group.data.last
+                m.d.comb += done.eq(1)
+                m.d.sync += [self.o.valid.eq(ends), beat.last.eq(group.data.last), index.eq(Mux(ends, 0, index + 1))]
+                for j in range(self.vector_lanes):
+                    with m.If(index == j // self.row_lanes):
+                        m.d.sync += beat.data[j].eq(rows[j % self.row_lanes])
+                    with m.Elif(index == 0):
+                        m.d.sync += beat.data[j].eq(0)
+        return m

@@ -1,0 +1,105 @@
+"""The input buffer of the fabric: two MX vectors, one read while the other is written."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hdl.multiplier import total_shape
+from hdl.rom import address_bits
+from hdl.streams import EXP_BITS, mx_beat
+from weights_to_rom.model_format import BLOCK
+
+
+class XBuffer(wiring.Component):
+    """Words of ``block_lanes`` mantissas, each with their sum and their block's exponent.
+
+    The sums are the S of docs/arithmetic.md: formed here, once, for all rows.  A vector is complete two cycles
+    after its last beat; ``vector_lanes`` elements a cycle go in, one word a cycle comes out (latency 1).
+
+    Members
+    -------
+    i : In(stream mx_beat)    whole blocks; ``last`` ends a vector
+    complete : Out(1)         the vector to be read is here
+    en, word : In             read word ``word``: block * (32 // block_lanes) + part
+    release : In(1)           this is the vector's last read: the next one is the other half's
+    mant : Out(signed(8)).array(block_lanes)
+    total : Out               sum of ``mant``
+    exp : Out(signed(8))
+    """
+
+    def __init__(self, *, block_lanes: int, vector_lanes: int, max_blocks: int) -> None:
+        if block_lanes % vector_lanes:
+            raise ValueError(f"vector_lanes must divide block_lanes ({block_lanes}), not {vector_lanes!r}")
+        self.block_lanes, self.vector_lanes = block_lanes, vector_lanes
+        self.address_bits = address_bits(max_blocks * (BLOCK // block_lanes))
+        super().__init__({
+            "i": In(stream.Signature(mx_beat(vector_lanes))), "complete": Out(1),
+            "en": In(1), "word": In(self.address_bits), "release": In(1),
+            "mant": Out(signed(8)).array(block_lanes), "total": Out(total_shape(block_lanes)),
+            "exp": Out(signed(EXP_BITS)),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        layout = data.StructLayout({"mant": data.ArrayLayout(signed(8), self.block_lanes),
+                                    "total": total_shape(self.block_lanes), "exp": signed(EXP_BITS)})
+        m.submodules.memory = memory = Memory(shape=layout, depth=2 << self.address_bits, init=[])
+        write, read = memory.write_port(), memory.read_port()
+        full = Array(Signal(name=f"full_{half}") for half in range(2))
+        write_half, read_half = Signal(), Signal()
+
+        beat = self.i.payload
+        beats = self.block_lanes // self.vector_lanes
+        accept = Signal()
+        count = Signal(range(max(2, beats)))
+        word_ends = count == beats - 1
+        m.d.comb += [self.i.ready.eq(~full[write_half]), accept.eq(self.i.valid & self.i.ready)]
+
+        # First a beat enters the shift register and its sum is formed; one cycle later the word is written.
+        mantissas = Signal(8 * self.block_lanes, reset_less=True)
+        beat_total = Signal(total_shape(self.vector_lanes), reset_less=True)
+        exp = Signal(signed(EXP_BITS), reset_less=True)
+        entered, first, ends, last = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [entered.eq(accept), first.eq(count == 0), ends.eq(word_ends), last.eq(beat.last)]
+        with m.If(accept):
+            m.d.sync += [
+                mantissas.eq(Cat(mantissas, beat.mant)[8 * self.vector_lanes:]),
+                beat_total.eq(_tree(list(beat.mant))), exp.eq(beat.exp),
+                count.eq(Mux(word_ends, 0, count + 1)),
+            ]
+            with m.If(beat.last):
+                m.d.sync += write_half.eq(~write_half)
+
+        so_far = Signal(total_shape(self.block_lanes), reset_less=True)
+        total = Signal(total_shape(self.block_lanes))
+        address = Signal(self.address_bits)
+        address_half = Signal()
+        m.d.comb += [
+            total.eq(Mux(first, 0, so_far) + beat_total),
+            write.en.eq(entered & ends), write.addr.eq(Cat(address, address_half)),
+            write.data.mant.eq(mantissas), write.data.total.eq(total), write.data.exp.eq(exp),
+        ]
+        with m.If(entered):
+            m.d.sync += so_far.eq(total)
+        with m.If(write.en):
+            m.d.sync += address.eq(address + 1)
+            with m.If(last):
+                m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
+
+        m.d.comb += [
+            self.complete.eq(full[read_half]),
+            read.en.eq(self.en), read.addr.eq(Cat(self.word, read_half)),
+            self.total.eq(read.data.total), self.exp.eq(read.data.exp),
+            *(self.mant[j].eq(read.data.mant[j]) for j in range(self.block_lanes)),
+        ]
+        with m.If(self.release):
+            m.d.sync += [full[read_half].eq(0), read_half.eq(~read_half)]
+        return m
+
+
+def _tree(values: list):
+    """Sum of a power of two of values, balanced."""
+    while len(values) > 1:
+        values = [a + b for a, b in zip(values[0::2], values[1::2], strict=True)]
+    return values[0]
