@@ -2,7 +2,8 @@
 
 import pytest
 
-PAGE = """Once upon a time there was a little dog named Tim. He didn't like  the rain; it was 12345 times too wet!
+PAGE = """Once upon a time there was a little dog named Tim. He didn't like  the rain:
+it was 12345 times too wet!
 
     def f(x):
 \treturn x**2 + 1  # tabs\tand    spaces

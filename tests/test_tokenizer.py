@@ -34,13 +34,22 @@ def train_sentencepiece(path, **options):
     """A small model with the options of Llama's; returns the library's own processor."""
     stream = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for line in CORPUS if line.strip()), model_writer=stream, minloglevel=2,
+        sentence_iterator=iter(line for line in CORPUS if line.strip()),
+        model_writer=stream,
+        minloglevel=2,
         **dict(
-            model_type="bpe", vocab_size=900, byte_fallback=True, normalization_rule_name="identity",
-            remove_extra_whitespaces=False, split_digits=True, allow_whitespace_only_pieces=True,
-            character_coverage=0.9995, num_threads=1,
-        ) | options,
-    )  # fmt: skip
+            model_type="bpe",
+            vocab_size=900,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            character_coverage=0.9995,
+            num_threads=1,
+        )
+        | options,
+    )
     path.write_bytes(stream.getvalue())
     return sentencepiece.SentencePieceProcessor(model_proto=stream.getvalue())
 
@@ -301,7 +310,8 @@ def test_special_tokens_are_not_text():
 
 
 def test_templates_see_what_transformers_shows_them():
-    template = "{{ messages | tojson }}{{ strftime_now('%Y') | length }}{% for m in messages %}{% break %}{% endfor %}"
+    template = "{{ messages | tojson }}{{ strftime_now('%Y') | length }}"
+    template += "{% for m in messages %}{% break %}{% endfor %}"
     text = small(chat_template=template).chat([{"role": "user", "content": "<é&'>"}])
     assert text == '[{"role": "user", "content": "<é&\'>"}]4'
 
@@ -339,7 +349,10 @@ def test_files_beside_tokenizer_json(tmp_path):
     tokenizer = read_tokenizer(tmp_path)
     assert (tokenizer.bos, tokenizer.eos_ids, tokenizer.chat([])) == (None, (2,), "new <|im_end|>")
     assert len(tokenizer.encode("one two three four five six seven eight")) > 7
-    config |= {"add_bos_token": True, "chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}  # fmt: skip
+    config |= {
+        "add_bos_token": True,
+        "chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}],
+    }
     (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = read_tokenizer(tmp_path / "tokenizer.json")
@@ -373,8 +386,11 @@ def test_tokens_added_by_the_configuration(tmp_path, sp):
 
 def test_model_and_tokenizer_agree_on_the_end(tmp_path):
     model = train_byte_level(SPLITS["gpt-2"], CORPUS)
-    hugging_face_with(tmp_path, {"eos_token": "<|end|>", "bos_token": "<|im_start|>", "add_bos_token": True},
-                      tokenizer__json=model.to_str())  # fmt: skip
+    hugging_face_with(
+        tmp_path,
+        {"eos_token": "<|end|>", "bos_token": "<|im_start|>", "add_bos_token": True},
+        tokenizer__json=model.to_str(),
+    )
     stated = open_checkpoint(tmp_path)
     assert stated.config.eos_token_ids == stated.tokenizer.eos_ids == (2,)
     raw = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": None, "bos_token_id": None}
@@ -389,7 +405,7 @@ def test_a_tokenizer_larger_than_the_model(tmp_path):
     write_hugging_face(tmp_path)
     (tmp_path / "tokenizer.json").write_text(model.to_str())
     with pytest.raises(
-        CheckpointError, match="its tokenizer has 900 tokens, the model only 75: .*--tokenizer"
+        CheckpointError, match=r"its tokenizer has 900 tokens, the model only 75: .*--tokenizer"
     ):
         open_checkpoint(tmp_path)
     model.add_special_tokens([AddedToken("<pad>", special=True)])
@@ -420,7 +436,7 @@ def test_files_that_are_no_tokenizers(tmp_path, sp):
             read_tokenizer(tmp_path / name)
         assert name in str(error.value) and "\n" not in str(error.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TokenizerError, match="empty: holds neither tokenizer.json nor tokenizer.model"):
+    with pytest.raises(TokenizerError, match=r"empty: holds neither tokenizer\.json"):
         read_tokenizer(tmp_path / "empty")
 
 

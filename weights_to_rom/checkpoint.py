@@ -10,6 +10,9 @@ from weights_to_rom.config import LlamaConfig
 from weights_to_rom.known_models import is_known, known_names, resolve
 from weights_to_rom.tokenizer import Tokenizer, TokenizerError, read_tokenizer
 
+# Far above any Llama; a damaged header must not make us list billions of names.
+MAX_LAYERS = 1000
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be cast: one line with the file, the offending thing, and what to do."""
@@ -155,9 +158,12 @@ def _open(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
 def make_config(source: str, **fields: object) -> LlamaConfig:
     """A LlamaConfig whose complaints name the file."""
     try:
-        return LlamaConfig(**fields)  # type: ignore[arg-type]
+        config = LlamaConfig(**fields)  # type: ignore[arg-type]
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
+    if config.n_layers > MAX_LAYERS:
+        raise CheckpointError(f"{source}: n_layers must be at most {MAX_LAYERS}, not {config.n_layers}")
+    return config
 
 
 def head_size(source: str, dim: int, n_heads: int) -> int:

@@ -1,6 +1,6 @@
 """Text to token numbers and back, and the chat template; whatever file the tokenizer came in.
 
-Every tokenizer becomes an object of Hugging Face's ``tokenizers``, so that a compiled model needs one file format.
+Every tokenizer becomes an object of Hugging Face's ``tokenizers``: a compiled model needs one file format.
 """
 
 import json
@@ -73,9 +73,9 @@ class Tokenizer:
         return self.model.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation (``{"role": ..., "content": ...}`` each) in the form the model was taught.
+        """The text of a conversation (``{"role": ..., "content": ...}`` each), as the model was taught.
 
-        Encode it with ``bos=False``.  Raises TokenizerError if there is no template or it refuses the messages.
+        Encode it with ``bos=False``.  Raises TokenizerError without a template or if it refuses the messages.
         """
         if self.chat_template is None:
             raise TokenizerError("this model has no chat template: prompt it without --chat")

@@ -1,7 +1,7 @@
 """The two families of tokenizers that Llamas use, built from plain lists of tokens.
 
-Byte-level BPE (GPT-2's) merges in the order of a list.  Sentencepiece's BPE merges, of all neighbours that make a
-token together, those with the best score; falls back to byte tokens; and writes a space as U+2581.
+Byte-level BPE (GPT-2's) merges in the order of a list.  Sentencepiece's BPE merges, of all neighbours that
+make a token together, those with the best score; falls back to byte tokens; and writes a space as U+2581.
 """
 
 import math

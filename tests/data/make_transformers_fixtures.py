@@ -3,8 +3,9 @@
     pip install torch transformers
     python tests/data/make_transformers_fixtures.py
 
-``expected.json`` holds what transformers makes of them: the SHA-256 of each weight as little-endian float32, the
-rotation frequencies, token numbers and the text of a chat.  The tests compare with it, and need neither package.
+``expected.json`` holds what transformers makes of them: the SHA-256 of each weight as little-endian float32,
+the rotation frequencies, token numbers and the text of a chat.  The tests compare with it, and need neither
+package.
 """
 
 import hashlib
