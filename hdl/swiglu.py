@@ -48,7 +48,8 @@ class SwiGLU(wiring.Component):
 
         entry = data.StructLayout({"value": signed(16), "step": signed(10)})
         entries = [{"value": v, "step": d} for v, d in zip(*silu_tables(), strict=True)]
-        m.submodules.silu = silu = Memory(shape=entry, depth=256, init=entries)
+        # A few thousand LUTs otherwise; tools give every read port, or every two, a block RAM.
+        m.submodules.silu = silu = Memory(shape=entry, depth=256, init=entries, attrs={"ram_style": "block"})
 
         advance, takes_up = Signal(), Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
@@ -73,9 +74,9 @@ class SwiGLU(wiring.Component):
 
             # The gate, and what the table says of it, stay until the next gate; its up comes before that.
             incoming = self.i.payload.data[k]
-            gate = Signal(signed(width), name=f"gate_{k}")
+            gate, fits = Signal(signed(width), name=f"gate_{k}"), Signal(name=f"fits_{k}")
             with m.If(advance & self.i.valid & ~takes_up):
-                m.d.sync += gate.eq(incoming)
+                m.d.sync += [gate.eq(incoming), fits.eq(~incoming[15:].any() | incoming[15:].all())]
             m.d.comb += [
                 # gate + 8 in units of the table's steps: the addition only turns the sign bit over.
                 table.addr.eq(Cat(incoming[8:15], ~incoming[15])),
@@ -86,7 +87,6 @@ class SwiGLU(wiring.Component):
             up = Signal(signed(width), name=f"up_{k}")
             # LSB 2**-20, the half that rounds below the value.  A new gate arrives as the old one is used.
             inside = (Cat(Const(128, 8), value).as_signed() + step) >> 8
-            fits = (gate[15:] == 0) | gate[15:].all()
             with m.If(advance):
                 m.d.sync += [
                     step.eq(table.data.step * fraction), value.eq(table.data.value), up.eq(incoming),
