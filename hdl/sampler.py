@@ -1,0 +1,162 @@
+"""The next token: the largest logit, or a draw from the softmax by the Gumbel-max trick."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from hdl.gumbel import Gumbel
+from hdl.product import Product
+from hdl.streams import vector_beat
+
+TEMPERATURE_BITS = 16
+NOISE_SHIFT = 10
+
+
+def token_beat(vocab_size: int) -> data.StructLayout:
+    return data.StructLayout({"token": bits_for(vocab_size - 1)})
+
+
+def wins(later, earlier):
+    """Whether a score beats one of a smaller token number: the first of equals stays."""
+    return later > earlier
+
+
+class Sampler(wiring.Component):
+    """o = the first of the largest scores: i * inv_temperature + (G << 10), or i where inv_temperature is 0.
+
+    One pass over the logits of a token, a beat a cycle.  Counted from the cycle in which the first beat is
+    offered, it is accepted in cycle 1 (greedy) or 21 (the noise takes that long); the token is valid 4 +
+    log2(lanes) cycles after the last beat moved.  With ``noise=False`` the unit is greedy, has no inputs for
+    noise, no multiplier, and the token is valid 1 + log2(lanes) cycles after the last beat.
+
+    Score: |i| <= 2**(wide_bits - 1), inv_temperature < 2**16, |G << 10| < 33 * 2**22 < 2**28, LSB 2**-22:
+    48 bits signed for a Wide of 32 bits, 41 for 24.
+
+    Parameters
+    ----------
+    vocab_size : logits a token; elements of the last beat beyond them are ignored
+    lanes : elements a beat, a power of two
+    wide_bits : width of Wide
+    noise : whether it can sample
+
+    Members
+    -------
+    i : In(stream, vector_beat)    Wide logits in order, LSB 2**-12; ``last`` on beat ceil(vocab_size / lanes)
+    inv_temperature : In(16)       LSB 2**-10; 0 is greedy
+    seed, position : In(32)        these three are read once a token, in the cycle in which its first beat is
+                                   offered (the first with i.valid after reset or after a token left)
+    o : Out(stream, token)
+    """
+
+    def __init__(self, *, vocab_size, lanes, wide_bits, noise=True):
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size must be at least 2, not {vocab_size!r}")
+        if lanes < 1 or lanes & (lanes - 1):
+            raise ValueError(f"lanes must be a power of two, not {lanes!r}")
+        self.vocab_size, self.lanes, self.wide_bits, self.noise = vocab_size, lanes, wide_bits, noise
+        n_beats = -(-vocab_size // lanes)
+        self.index_bits = bits_for(max(n_beats, 2) * lanes - 1)
+        self.score_bits = wide_bits
+        if noise:
+            self.score_bits = ((65535 << (wide_bits - 1)) + (1 << 28)).bit_length() + 1
+        members = {"i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+                   "o": Out(stream.Signature(token_beat(vocab_size)))}
+        if noise:
+            members |= {"inv_temperature": In(TEMPERATURE_BITS), "seed": In(32), "position": In(32)}
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        start, accepted = Signal(), Signal()
+        if self.noise:
+            scores, valid, last = self.noisy_scores(m, start, accepted)
+            may_accept = self.noise_ready
+        else:
+            scores, valid, last = list(self.i.payload.data), accepted, self.i.payload.last
+            may_accept = Const(1)
+
+        with m.FSM(name="state"):
+            with m.State("idle"):
+                m.d.comb += start.eq(self.i.valid)
+                with m.If(start):
+                    m.next = "logits"
+            with m.State("logits"):
+                m.d.comb += self.i.ready.eq(may_accept)
+                m.d.comb += accepted.eq(self.i.valid & may_accept)
+                with m.If(accepted & self.i.payload.last):
+                    m.next = "winner"
+            with m.State("winner"):
+                with m.If(self.o.valid & self.o.ready):
+                    m.next = "idle"
+
+        # A tournament: the winner of each pair goes on, the left one where they are equal.
+        tail = (self.vocab_size - 1) % self.lanes + 1
+        nodes = [(score, Const(0, 0), ~last if lane >= tail else Const(1))
+                 for lane, score in enumerate(scores)]
+        level = 0
+        while len(nodes) > 1:
+            winners = []
+            for n, ((left, left_lane, left_in), (right, right_lane, right_in)) in enumerate(
+                    zip(nodes[::2], nodes[1::2], strict=True)):
+                score = Signal(signed(self.score_bits), name=f"score_{level}_{n}")
+                lane = Signal(level + 1, name=f"lane_{level}_{n}")
+                within = Signal(name=f"within_{level}_{n}")
+                # The lanes beyond the vocabulary are the highest: where the right is within, so is the left.
+                right_wins = right_in & wins(right, left)
+                m.d.sync += [score.eq(Mux(right_wins, right, left)), within.eq(left_in),
+                             lane.eq(Cat(Mux(right_wins, right_lane, left_lane), right_wins))]
+                winners.append((score, lane, within))
+            nodes = winners
+            valid, last = self.delayed(m, f"valid_{level}", valid), self.delayed(m, f"last_{level}", last)
+            level += 1
+
+        [(score, lane, _)] = nodes
+        best = Signal(signed(self.score_bits))
+        beat = Signal(self.index_bits - level)
+        with m.If(start):
+            m.d.sync += beat.eq(0)
+        with m.If(valid):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If((beat == 0) | wins(score, best)):
+                m.d.sync += [best.eq(score), self.o.payload.token.eq(Cat(lane, beat))]
+        with m.If(valid & last):
+            m.d.sync += self.o.valid.eq(1)
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        return m
+
+    @staticmethod
+    def delayed(m, name, value):
+        register = Signal.like(value, name=name)
+        m.d.sync += register.eq(value)
+        return register
+
+    def noisy_scores(self, m, start, accepted):
+        """The product and then the sum.  Scores, and valid and last beside them."""
+        m.submodules.gumbel = gumbel = Gumbel(lanes=self.lanes, index_bits=self.index_bits)
+        m.d.comb += [gumbel.start.eq(start), gumbel.seed.eq(self.seed), gumbel.position.eq(self.position)]
+        greedy, factor = Signal(), Signal(TEMPERATURE_BITS)
+        with m.If(start):
+            m.d.sync += [greedy.eq(self.inv_temperature == 0),
+                         factor.eq(Mux(self.inv_temperature == 0, 1, self.inv_temperature))]
+        self.noise_ready = greedy | gumbel.o.valid
+        m.d.comb += gumbel.o.ready.eq(accepted)
+
+        scores = []
+        for lane in range(self.lanes):
+            # The factor is unsigned: a bit more makes it signed.
+            product = Product(a_width=self.wide_bits, b_width=TEMPERATURE_BITS + 1)
+            m.submodules[f"product{lane}"] = product
+            noise = Mux(greedy, 0, gumbel.o.payload[lane])
+            for stage in range(product.latency):
+                noise = self.delayed(m, f"noise{lane}_{stage}", noise)
+            score = Signal(signed(self.score_bits), name=f"score{lane}")
+            m.d.comb += [product.en.eq(1), product.a.eq(self.i.payload.data[lane]), product.b.eq(factor)]
+            m.d.sync += score.eq(product.p + (noise << NOISE_SHIFT))
+            scores.append(score)
+        valid, last = accepted, self.i.payload.last
+        for stage in range(product.latency + 1):
+            valid = self.delayed(m, f"scoring_valid{stage}", valid)
+            last = self.delayed(m, f"scoring_last{stage}", last)
+        return scores, valid, last
