@@ -6,7 +6,7 @@ import pytest
 from sim.float_llama import FloatLlama
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.gptq import DAMPING, gptq, quantise_with_hessian
-from weights_to_rom.quantise import BLOCK, quantise
+from weights_to_rom.quantise import BLOCK, fit_blocks, quantise
 
 CONFIG = LlamaConfig(
     dim=48, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, ffn_dim=72, vocab_size=97, max_seq_len=64
@@ -45,12 +45,22 @@ def test_every_error_is_made_good_by_least_squares():
     rng = np.random.default_rng(2)
     x = correlated(rng, 300, 64, 8)
     hessian = x.T @ x
-    w = rng.standard_normal((5, 64))
+    w = rng.standard_normal((20, 64))
     qm = quantise_with_hessian(w, hessian)
     damped = hessian + DAMPING * np.mean(np.diag(hessian)) * np.eye(64)
     todo, done = w.copy(), qm.dequantise()
     for j in range(64):
         block = j // BLOCK
+        if j % BLOCK == 0:  # what an error costs is what the columns after it cannot make up for
+            cost = np.ones(BLOCK)
+            for i in range(j, j + BLOCK):
+                rest = slice(i + 1, 64)
+                explained = damped[i, rest] @ np.linalg.solve(damped[rest, rest], damped[rest, i])
+                cost[i - j] = damped[i, i] - explained
+            fitted = fit_blocks(todo[:, None, j : j + BLOCK], qm.e, qm.k, 4, (cost / cost.max())[None])
+            # All but near ties, where the last bit of the cost decides.
+            assert np.mean(fitted[1][:, 0] == qm.d[:, block]) > 0.8
+            assert np.mean(fitted[2][:, 0] == qm.m[:, block]) > 0.8
         code = np.rint((todo[:, j] + qm.minimum[:, block]) / qm.scale[:, block]).clip(0, 15)
         np.testing.assert_array_equal(code, qm.q[:, block, j % BLOCK])
         rest = slice(j + 1, 64)
