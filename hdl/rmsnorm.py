@@ -118,7 +118,7 @@ class RMSNorm(wiring.Component):
         last_read = index == beats - 1
 
         # Constants of this norm.  Settled long before the sum: one cycle after the shift.
-        shift = Signal(5)                            # bitlen(magnitudes) - 15 <= 31 - 15
+        shift = Signal(range(width - 15))            # bitlen(magnitudes) <= width - 1
         eps, exponent = Signal(32), Signal(signed(EXP_BITS))
         m.d.comb += self.norm.en.eq(1)
         m.d.sync += [
