@@ -106,7 +106,7 @@ class KvCache(wiring.Component):
         with m.FSM(name="layer"):
             def begin():
                 # Not while a request of the layer before is unserved: it would be read from another place.
-                # Not while a word waits in a memory's output register, which a single port's write may disturb.
+                # Nor while a word waits in a memory's output register, which writing may disturb in an SRAM.
                 idle = ~(pending | busy | Cat(self.k.valid, self.v.valid)).any()
                 with m.If(self.write.valid & ~self.request.valid & idle):
                     m.d.sync += [
