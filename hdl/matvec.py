@@ -8,12 +8,13 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.multiplier import MULTIPLIERS, total_shape
-from hdl.rom import Rom, RomPort, RomSpec
+from hdl.rom import RomPort
 from hdl.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, product_latency, word_bits
 from hdl.row_output import RowOutput, result_beat
 from hdl.streams import mx_beat
 from hdl.x_buffer import XBuffer
 from weights_to_rom.model_format import BLOCK
+from weights_to_rom.schedule import MatrixShape
 
 HIGH_PLANE = 4
 """The high plane of an eight-bit row counts 2**4 as much as the low one."""
@@ -22,99 +23,80 @@ ROW_BITS = 10
 """Per row: e (7 bits signed) | k << 7."""
 
 
-def command_layout(*, max_blocks: int, max_rows: int, tag_bits: int) -> data.StructLayout:
+TAG_BITS = 3
+"""A matrix' name, which comes out with its results: ``schedule.Step``."""
+
+
+def command_layout(*, max_blocks: int, max_rows: int) -> data.StructLayout:
     """One matrix: ``rows`` outputs of ``blocks`` input blocks, of eight bits if ``two_planes``.
 
-    ``restart`` puts both ROMs back to their first word (so the first command after a reset has it); without it a
-    matrix stands behind the previous one.  ``tag`` comes out with the results.
+    ``restart`` puts both ROMs back to their first word (so the first command after a reset has it); without
+    it a matrix stands behind the previous one.
     """
-    return data.StructLayout({"tag": tag_bits, "restart": 1, "two_planes": 1, "blocks": range(max_blocks + 1),
-                              "rows": range(max_rows + 1)})
-
-
-class WeightRom(wiring.Component):
-    """One ROM beside each row lane, ``weights_00``, ``weights_01`` ..., all read at one address.
-
-    Words are in the order in which the fabric reads them: for each group of rows, each block, each plane (high
-    first), each part of the block.  ``init`` is a list of words for each lane, for small tests.
-
-    Members
-    -------
-    port : In(RomPort)
-    """
-
-    def __init__(self, *, row_lanes: int, block_lanes: int, n_words: int,
-                 init: Sequence[Sequence[int]] | None = None) -> None:
-        self.specs = [RomSpec(f"weights_{lane:02}", word_bits(block_lanes), n_words) for lane in range(row_lanes)]
-        self._init = init or [None] * row_lanes
-        super().__init__({"port": In(RomPort(n_words, word_bits(block_lanes), row_lanes))})
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        for spec, init, word in zip(self.specs, self._init, self.port.data, strict=True):
-            m.submodules[spec.name] = rom = Rom(width=spec.width, depth=spec.depth, name=spec.name, init=init)
-            m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr), word.eq(rom.data)]
-        return m
+    return data.StructLayout({"tag": TAG_BITS, "restart": 1, "two_planes": 1,
+                              "blocks": range(max_blocks + 1), "rows": range(max_rows + 1)})
 
 
 class Matvec(wiring.Component):
     """y = W x for one matrix of the ROM after another (docs/arithmetic.md, section 3).
 
     The k-th command multiplies the k-th vector.  A group of ``row_lanes`` rows takes blocks * planes *
-    (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is read two cycles
-    after the command is taken, which is at the earliest two cycles after its vector's last beat; the first result is
-    on ``o`` ``latency`` = 12 + log2(block_lanes) (+ 1 for less than 32) cycles after its group's last weight was
-    read; between two matrices whose vectors are here lies one idle cycle.  Every group has its place in the result
-    queue before it starts, so nothing ever stalls behind the ROM.
+    (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is read two
+    cycles after the command is taken, which is at the earliest two cycles after its vector's last beat; a
+    group's first result is on ``o`` ``latency`` cycles after its last weight was read; between two matrices
+    whose vectors are here lies one idle cycle.  Every group has its place in the result queue before it
+    starts, so nothing ever stalls behind the ROM.
 
-    Parameters
-    ----------
-    max_blocks       input blocks of the widest matrix
-    max_terms        largest product of blocks and planes
-    n_words          words of a row lane's weight ROM
-    n_groups         words of the row ROM: row groups of all matrices
-    min_blocks       input blocks of the narrowest matrix: the result queue is as deep as its groups need
+    ``matrices`` are all that the weight ROM holds, in its order: for each group of rows, each block, each
+    plane (high first), each part of the block one word.
 
     Members
     -------
     command : In(stream command_layout)
-    x : In(stream mx_beat)              vectors, whole blocks; one may be written while the other is read
-    weights : Out(RomPort)              a word of ``row_lane.word_bits`` for each row lane
-    rows : Out(RomPort)                 e (7 bits signed) | k << 7 for each row lane, lane 0 lowest
-    o : Out(stream result_beat)         Wide, in row order: ceil(rows / vector_lanes) beats a matrix.  Results beyond
-                                        ``rows`` are zero as far as the ROM's padding is.
-    busy : Out(1)                       a weight word is read in this cycle
+    x : In(stream mx_beat)       vectors, whole blocks; one may be written while the other is read
+    weights : Out(RomPort)       a word of ``row_lane.word_bits`` for each row lane
+    rows : Out(RomPort)          e (7 bits signed) | k << 7 for each row lane, a word a group
+    o : Out(stream result_beat)  Wide, in row order: ceil(rows / vector_lanes) beats a matrix; results beyond
+                                 ``rows`` are those of the ROM's padding, which is zero
+    busy : Out(1)                a weight word is read in this cycle
     """
 
-    def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, multiplier: str, wide_bits: int,
-                 max_blocks: int, max_terms: int, n_words: int, n_groups: int, min_blocks: int = 1,
-                 tag_bits: int = 3) -> None:
+    def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, multiplier: str,
+                 wide_bits: int, matrices: Sequence[MatrixShape]) -> None:
         if block_lanes not in (4, 8, 16, BLOCK):
             raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {block_lanes!r}")
         if row_lanes % vector_lanes and vector_lanes % row_lanes:
-            raise ValueError(f"one of row_lanes ({row_lanes}) and vector_lanes ({vector_lanes}) must divide the other")
+            raise ValueError(f"one of row_lanes ({row_lanes}) and vector_lanes ({vector_lanes}) "
+                             "must divide the other")
         if multiplier not in MULTIPLIERS:
             raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
-        if not 1 <= min_blocks <= max_blocks:
-            raise ValueError(f"min_blocks must be 1 to max_blocks ({max_blocks}), not {min_blocks!r}")
+        if not matrices:
+            raise ValueError("matrices must not be empty")
         self.row_lanes, self.block_lanes, self.vector_lanes = row_lanes, block_lanes, vector_lanes
         self.multiplier = MULTIPLIERS[multiplier](block_lanes)
-        self.wide_bits, self.max_blocks, self.max_terms, self.tag_bits = wide_bits, max_blocks, max_terms, tag_bits
-        # A place is taken from the group's first read to two cycles after its results: so many groups are under way.
-        group_cycles = max(min_blocks * (BLOCK // block_lanes), row_lanes // vector_lanes)
-        under_way = -(-(self._result + 2) // group_cycles)
+        self.wide_bits = wide_bits
+        self.max_blocks = max(matrix.blocks for matrix in matrices)
+        terms = [matrix.blocks * matrix.planes for matrix in matrices]
+        self.max_terms = max(terms)
+        # A group holds its place from its first word to two cycles after the results of its last.
+        group_cycles = max(min(terms) * (BLOCK // block_lanes), row_lanes // vector_lanes)
+        under_way = 1 + -(-(self._result + 1) // group_cycles)
         self.queue_depth = 1 << ceil_log2(max(2, under_way))
-        self.command_layout = command_layout(max_blocks=max_blocks, max_rows=n_groups * row_lanes, tag_bits=tag_bits)
+        self.command_layout = command_layout(
+            max_blocks=self.max_blocks, max_rows=max(matrix.rows for matrix in matrices))
+        depth = {"weights": sum(matrix.words(row_lanes, block_lanes) for matrix in matrices),
+                 "rows": sum(matrix.groups(row_lanes) for matrix in matrices)}
         super().__init__({
             "command": In(stream.Signature(self.command_layout)),
             "x": In(stream.Signature(mx_beat(vector_lanes))),
-            "weights": Out(RomPort(n_words, word_bits(block_lanes), row_lanes)),
-            "rows": Out(RomPort(n_groups, ROW_BITS * row_lanes)),
-            "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, tag_bits))),
+            "weights": Out(RomPort(width=word_bits(block_lanes), depth=depth["weights"], lanes=row_lanes)),
+            "rows": Out(RomPort(width=ROW_BITS, depth=depth["rows"], lanes=row_lanes)),
+            "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, TAG_BITS))),
             "busy": Out(1),
         })
 
-    # Stages, counted from the cycle that chooses a word: 0 the input buffer is read, 1 the ROM, 2 words are there.
+    # Stages count from the cycle that chooses a word: in 0 the input buffer is read, in 1 the ROM, in 2 the
+    # word is there.
     @property
     def _product(self) -> int:
         return 2 + product_latency(self.multiplier)
@@ -125,8 +107,11 @@ class Matvec(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from the read of a group's last weight to its first beat on ``o``."""
-        return self._result - 1 + 3
+        """Cycles from the read of a group's last weight to its first beat on ``o``.
+
+        12 + log2(block_lanes), one more if a block is several words.
+        """
+        return self._result - 1 + RowOutput.LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -134,7 +119,7 @@ class Matvec(wiring.Component):
             block_lanes=self.block_lanes, vector_lanes=self.vector_lanes, max_blocks=self.max_blocks)
         m.submodules.output = output = RowOutput(
             row_lanes=self.row_lanes, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits,
-            tag_bits=self.tag_bits, depth=self.queue_depth)
+            tag_bits=TAG_BITS, depth=self.queue_depth)
         connect(m, flipped(self.x), buffer.i)
         connect(m, output.o, flipped(self.o))
 
@@ -159,7 +144,8 @@ class Matvec(wiring.Component):
             last_group.eq(remaining <= self.row_lanes),
             buffer.en.eq(issue), buffer.word.eq(word), buffer.release.eq(issue & group_ends & last_group),
             output.allocate.eq(issue & group_starts), output.tag.eq(command.tag), output.last.eq(last_group),
-            output.beats.eq(Mux(last_group, (remaining - 1) >> ceil_log2(self.vector_lanes), output.max_beats - 1)),
+            output.beats.eq(Mux(
+                last_group, (remaining - 1) >> ceil_log2(self.vector_lanes), output.max_beats - 1)),
         ]
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += [command.eq(self.command.payload), remaining.eq(self.command.payload.rows),
@@ -173,7 +159,8 @@ class Matvec(wiring.Component):
                 with m.Else():
                     m.d.sync += [low_plane.eq(0), block.eq(block + 1)]
             with m.If(group_ends):
-                m.d.sync += [word.eq(0), block.eq(0), first_term.eq(1), remaining.eq(remaining - self.row_lanes)]
+                m.d.sync += [word.eq(0), block.eq(0), first_term.eq(1),
+                             remaining.eq(remaining - self.row_lanes)]
                 with m.If(last_group):
                     m.d.sync += active.eq(0)
 
@@ -185,8 +172,8 @@ class Matvec(wiring.Component):
                 value = delayed
             return value
 
-        # The ROMs.  Row constants are read so that they arrive with the product of their group's first word and
-        # stay until that of the next group's: no lane needs to keep them.
+        # The ROMs.  Row constants are read so that they arrive with the product of their group's first word
+        # and stay until that of the next group's: no lane needs to keep them.
         p = self._product
         restart = fresh & command.restart
         starts = issue & group_starts
@@ -205,19 +192,20 @@ class Matvec(wiring.Component):
             grown = Signal(total_shape(BLOCK), reset_less=True)
             m.d.sync += grown.eq(Mux(part_starts, 0, grown) + total)
             total = grown
-        fraction = Mux(at(1, command.two_planes & ~low_plane, "high"), TERM_FRACTION + HIGH_PLANE, TERM_FRACTION)
+        high_plane = at(1, command.two_planes & ~low_plane, "high_plane")
         scale = Signal(SCALE_SHAPE)
-        m.d.comb += scale.eq(buffer.exp + fraction)
+        m.d.comb += scale.eq(buffer.exp + Mux(high_plane, TERM_FRACTION + HIGH_PLANE, TERM_FRACTION))
         scale = at(p, scale, "scale", since=1)
         add, first = at(p + 4, issue & block_ends, "add"), at(p + 4, first_term, "first")
 
-        for index, (weights, result) in enumerate(zip(self.weights.data, output.results, strict=True)):
+        for index, (word, row, result) in enumerate(
+                zip(self.weights.data, self.rows.data, output.results, strict=True)):
             m.submodules[f"lane_{index:02}"] = lane = RowLane(
                 multiplier=self.multiplier, wide_bits=self.wide_bits, max_terms=self.max_terms)
             connect(m, prepared, lane.prepared)
             m.d.comb += [
-                lane.word.eq(weights), lane.start.eq(part_starts), lane.total.eq(total), lane.scale.eq(scale),
-                lane.row.eq(self.rows.data.word_select(index, ROW_BITS)), lane.add.eq(add), lane.first.eq(first),
+                lane.word.eq(word), lane.row.eq(row), lane.start.eq(part_starts), lane.total.eq(total),
+                lane.scale.eq(scale), lane.add.eq(add), lane.first.eq(first),
                 result.eq(lane.result),
             ]
         m.d.comb += output.push.eq(at(self._result, issue & group_ends, "push"))

@@ -2,8 +2,8 @@
 
 P = sum over j of q[j] * x[j] for ``block_lanes`` elements, q in 0..15, x in -127..127.
 
-A multiplier has a broadcast side, which stands once beside the input buffer, and a lane side, of which every row
-lane has one.  What is computed once and shared makes the difference:
+A multiplier has a broadcast side, which stands once beside the input buffer, and a lane side, of which every
+row lane has one.  What is computed once and shared makes the difference:
 
 ========  ==============================================  =========================================
           once for all row lanes                          each element of each row lane
@@ -40,20 +40,20 @@ def product_shape(block_lanes: int) -> Shape:
 
 
 def _add_pairs(values: list[Value]) -> list[Value]:
-    """One level of an adder tree.  Amaranth's sum of two n-bit integers has n + 1 bits: no level overflows."""
+    """One level of an adder tree.  Sums of n-bit integers have n + 1 bits in Amaranth."""
     return [a + b for a, b in zip(values[0::2], values[1::2], strict=False)] + values[len(values) & ~1:]
 
 
 class Multiplier:
     """What the three have in common: registers and the adder tree.
 
-    ``dot`` holds P ``latency`` cycles after ``prepared`` and ``codes``; ``prepared`` is PREPARE_LATENCY cycles
-    behind ``x``.  The latency is that of Booth, whose tree has two levels more, so that the three change places
-    freely.
+    ``dot`` holds P ``latency`` = 3 + log2(block_lanes) cycles after ``prepared`` and ``codes``; ``prepared``
+    is PREPARE_LATENCY cycles behind ``x``.  The latency is that of Booth, whose tree has two levels more; the
+    other two wait in their last registers, so that the three change places freely.
 
-    A register stands behind the selection (before it is the ROM's slow output) and behind each level of the tree,
-    where it is free: an adder's cell has an unused flip-flop.  It also keeps Yosys from fusing the levels into
-    carry-save adders, which take two LUTs a bit on an FPGA instead of one.
+    A register stands behind the selection (before it is the ROM's slow output) and behind each level of the
+    tree, where it is free: an adder's cell has an unused flip-flop.  It also keeps Yosys from fusing the
+    levels into carry-save adders, which take two LUTs a bit on an FPGA instead of one.
     """
 
     PREPARE_LATENCY = 1
@@ -85,11 +85,12 @@ class Multiplier:
         """The lane side: the register that holds P."""
         level = self._terms(prepared, codes)
         for depth in range(self.latency - 1):
-            registers = [Signal(v.shape(), name=f"sum_{depth}_{j:02}", reset_less=True) for j, v in enumerate(level)]
-            m.d.sync += [register.eq(v) for register, v in zip(registers, level, strict=True)]
+            registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True)
+                         for j, value in enumerate(level)]
+            m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
             level = _add_pairs(registers)
         (root,) = level
-        # The root may be wider than P's bound needs (Booth's digits overlap); the bits cut off repeat the sign.
+        # The root may be wider than P needs (Booth's digits overlap); the bits cut off repeat the sign.
         product = Signal(product_shape(self.block_lanes), reset_less=True)
         m.d.sync += product.eq(root)
         return product
@@ -98,16 +99,20 @@ class Multiplier:
 class Magic(Multiplier):
     """All multiples of an activation exist once; each weight selects one of the sixteen.
 
-    This is how the public record reads the multiplier of Taalas' HC1: a ROM cell that routes one of sixteen wires.
+    This is how the public record reads the multiplier of Taalas' HC1: a ROM cell routes one of sixteen wires.
     """
+
+    _ODD = range(1, CODE_MAX + 1, 2)
 
     @property
     def signature(self):
-        return wiring.Signature({f"x{k}": Out(signed(bits_for_magnitude(k * MANTISSA_MAX))).array(self.block_lanes)
-                                 for k in range(1, 16, 2)})
+        return wiring.Signature({
+            f"x{k}": Out(signed(bits_for_magnitude(k * MANTISSA_MAX))).array(self.block_lanes)
+            for k in self._ODD})
 
     def _prepare(self, x, total, prepared):
-        return [getattr(prepared, f"x{k}")[j].eq(k * x[j]) for k in range(1, 16, 2) for j in range(self.block_lanes)]
+        return [getattr(prepared, f"x{k}")[j].eq(k * x[j])
+                for k in self._ODD for j in range(self.block_lanes)]
 
     def _terms(self, prepared, codes):
         def multiple(k: int, j: int) -> Value:
@@ -122,14 +127,15 @@ class Magic(Multiplier):
 class Booth(Multiplier):
     """Radix-4 Booth recoding of c = q - 8, which is the code with its top bit flipped.
 
-    c = d0 + 4 * d1 with d0 = c[0] - 2 * c[1] in -2..1 and d1 = c[1] + c[2] - 2 * c[3] in -2..2 (Booth 1951, in
-    the form of MacSorley 1961).  P = sum of c[j] * x[j] + 8 * sum of x[j]; the last sum is the same for all lanes.
+    c = d0 + 4 * d1 with d0 = c[0] - 2 * c[1] in -2..1 and d1 = c[1] + c[2] - 2 * c[3] in -2..2 (Booth 1951,
+    in the form of MacSorley 1961).  P = sum of c[j] * x[j] + 8 * sum of x[j]; all lanes share the last sum.
     """
 
     @property
     def signature(self):
         mantissas = Out(signed(bits_for_magnitude(MANTISSA_MAX))).array(self.block_lanes)
-        return wiring.Signature({"x": mantissas, "neg": mantissas, "total": Out(total_shape(self.block_lanes))})
+        return wiring.Signature({"x": mantissas, "neg": mantissas,
+                                 "total": Out(total_shape(self.block_lanes))})
 
     def _prepare(self, x, total, prepared):
         return [*(prepared.x[j].eq(x[j]) for j in range(self.block_lanes)),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import ClockSignal, Instance, Module, unsigned
+from amaranth.hdl import Cat, ClockSignal, Instance, Module, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -23,7 +23,7 @@ def _check_size(width: int, depth: int) -> None:
 
 @dataclass(frozen=True)
 class RomSpec:
-    """A ROM whose contents stand in ``<name>.hex``: ``depth`` words of ``width`` bits, one hex word a line."""
+    """A ROM with its contents in ``<name>.hex``: ``depth`` words of ``width`` bits, one hex word a line."""
 
     name: str
     width: int
@@ -34,29 +34,30 @@ class RomSpec:
 
 
 class RomPort(wiring.Signature):
-    """A reader's view of a ROM, ``Out(RomPort(depth, width))``; with ``lanes``, of that many ROMs read in step.
+    """A reader's view of ``lanes`` words that are read at one address; a reader has ``Out(RomPort(...))``.
 
     Members
     -------
-    en, addr : Out    word ``addr`` appears on ``data`` in the next cycle
-    data : In(width), an array of ``lanes`` where given; holds while ``en`` is low, undefined before the first read
+    en, addr : Out    the words at ``addr`` appear on ``data`` in the next cycle
+    data : In(width).array(lanes)    holds while ``en`` is low; undefined before the first read
     """
 
-    def __init__(self, depth: int, width: int, lanes: int | None = None) -> None:
-        data = In(unsigned(width))
+    def __init__(self, *, width: int, depth: int, lanes: int) -> None:
         super().__init__({"en": Out(1), "addr": Out(address_bits(depth)),
-                          "data": data if lanes is None else data.array(lanes)})
+                          "data": In(unsigned(width)).array(lanes)})
 
 
 class Rom(wiring.Component):
     """``depth`` constant words of ``width`` bits, synchronous read: latency 1, one word a cycle.
 
     With ``init`` (plain ints, as many as ``depth``) the contents are part of the design.  Without it they are
-    read from ``<name>.hex`` by the module that ``rom_verilog`` writes, so that the design does not depend on them.
+    read from ``<name>.hex`` by the module that ``rom_verilog`` writes: the design does not depend on them.
 
     Members
     -------
-    en, addr : In, data : Out    the other side of a RomPort
+    addr : In
+    en : In(1)
+    data : Out(width)    the word at ``addr`` one cycle after ``en``; holds while ``en`` is low
     """
 
     def __init__(self, *, width: int, depth: int, name: str, init: Sequence[int] | None = None) -> None:
@@ -66,19 +67,22 @@ class Rom(wiring.Component):
                 raise ValueError(f"{name}: init must have {depth} words, not {len(init)}")
             for addr, word in enumerate(init):
                 if type(word) is not int or not 0 <= word < 1 << width:
-                    raise ValueError(f"{name}: word {addr} must be an int of {width} unsigned bits, not {word!r}")
+                    raise ValueError(
+                        f"{name}: word {addr} must be an int of {width} unsigned bits, not {word!r}")
         self.spec = RomSpec(name, width, depth)
         self._init = init
-        super().__init__(RomPort(depth, width).flip())
+        super().__init__({"addr": In(address_bits(depth)), "en": In(1), "data": Out(width)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
         if self._init is None:
             m.submodules.rom = Instance(
-                f"rom_{self.spec.name}", i_clk=ClockSignal(), i_en=self.en, i_addr=self.addr, o_data=self.data)
+                f"rom_{self.spec.name}",
+                i_clk=ClockSignal(), i_en=self.en, i_addr=self.addr, o_data=self.data)
             return m
         m.submodules.memory = memory = Memory(
-            shape=unsigned(self.spec.width), depth=self.spec.depth, init=self._init, attrs={"ram_style": "block"})
+            shape=unsigned(self.spec.width), depth=self.spec.depth, init=self._init,
+            attrs={"ram_style": "block"})
         read = memory.read_port()
         m.d.comb += [read.en.eq(self.en), read.addr.eq(self.addr), self.data.eq(read.data)]
         return m
@@ -87,8 +91,8 @@ class Rom(wiring.Component):
 def rom_verilog(name: str, width: int, depth: int) -> str:
     """The Verilog module ``rom_<name>`` behind a ``Rom`` without ``init``.
 
-    It has no parameters and a literal file name, which Verilator, Yosys and Icarus all take; ``<name>.hex`` is
-    looked for where the simulation or the synthesis runs.
+    It has no parameters and a literal file name, which Verilator, Yosys and Icarus all take; they look for
+    ``<name>.hex`` where they run.
     """
     _check_size(width, depth)
     return f"""\
@@ -104,3 +108,51 @@ module rom_{name} (
   always @(posedge clk) if (en) data <= mem[addr];
 endmodule
 """
+
+
+class WeightRom(wiring.Component):
+    """One ROM beside each row lane: ``<name>_00``, ``<name>_01`` ...
+
+    ``init`` is a list of words for each lane.
+
+    Members
+    -------
+    port : In(RomPort)
+    """
+
+    def __init__(self, *, width: int, depth: int, lanes: int, name: str = "weights",
+                 init: Sequence[Sequence[int]] | None = None) -> None:
+        self.specs = [RomSpec(f"{name}_{lane:02}", width, depth) for lane in range(lanes)]
+        self._init = init or [None] * lanes
+        super().__init__({"port": In(RomPort(width=width, depth=depth, lanes=lanes))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        for spec, init, word in zip(self.specs, self._init, self.port.data, strict=True):
+            m.submodules[spec.name] = rom = Rom(
+                width=spec.width, depth=spec.depth, name=spec.name, init=init)
+            m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr), word.eq(rom.data)]
+        return m
+
+
+class RowRom(wiring.Component):
+    """The small words of all lanes side by side in one ROM, lane 0 in the low bits.
+
+    Members
+    -------
+    port : In(RomPort)
+    """
+
+    def __init__(self, *, width: int, depth: int, lanes: int, name: str = "rows",
+                 init: Sequence[int] | None = None) -> None:
+        self.spec = RomSpec(name, width * lanes, depth)
+        self._init = init
+        super().__init__({"port": In(RomPort(width=width, depth=depth, lanes=lanes))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.rom = rom = Rom(
+            width=self.spec.width, depth=self.spec.depth, name=self.spec.name, init=self._init)
+        m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr),
+                     Cat(*self.port.data).eq(rom.data)]
+        return m

@@ -41,21 +41,24 @@ def product_latency(multiplier: Multiplier) -> int:
 
 
 class RowLane(wiring.Component):
-    """y = sat(rshr(sum over terms of sat(rshr(d * P - ((m * S) << k), -(e + scale)), wide_bits + 5), 4), wide_bits)
+    """y = sat(rshr(sum of the terms, 4), wide_bits)
+
+    term = sat(rshr(d * P - ((m * S) << k), -(e + scale)), wide_bits + 5), for each block and plane,
+    LSB 2**-16; y is Wide, LSB 2**-12.
 
     A free-running pipeline, one word a cycle; what belongs to a block is valid once a block.  With p =
     ``product_latency``, counted from ``word``::
 
         0        codes, and a slice of d and m
-        p        P (the sum over the block's words), d, m; ``total``, ``scale`` and ``row`` must be here
+        p        P (the sum over the block's words), d, m; ``total``, ``scale``, ``row``
         p + 1    d * P, m * S, shift = e + scale
         p + 2    T
         p + 3    T << (shift mod 8)
-        p + 4    the term: the rest of the shift, by multiples of eight, saturated; ``add`` and ``first`` must be here
+        p + 4    the term: the rest of the shift, by multiples of eight, and saturation; ``add``, ``first``
         p + 5    ``result``, if that was the row's last term
 
-    The two-step shift needs neither the negative of the shift nor a rounding adder: the fine step is always to the
-    left, the coarse one a selection of eleven, and half an LSB goes in with the accumulator's carry.
+    The two-step shift needs neither the negative of the shift nor a rounding adder: the fine step is always
+    to the left, the coarse one a selection of eleven, and half an LSB goes in with the accumulator's carry.
 
     Members
     -------
@@ -125,7 +128,7 @@ class RowLane(wiring.Component):
         with m.Else():
             m.d.sync += step.eq(coarse + 5)
 
-        # The term with a guard bit below it.  Only a shift to the left saturates, and then the guard bit is zero.
+        # The term with a guard bit below it.  Only shifts to the left saturate; there the guard bit is zero.
         term = Signal(signed(term_bits + 1), reset_less=True)
         sign = fine[-1]
         limit = Cat(Const(0, 1), (~sign).replicate(term_bits - 1), sign)

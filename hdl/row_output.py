@@ -15,11 +15,11 @@ def result_beat(lanes: int, width: int, tag_bits: int) -> data.StructLayout:
 class RowOutput(wiring.Component):
     """A queue of row groups that are under way or done, and their way into beats of ``vector_lanes``.
 
-    A group takes its place when its first weight is read, so that the fabric never has to stop in the middle: its
-    results fall into the place that was kept.  Latency 3 from ``push`` to a beat, then a beat a cycle.
+    A group takes its place when its first weight is read, so that the fabric never has to stop in the middle:
+    its results fall into the place that was kept.  Then a beat leaves every cycle.
 
-    With more row lanes than vector lanes a group is several beats; with fewer, several groups are a beat, and a
-    matrix' last beat is filled up with zeros.
+    With more row lanes than vector lanes a group is several beats; with fewer, several groups are a beat, and
+    a matrix' last beat is filled up with zeros.
 
     Members
     -------
@@ -30,13 +30,18 @@ class RowOutput(wiring.Component):
     o : Out(stream result_beat)
     """
 
-    def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int, depth: int) -> None:
-        self.row_lanes, self.vector_lanes, self.wide_bits, self.depth = row_lanes, vector_lanes, wide_bits, depth
-        self.tag_bits = tag_bits
+    LATENCY = 3
+    """Cycles from ``push`` to the group's first beat, if nothing is in the way."""
+
+    def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int,
+                 depth: int) -> None:
+        self.row_lanes, self.vector_lanes, self.wide_bits = row_lanes, vector_lanes, wide_bits
+        self.tag_bits, self.depth = tag_bits, depth
         self.max_beats = max(1, row_lanes // vector_lanes)
         super().__init__({
-            "free": Out(1), "allocate": In(1), "tag": In(tag_bits), "beats": In(range(max(2, self.max_beats))),
-            "last": In(1), "push": In(1), "results": In(signed(wide_bits)).array(row_lanes),
+            "free": Out(1),
+            "allocate": In(1), "tag": In(tag_bits), "beats": In(range(max(2, self.max_beats))), "last": In(1),
+            "push": In(1), "results": In(signed(wide_bits)).array(row_lanes),
             "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, tag_bits))),
         })
 
@@ -48,7 +53,8 @@ class RowOutput(wiring.Component):
         stored = Signal(range(self.depth + 1))   # places with results in them
         pop = Signal()
         m.d.comb += self.free.eq(taken != self.depth)
-        m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push), popped.eq(popped + pop),
+        m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push),
+                     popped.eq(popped + pop),
                      taken.eq(taken + self.allocate - pop), stored.eq(stored + self.push - pop)]
 
         meta = data.StructLayout({"tag": self.tag_bits, "last": 1, "beats": range(max(2, self.max_beats))})
@@ -90,7 +96,8 @@ class RowOutput(wiring.Component):
                 per_beat = self.vector_lanes // self.row_lanes
                 ends = (index == per_beat - 1) | group.data.last
                 m.d.comb += done.eq(1)
-                m.d.sync += [self.o.valid.eq(ends), beat.last.eq(group.data.last), index.eq(Mux(ends, 0, index + 1))]
+                m.d.sync += [self.o.valid.eq(ends), beat.last.eq(group.data.last),
+                             index.eq(Mux(ends, 0, index + 1))]
                 for j in range(self.vector_lanes):
                     with m.If(index == j // self.row_lanes):
                         m.d.sync += beat.data[j].eq(rows[j % self.row_lanes])

@@ -14,8 +14,8 @@ from weights_to_rom.model_format import BLOCK
 class XBuffer(wiring.Component):
     """Words of ``block_lanes`` mantissas, each with their sum and their block's exponent.
 
-    The sums are the S of docs/arithmetic.md: formed here, once, for all rows.  A vector is complete two cycles
-    after its last beat; ``vector_lanes`` elements a cycle go in, one word a cycle comes out (latency 1).
+    The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  A vector is complete two
+    cycles after its last beat; ``vector_lanes`` elements a cycle go in, a word a cycle comes out (latency 1).
 
     Members
     -------

@@ -12,12 +12,13 @@ from streams import collect, drive, simulate
 
 import hdl.matvec
 import hdl.row_lane
-from hdl.matvec import Matvec, WeightRom
+from hdl.matvec import Matvec
 from hdl.multiplier import MULTIPLIERS
-from hdl.rom import Rom
+from hdl.rom import RowRom, WeightRom
 from sim.golden.matvec import matvec
 from weights_to_rom.planes import planes
 from weights_to_rom.quantise import QuantisedMatrix
+from weights_to_rom.schedule import MatrixShape, Step
 
 LANES = [(1, 4, 2), (1, 32, 4), (2, 8, 4), (16, 32, 8), (12, 16, 4), (64, 32, 32)]
 
@@ -39,17 +40,17 @@ class Job:
 
 
 def random_job(rng, rows, blocks, bits, tag, *, exponents="near"):
-    """``near``: terms of a few thousand LSB, as in a model; ``wild``: every shift from nothing left to saturation."""
+    """``near``: terms as in a model; ``wild``: shifts from zero to saturation; ``far``: the outermost."""
     eight = bits == 8
+    q = rng.integers(0, 256 if eight else 16, (rows, blocks, 32)).astype(np.uint8)
     d, m = rng.integers(0, 256, (2, rows, blocks)).astype(np.uint8)
+    k = np.full(rows, 3) if eight else rng.integers(0, 5, rows)
     e, exp = {
         "near": lambda: (rng.integers(-16, -9, rows), rng.integers(-12, 0, blocks)),
         "wild": lambda: (rng.integers(-64, 60, rows), rng.integers(-60, 61, blocks)),
         "far": lambda: (rng.choice([-64, 59], rows), rng.choice([-128, 127], blocks)),
     }[exponents]()
-    matrix = QuantisedMatrix(
-        q=rng.integers(0, 256 if eight else 16, (rows, blocks, 32)).astype(np.uint8), d=d, m=d if eight else m,
-        e=e.astype(np.int8), k=(np.full(rows, 3) if eight else rng.integers(0, 5, rows)).astype(np.uint8), bits=bits)
+    matrix = QuantisedMatrix(q, d, d if eight else m, e.astype(np.int8), k.astype(np.uint8), bits)
     mant = rng.integers(-127, 128, (blocks, 32))
     if rng.random() < 0.2:
         mant[rng.integers(blocks)] = rng.choice([-127, 0, 127])
@@ -85,20 +86,14 @@ def pack(jobs, r, b):
 class Bench(wiring.Component):
     """The fabric with its ROMs."""
 
-    def __init__(self, jobs, lanes, wide_bits=32, multiplier="booth", **more):
+    def __init__(self, jobs, lanes, wide_bits=32, multiplier="booth"):
         r, b, vl = lanes
-        packed = []
-        for job in jobs:  # a restart reads again what is there
-            if job.restart and packed:
-                break
-            packed.append(job)
-        weights, rows = pack(packed, r, b)
-        self.dut = Matvec(
-            row_lanes=r, block_lanes=b, vector_lanes=vl, multiplier=multiplier, wide_bits=wide_bits,
-            max_blocks=max(job.shape[1] for job in jobs), max_terms=max(job.shape[1] * job.shape[2] for job in jobs),
-            n_words=len(weights[0]), n_groups=len(rows), **more)
-        self.weight_rom = WeightRom(row_lanes=r, block_lanes=b, n_words=len(weights[0]), init=weights)
-        self.row_rom = Rom(width=10 * r, depth=len(rows), name="rows", init=rows)
+        stored = [job for job in jobs if not job.restart] or jobs[:1]  # a restart reads again what is there
+        weights, rows = pack(stored, r, b)
+        self.dut = Matvec(row_lanes=r, block_lanes=b, vector_lanes=vl, multiplier=multiplier,
+                          wide_bits=wide_bits, matrices=[MatrixShape(Step.O, *job.shape) for job in stored])
+        self.weight_rom = WeightRom(width=9 * b // 2, depth=len(weights[0]), lanes=r, init=weights)
+        self.row_rom = RowRom(width=10, depth=len(rows), lanes=r, init=rows)
         members = self.dut.signature.members
         super().__init__({name: members[name] for name in ("command", "x", "o", "busy")})
 
@@ -106,7 +101,7 @@ class Bench(wiring.Component):
         m = Module()
         m.submodules.dut, m.submodules.weights, m.submodules.rows = self.dut, self.weight_rom, self.row_rom
         connect(m, self.dut.weights, self.weight_rom.port)
-        connect(m, self.dut.rows, self.row_rom)
+        connect(m, self.dut.rows, self.row_rom.port)
         for name in ("command", "x"):
             connect(m, flipped(getattr(self, name)), getattr(self.dut, name))
         connect(m, self.dut.o, flipped(self.o))
@@ -129,7 +124,8 @@ def vector_beats(job, vl):
 def expected(job, vl, wide_bits):
     y = matvec(job.matrix, job.mant, job.exp, wide_bits).tolist()
     y += [0] * (-len(y) % vl)
-    return [{"data": y[i:i + vl], "tag": job.tag, "last": int(i + vl == len(y))} for i in range(0, len(y), vl)]
+    return [{"data": y[i:i + vl], "tag": job.tag, "last": int(i + vl == len(y))}
+            for i in range(0, len(y), vl)]
 
 
 def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
@@ -167,13 +163,13 @@ def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
     return taken, out, busy
 
 
-def mixed_jobs(seed, lanes, exponents="near"):
+def mixed_jobs(seed, lanes):
     """Matrices of all kinds, one after another, and the first of them again."""
     rng = np.random.default_rng(seed)
     r = lanes[0]
     vl = lanes[2]
-    jobs = [random_job(rng, rows, blocks, bits, tag, exponents=exponents) for tag, (rows, blocks, bits) in enumerate(
-        [(2 * r + 1, 2, 4), (vl, 1, 8), (max(1, r - 1), 3, 8), (3 * r, 1, 4), (r + vl, 2, 8)])]
+    shapes = [(2 * r + 1, 2, 4), (vl, 1, 8), (max(1, r - 1), 3, 8), (3 * r, 1, 4), (r + vl, 2, 8)]
+    jobs = [random_job(rng, *shape, tag) for tag, shape in enumerate(shapes)]
     again = Job(jobs[0].matrix, rng.integers(-127, 128, jobs[0].mant.shape), jobs[0].exp, 7, restart=True)
     return [*jobs, again]
 
@@ -218,7 +214,7 @@ def test_corners(wide_bits):
 
 @pytest.mark.parametrize("lanes", [(4, 32, 4), (4, 8, 4), (2, 32, 8), (8, 16, 2)], ids=str)
 def test_cycles(lanes):
-    """Matvec's promises without stalls: no gap in a matrix, one cycle between two, the latency of every beat."""
+    """Without stalls: no gap in a matrix, one cycle between two, and the latency of every beat."""
     rng = np.random.default_rng(4)
     r, b, vl = lanes
     shapes = [(24 * r, 2, 4), (8 * r, 3, 8)]
@@ -241,7 +237,7 @@ def test_cycles(lanes):
 
 
 def test_one_cycle_groups():
-    """A group a cycle: 1 block of 32 lanes.  The queue is deep enough, and with r > vl the output is the limit."""
+    """A group a cycle: the queue is deep enough; with more row lanes than vector lanes the output limits."""
     rng = np.random.default_rng(6)
     *_, busy = check([random_job(rng, 160, 1, 4, 1)], (2, 32, 4))
     assert busy[-1] - busy[0] + 1 == 80
@@ -286,11 +282,11 @@ def test_the_check_catches(what, monkeypatch):
 @pytest.mark.parametrize("change, message", [
     ({"block_lanes": 12}, "block_lanes must be 4, 8, 16 or 32, not 12"),
     ({"multiplier": "dsp"}, "multiplier must be one of booth, magic, plain, not 'dsp'"),
-    ({"min_blocks": 3}, r"min_blocks must be 1 to max_blocks \(2\), not 3"),
+    ({"matrices": []}, "matrices must not be empty"),
     ({"row_lanes": 3}, r"one of row_lanes \(3\) and vector_lanes \(4\) must divide the other"),
 ])
 def test_refusals(change, message):
     arguments = {"row_lanes": 4, "block_lanes": 8, "vector_lanes": 4, "multiplier": "booth", "wide_bits": 32,
-                 "max_blocks": 2, "max_terms": 2, "n_words": 8, "n_groups": 1} | change
+                 "matrices": [MatrixShape(Step.O, 8, 2, 1)]} | change
     with pytest.raises(ValueError, match=f"^{message}$"):
         Matvec(**arguments)

