@@ -105,12 +105,15 @@ class LogitHash(wiring.Component):
         return m
 
 
-def leading_one_to_top(v, steps):
-    """v shifted left by those of ``steps`` (powers of two) that shift only zeros out, and by how many places."""
+def leading_one_to_top(m, name, v, steps):
+    """v shifted left by those of ``steps``, powers of two, that shift only zeros out, and how far that is."""
     zeros = []
     for step in steps:
-        zeros.append(v[len(v) - step:] == 0)
-        v = Mux(zeros[-1], v << step, v)[:len(v)]
+        # Signals, not expressions: each level uses the one before three times.
+        zero, shifted = Signal(name=f"{name}_zero{step}"), Signal(len(v), name=f"{name}_by{step}")
+        m.d.comb += [zero.eq(~v[len(v) - step:].any()), shifted.eq(Mux(zero, v << step, v))]
+        zeros.append(zero)
+        v = shifted
     return v, Cat(*reversed(zeros))
 
 
@@ -144,10 +147,10 @@ class NoiseOfWord(wiring.Component):
         m.d.comb += [port.en.eq(self.advance) for port in (log_v, log_a, tail_h)]
 
         # 1 and 2: v = 2c + 1 normalised; its top 12 bits are all that the second stage and the table ask for.
-        v, zeros = leading_one_to_top(Cat(Const(1, 1), self.word[:31]), (16, 8, 4))
+        v, zeros = leading_one_to_top(m, "word", Cat(Const(1, 1), self.word[:31]), (16, 8, 4))
         v, zeros_high = register(v[20:], "v"), register(zeros, "v_zeros_high")
         upper, place = register(self.word[31], "upper1"), register(self.word[25:31], "place1")
-        v, zeros = leading_one_to_top(v, (2, 1))
+        v, zeros = leading_one_to_top(m, "v", v, (2, 1))
         m.d.comb += log_v.addr.eq(v[3:11])
         zeros = register(Cat(zeros, zeros_high), "v_zeros")
         upper, place = register(upper, "upper2"), register(place, "place2")
@@ -159,7 +162,7 @@ class NoiseOfWord(wiring.Component):
 
         # 4: A - H, which is positive, beside the address of log2f(A), whose n is 17 less the places shifted.
         difference = register((a - tail_h.data)[:18], "difference")
-        top, zeros = leading_one_to_top(a, (4, 2, 1))
+        top, zeros = leading_one_to_top(m, "a", a, (4, 2, 1))
         m.d.comb += log_a.addr.eq(top[9:17])
         octaves = register((5 - zeros)[:3], "octaves")
         upper = register(upper, "upper4")

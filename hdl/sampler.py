@@ -92,7 +92,7 @@ class Sampler(wiring.Component):
 
         # A tournament: the winner of each pair goes on, the left one where they are equal.
         tail = (self.vocab_size - 1) % self.lanes + 1
-        nodes = [(score, Const(0, 0), ~last if lane >= tail else Const(1))
+        nodes = [(score, None, ~last if lane >= tail else Const(1))
                  for lane, score in enumerate(scores)]
         level = 0
         while len(nodes) > 1:
@@ -105,7 +105,9 @@ class Sampler(wiring.Component):
                 # The lanes beyond the vocabulary are the highest: where the right is within, so is the left.
                 right_wins = right_in & wins(right, left)
                 m.d.sync += [score.eq(Mux(right_wins, right, left)), within.eq(left_in),
-                             lane.eq(Cat(Mux(right_wins, right_lane, left_lane), right_wins))]
+                             lane[-1].eq(right_wins)]
+                if level:
+                    m.d.sync += lane[:-1].eq(Mux(right_wins, right_lane, left_lane))
                 winners.append((score, lane, within))
             nodes = winners
             valid, last = self.delayed(m, f"valid_{level}", valid), self.delayed(m, f"last_{level}", last)
@@ -119,7 +121,7 @@ class Sampler(wiring.Component):
         with m.If(valid):
             m.d.sync += beat.eq(beat + 1)
             with m.If((beat == 0) | wins(score, best)):
-                m.d.sync += [best.eq(score), self.o.payload.token.eq(Cat(lane, beat))]
+                m.d.sync += [best.eq(score), self.o.payload.token.eq(Cat(lane, beat) if level else beat)]
         with m.If(valid & last):
             m.d.sync += self.o.valid.eq(1)
         with m.Elif(self.o.ready):
