@@ -8,11 +8,12 @@ from amaranth.utils import bits_for
 
 from hdl.config import ChipConfig
 from hdl.embedding import Embedding
-from hdl.rom import Rom, RowRom, WeightRom
+from hdl.matvec import ROW_BITS
+from hdl.rom import Rom
+from hdl.row_lane import word_bits
 from hdl.sampler import Sampler
 from hdl.stage import Stage
-from hdl.streams import context_layout
-from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import embedding_matrix, layer_matrices
 
 TOKEN_BITS = 32
@@ -160,12 +161,12 @@ class Chip(wiring.Component):
             wide_bits=model.wide_bits, n_words=depth, n_groups=groups, base=base, row_base=row_base,
             vocab_size=model.vocab_size)
         if model.tied:
-            weights, rows = stage.weights, stage.rows
             m.d.comb += stage.peek.eq(embedding.active)
+            connect(m, embedding.weights, stage.weights)
+            connect(m, embedding.rows, stage.rows)
         else:
-            m.submodules.embedding_rom = weight_rom = WeightRom(width=9 * b // 2, depth=depth, lanes=1, name="embedding")
-            m.submodules.embedding_row_rom = row_rom = RowRom(width=10, depth=groups, lanes=1, name="embedding_rows")
-            weights, rows = weight_rom.port, row_rom.port
-        connect(m, embedding.weights, weights)
-        connect(m, embedding.rows, rows)
+            for port, width, words, name in ((embedding.weights, word_bits(b), depth, "embedding_00"),
+                                             (embedding.rows, ROW_BITS, groups, "embedding_rows")):
+                m.submodules[name] = rom = Rom(width=width, depth=words, name=name)
+                m.d.comb += [rom.en.eq(port.en), rom.addr.eq(port.addr), port.data[0].eq(rom.data)]
         return embedding

@@ -40,7 +40,7 @@ class ChipConfig:
             # A group of rows takes at least dim_padded / block_lanes cycles and brings row_lanes values.
             wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
             vector_lanes = 2
-            while vector_lanes < min(wanted, block_lanes) and model.head_dim % (2 * vector_lanes) == 0:
+            while vector_lanes < min(wanted, block_lanes) and model.kv_block % (2 * vector_lanes) == 0:
                 vector_lanes *= 2
         if attention_heads is None:
             attention_heads = model.n_rep
@@ -61,8 +61,8 @@ class ChipConfig:
         if self.vector_lanes not in (2, 4, 8, 16, 32) or self.vector_lanes > self.block_lanes:
             raise ValueError(f"vector_lanes must be a power of two from 2 to block_lanes ({self.block_lanes}), "
                              f"not {self.vector_lanes}")
-        if model.head_dim % self.vector_lanes:
-            raise ValueError(f"vector_lanes ({self.vector_lanes}) must divide head_dim ({model.head_dim})")
+        if model.kv_block % self.vector_lanes:
+            raise ValueError(f"vector_lanes ({self.vector_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
         if self.row_lanes % self.vector_lanes and self.vector_lanes % self.row_lanes:
             raise ValueError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide "
                              "the other")

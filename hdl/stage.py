@@ -6,12 +6,13 @@ from amaranth.lib.wiring import In, Out, connect
 
 from hdl.attention import Attention
 from hdl.config import ChipConfig
-from hdl.matvec import Matvec
+from hdl.matvec import ROW_BITS, Matvec
 from hdl.mx import Mx
 from hdl.residual import Residual
 from hdl.rmsnorm import RMSNorm
 from hdl.rom import RomPort, RowRom, WeightRom
 from hdl.rope import RoPE
+from hdl.row_lane import word_bits
 from hdl.streams import context_layout, stage_beat, vector_beat
 from hdl.swiglu import SwiGLU
 from weights_to_rom.model_format import BLOCK, ModelFormat
@@ -60,8 +61,8 @@ class Stage(wiring.Component):
         r, b, vl = config.row_lanes, config.block_lanes, config.vector_lanes
         self.n_words = sum(m.words(r, b) for m in self.all_matrices)
         self.n_groups = sum(m.groups(r) for m in self.all_matrices)
-        self.weights_port = RomPort(width=9 * b // 2, depth=self.n_words, lanes=r)
-        self.rows_port = RomPort(width=10, depth=self.n_groups, lanes=r)
+        self.weights_port = RomPort(width=word_bits(b), depth=self.n_words, lanes=r)
+        self.rows_port = RomPort(width=ROW_BITS, depth=self.n_groups, lanes=r)
         context = context_layout(config.n_sequences, config.max_context)
         beat = stage_beat(vl, model.wide_bits, context)
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
@@ -87,7 +88,7 @@ class Stage(wiring.Component):
             n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl, wide_bits=wide,
             sine_bits=model.sine_bits, max_context=config.max_context)
         m.submodules.mx_qkv = mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
-        m.submodules.attention = attention = Attention(model=model, config=config, n_layers=n_layers)
+        m.submodules.attention = attention = Attention(model=model, config=config)
         m.submodules.mx_attention = mx_attention = Mx(lanes=vl, block=BLOCK, width=wide + 4)
         m.submodules.swiglu = swiglu = SwiGLU(lanes=vl, wide_bits=wide)
         m.submodules.mx_swiglu = mx_swiglu = Mx(lanes=vl, block=BLOCK, width=2 * wide)
@@ -190,7 +191,9 @@ class Stage(wiring.Component):
                              producer.o.ready.eq(matvec.x.ready)]
 
         self._commands(m, matvec, start=rmsnorm.restart, sample=context.sample)
-        m.d.comb += [self.busy.eq(matvec.busy), self.step.eq(matvec.busy_tag)]
+        with m.If(matvec.command.valid & matvec.command.ready):
+            m.d.sync += self.step.eq(matvec.command.payload.tag)
+        m.d.comb += self.busy.eq(matvec.busy)
         return m
 
     @staticmethod
@@ -200,8 +203,8 @@ class Stage(wiring.Component):
     def _roms(self, m, matvec):
         """The ROMs, and who reads them: the fabric, or the embedding while no token is here."""
         b, r = self.config.block_lanes, self.config.row_lanes
-        m.submodules.weight_rom = weight_rom = WeightRom(width=9 * b // 2, depth=self.n_words, lanes=r)
-        m.submodules.row_rom = row_rom = RowRom(width=10, depth=self.n_groups, lanes=r)
+        m.submodules.weight_rom = weight_rom = WeightRom(width=word_bits(b), depth=self.n_words, lanes=r)
+        m.submodules.row_rom = row_rom = RowRom(width=ROW_BITS, depth=self.n_groups, lanes=r)
         for rom, reader, guest in ((weight_rom, matvec.weights, "weights"), (row_rom, matvec.rows, "rows")):
             m.d.comb += [rom.port.en.eq(reader.en), rom.port.addr.eq(reader.addr)]
             m.d.comb += [to.eq(data) for to, data in zip(reader.data, rom.port.data, strict=True)]
@@ -220,7 +223,6 @@ class Stage(wiring.Component):
         kind = Signal(range(max(2, len(kinds))))
         for name, values in (
             ("tag", [k.step for k in kinds]),
-            ("groups", [k.groups(self.config.row_lanes) for k in kinds]),
             ("rows", [k.rows for k in kinds]),
             ("blocks", [k.blocks for k in kinds]),
             ("two_planes", [k.planes == 2 for k in kinds]),

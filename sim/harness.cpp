@@ -75,8 +75,8 @@ Simulation* simulation_new(const char* rom_folder) {
     auto* s = new Simulation;
     s->chip->clk = 0;
     s->chip->rst = 1;
-    s->chip->i__valid = 0;
-    s->chip->o__ready = 0;
+    s->chip->i___05Fvalid = 0;
+    s->chip->o___05Fready = 0;
     s->chip->eval();  // reads the ROM images
     const int back = chdir(here);
     (void)back;
@@ -94,15 +94,15 @@ int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, in
     Vchip& chip = *s->chip;
     Statistics stats;
     std::memset(&stats, 0, sizeof stats);
-    set_words(chip.i__payload, command, COMMAND_WORDS);
-    chip.i__valid = 1;
-    chip.o__ready = 1;
+    set_words(chip.i___05Fpayload, command, COMMAND_WORDS);
+    chip.i___05Fvalid = 1;
+    chip.o___05Fready = 1;
     chip.eval();
     int step = -1;                     // of the matrix that is read
     uint64_t first = 0, last = 0;      // its weight words so far
     bool started = false, full = false;
     for (uint64_t waited = 0; waited < max_cycles; ++waited) {
-        const bool taken = chip.i__valid && chip.i__ready, replied = chip.o__valid;
+        const bool taken = chip.i___05Fvalid && chip.i___05Fready, replied = chip.o___05Fvalid;
         if (taken) started = true;
         if (started) ++stats.cycles;
         if (chip.logits_valid) {
@@ -122,15 +122,15 @@ int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, in
             last = waited;
         }
         if (replied)
-            for (int i = 0; i < REPLY_WORDS; ++i) reply[i] = word(chip.o__payload, i);
+            for (int i = 0; i < REPLY_WORDS; ++i) reply[i] = word(chip.o___05Fpayload, i);
         s->tick();
         if (taken) {
-            chip.i__valid = 0;
+            chip.i___05Fvalid = 0;
             chip.eval();
         }
         if (replied) {
             if (step >= 0) stats.within[step] += last - first + 1;
-            chip.o__ready = 0;
+            chip.o___05Fready = 0;
             chip.eval();
             *out = stats;
             return full ? 2 : 0;
