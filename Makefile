@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
 
-# The bundled model that the demo compiles, and what it tells.
 MODEL ?= stories-260k
 OUT ?= build/$(MODEL)
 PROMPT ?= Once upon a time
@@ -30,7 +29,8 @@ $(SETUP): requirements.lock pyproject.toml
 demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
 
-$(DEMO)/report.json: $(SETUP) $(wildcard models/stories-260k/*) $(wildcard weights_to_rom/*.py hdl/*.py sim/*)
+$(DEMO)/report.json: $(wildcard models/stories-260k/* weights_to_rom/*.py hdl/*.py sim/*.py sim/harness.cpp) \
+                     hardwire/compile.py hardwire/output.py | $(SETUP)
 	$(BIN)/hardwire compile stories-260k --out $(DEMO) --row-lanes 2
 
 test: $(SETUP) ## run the whole test suite and the linter

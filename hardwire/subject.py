@@ -57,6 +57,10 @@ class Subject:
         )
 
     @property
+    def vocab_size(self) -> int:
+        return self.output.format.vocab_size if self.output else self._source.checkpoint.config.vocab_size
+
+    @property
     def max_context(self) -> int:
         return self.output.config.max_context if self.output else self._source.checkpoint.config.max_seq_len
 
@@ -122,9 +126,12 @@ class Subject:
 
     def _numbers(self, prompt: str) -> list[int]:
         try:
-            return [int(word) for word in prompt.split()]
+            ids = [int(word) for word in prompt.split()]
         except ValueError:
             raise TokenizerError(
                 f'{self.name}: has no tokenizer, so its prompts are token numbers, as in "1 2 3", '
                 f"not {prompt!r}"
             ) from None
+        if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise TokenizerError(f"token {outside[0]} is not in the vocabulary of {self.vocab_size}")
+        return ids

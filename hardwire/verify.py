@@ -172,4 +172,4 @@ def default_prompts(subject: Subject) -> list[str]:
         return list(PROMPTS)
     rng = np.random.default_rng(1)
     shape = len(PROMPTS), min(8, subject.max_context)
-    return [" ".join(map(str, row)) for row in rng.integers(subject.model.format.vocab_size, size=shape)]
+    return [" ".join(map(str, row)) for row in rng.integers(subject.vocab_size, size=shape)]
