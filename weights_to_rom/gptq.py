@@ -60,12 +60,12 @@ def gptq(
 
 def _hessian(layer: Layer, name: str, stream: list[np.ndarray]) -> np.ndarray:
     """x^T x, float64[inputs, inputs], of the inputs x of the matrix ``name`` over the text."""
-    total = 0.0
+    inputs = layer.weights[name.removeprefix(layer.prefix)].shape[1]
+    total = np.zeros((inputs, inputs))
 
     def add(captured: str, x: np.ndarray) -> None:
-        nonlocal total
         if captured == name:
-            total = total + (x.T @ x).astype(np.float64)
+            np.add(total, x.T @ x, out=total)
 
     for x in stream:
         layer.forward(x, capture=add)

@@ -147,7 +147,7 @@ def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
     for first in range(0, rows, at_once):
         part = slice(first, first + at_once)
         exact = np.asarray(w[part], np.float64)
-        got = QuantisedMatrix(*(a[part] for a in (qm.q, qm.d, qm.m, qm.e, qm.k)), qm.bits).dequantise()
+        got = QuantisedMatrix(qm.q[part], qm.d[part], qm.m[part], qm.e[part], qm.k[part], qm.bits).dequantise()
         got[:, :inputs] -= exact
         got[:, inputs:] = 0
         rms = np.sqrt((got**2).reshape(-1, n_blocks, BLOCK).sum(axis=2) / in_block)
@@ -181,7 +181,7 @@ def fit_blocks(
     d, m = _search(columns, bits, h, m_step)
     q = _codes(columns, d, m * m_step, bits)
     q = np.ascontiguousarray(q.T, np.uint8).reshape(w.shape)
-    return q, *(a.astype(np.uint8).reshape(rows, n_blocks) for a in (d, m))
+    return q, d.astype(np.uint8).reshape(rows, n_blocks), m.astype(np.uint8).reshape(rows, n_blocks)
 
 
 def _quantise_rows(w: np.ndarray, bits: int, h: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -294,13 +294,11 @@ def _search_symmetric(
     s = np.abs(w).max(axis=0) / np.float32(127)
     if m_step is None:
         return s, s
-    d = best = None
+    d, best = np.zeros_like(s), np.full_like(s, np.inf)
     for near in (0, -1, 1, 2, 3):
         candidate = np.clip(np.rint(s) + np.float32(near), 0, 255)
         r = ((_codes(w, candidate, candidate, 8) - 128) * candidate - w) ** 2
         e = (r if h is None else r * h).sum(axis=0)
-        if best is None:
-            d, best = candidate, e
         d, best = np.where(e < best, candidate, d), np.minimum(e, best)
     return d, d
 
