@@ -147,7 +147,9 @@ def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
     for first in range(0, rows, at_once):
         part = slice(first, first + at_once)
         exact = np.asarray(w[part], np.float64)
-        got = QuantisedMatrix(qm.q[part], qm.d[part], qm.m[part], qm.e[part], qm.k[part], qm.bits).dequantise()
+        got = QuantisedMatrix(
+            qm.q[part], qm.d[part], qm.m[part], qm.e[part], qm.k[part], qm.bits
+        ).dequantise()
         got[:, :inputs] -= exact
         got[:, inputs:] = 0
         rms = np.sqrt((got**2).reshape(-1, n_blocks, BLOCK).sum(axis=2) / in_block)
