@@ -1,0 +1,270 @@
+"""A row of the embedding table, read out of the weight ROM, as Wide."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
+
+from hdl.rom import RomPort
+from hdl.streams import vector_beat
+from weights_to_rom.model_format import BLOCK
+
+SHIFT_BITS = 6
+LSB_BITS = 12
+VALUE_BITS = 16
+"""-255 * 128 <= v < 255 * 128 for every d, m, q and k (up to 7): 16 bits signed."""
+
+
+def rounded(shifted):
+    """shifted / 2**16, half up."""
+    return shifted[VALUE_BITS:].as_signed() + shifted[VALUE_BITS - 1]
+
+
+class Dequantise(wiring.Component):
+    """y = sat(rshr(v, 16 - places), wide_bits), where v = d * code - minimum, or d * (16 * code + next code).
+
+    Latency ``DEPTH`` advances, one code each: a multiplication, an addition, a shift and a rounding.
+    places and beyond belong to a row and may not change while it passes.
+
+    Members
+    -------
+    advance : In(1)          moves the pipeline by a stage
+    code : In(signed(5))     0..15, or -8..7 in a high plane
+    d : In(8)                beside code
+    high, low : In(1)        beside the product of code: the high plane of two, or the low one
+    minimum : In(15)         beside the product of code: m << k, zero with two planes
+    places : In(6)           0..wide_bits + 15
+    beyond : In(15)          bit p: a value of that magnitude bit leaves Wide
+    y : Out(signed(wide_bits))
+    """
+
+    DEPTH = 4
+
+    def __init__(self, *, wide_bits):
+        self.wide_bits = wide_bits
+        super().__init__({
+            "advance": In(1), "code": In(signed(5)), "d": In(8), "high": In(1), "low": In(1),
+            "minimum": In(15), "places": In(6), "beyond": In(VALUE_BITS - 1), "y": Out(signed(wide_bits))})
+
+    def elaborate(self, platform):
+        m = Module()
+        product = Signal(signed(13))  # 15 * 255 < 2**12
+        value = Signal(signed(VALUE_BITS))
+        width = self.wide_bits + VALUE_BITS
+        shifted, saturates, negative = Signal(signed(width)), Signal(), Signal()
+
+        # Small steps first: the value grows only as far as it has been shifted.  Only a value that saturates
+        # has bits above the register.
+        level = value
+        for k, place in enumerate(self.places):
+            step = Signal(signed(min(len(level) + (1 << k), width)), name=f"by{1 << k}")
+            m.d.comb += step.eq(Mux(place, level << (1 << k), level))
+            level = step
+
+        with m.If(self.advance):
+            m.d.sync += [
+                product.eq(self.code * self.d),
+                value.eq(Mux(self.high, product << 4, product + Mux(self.low, value, -self.minimum))),
+                shifted.eq(level),
+                saturates.eq(((value[:-1] ^ value[-1].replicate(VALUE_BITS - 1)) & self.beyond).any()),
+                negative.eq(value[-1]),
+                self.y.eq(rounded(shifted)),
+            ]
+            with m.If(saturates):
+                m.d.sync += self.y.eq(Cat((~negative).replicate(self.wide_bits - 1), negative).as_signed())
+        return m
+
+
+class Embedding(wiring.Component):
+    """o = sat(rshr(v, -(e + residual_shift + 12)), wide_bits), v = d * (q - 128) or d * q - (m << k).
+
+    Row t of the table is row t % row_lanes of group t // row_lanes.  Both, and the group's address, come from
+    one bit-serial division.  For each block d and m are read first, then the codes, ``vector_lanes`` of one
+    plane a cycle: nothing larger than a beat is buffered, at the price of reading words more than once.
+
+    Cycles without stalls, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
+    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 7 cycles
+    after the token moved, further ones p cycles later each and s more from block to block, the last one
+    t + 7 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
+
+    Parameters
+    ----------
+    row_lanes : rows side by side in the ROM, any number
+    block_lanes : codes in a ROM word of a lane
+    vector_lanes : elements a beat, at most block_lanes
+    n_blocks : blocks of 32 a row
+    bits : 4 or 8
+    wide_bits : width of Wide
+    n_words, n_groups : depths of the ROMs
+    base, row_base : where the table begins in them
+    vocab_size : tokens are below it
+
+    Members
+    -------
+    i : In(stream, token)
+    residual_shift : In(signed(6))    may change only while no token is inside
+    weights : Out(RomPort)            block_lanes codes, above them a slice of d | m << 8 in each lane
+    rows : Out(RomPort)               lanes of 10 bits: e (7 bits signed), k
+    active : Out(1)                   a token is inside: the ROM ports belong to this unit
+    o : Out(stream, vector_beat)      n_blocks * 32 elements, LSB 2**-12
+    """
+
+    def __init__(self, *, row_lanes, block_lanes, vector_lanes, n_blocks, bits, wide_bits, n_words, n_groups,
+                 base, row_base, vocab_size):
+        if block_lanes not in (4, 8, 16, BLOCK):
+            raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {block_lanes!r}")
+        if vector_lanes < 1 or vector_lanes & (vector_lanes - 1) or vector_lanes > block_lanes:
+            raise ValueError(f"vector_lanes must be a power of two up to block_lanes ({block_lanes}), "
+                             f"not {vector_lanes!r}")
+        if bits not in (4, 8):
+            raise ValueError(f"bits must be 4 or 8, not {bits!r}")
+        self.row_lanes, self.block_lanes, self.vector_lanes = row_lanes, block_lanes, vector_lanes
+        self.n_blocks, self.bits, self.wide_bits, self.vocab_size = n_blocks, bits, wide_bits, vocab_size
+        self.base, self.row_base = base, row_base
+        self.planes, self.subs = bits // 4, BLOCK // block_lanes
+        self.word_chunks = block_lanes // vector_lanes
+        self.row_words = n_blocks * self.planes * self.subs
+        groups = -(-vocab_size // row_lanes)
+        if base + groups * self.row_words > n_words:
+            raise ValueError(f"n_words must be at least {base + groups * self.row_words}, not {n_words!r}")
+        if row_base + groups > n_groups:
+            raise ValueError(f"n_groups must be at least {row_base + groups}, not {n_groups!r}")
+        # d, and m where there are minima, in slices of block_lanes / 2 bits.
+        self.scale_words = -(-(16 if bits == 4 else 8) // (block_lanes // 2))
+        super().__init__({
+            "i": In(stream.Signature(data.StructLayout({"token": bits_for(vocab_size - 1)}))),
+            "residual_shift": In(signed(SHIFT_BITS)),
+            "weights": Out(RomPort(depth=n_words, width=9 * block_lanes // 2, lanes=row_lanes)),
+            "rows": Out(RomPort(depth=n_groups, width=10, lanes=row_lanes)),
+            "active": Out(1),
+            "o": Out(stream.Signature(vector_beat(vector_lanes, wide_bits)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        # What a read brings, and the same in step with the data.
+        tag_layout = data.StructLayout({
+            "scales": 1, "codes": 1, "high": 1, "last": 1, "within": range(max(self.word_chunks, 2))})
+        reading = Signal(tag_layout)
+        stages = "rom", "code", "product", "value", "shifted", "o"
+        tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
+        advance = Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            self.o.valid.eq(tags[-1].codes & ~tags[-1].high), self.o.payload.last.eq(tags[-1].last),
+        ]
+        with m.If(advance):
+            m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
+
+        lane = self.read(m, advance, reading, empty=~Cat(tag.codes for tag in tags).any())
+        self.scale(m, advance, lane, at_rom=tags[0], at_product=tags[2])
+        return m
+
+    def read(self, m, advance, reading, empty):
+        """From a token to reads; the row lane that it has its row in."""
+        token = Signal.like(self.i.payload.token)
+        lane = Signal(range(max(self.row_lanes, 2)))
+        offset = Signal(range(-(-self.vocab_size // self.row_lanes) * self.row_words))
+        step = Signal(range(len(token)))
+        doubled, enough = Signal(len(lane) + 1), Signal()
+        m.d.comb += [doubled.eq(Cat(token[-1], lane)), enough.eq(doubled >= self.row_lanes)]
+
+        address = Signal.like(self.weights.addr)
+        block, word = Signal(range(max(self.n_blocks, 2))), Signal(range(max(self.scale_words, 2)))
+        chunk, plane = Signal(range(BLOCK // self.vector_lanes)), Signal()
+        last_chunk, last_plane, last_block = Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_chunk.eq(chunk == BLOCK // self.vector_lanes - 1),
+            last_plane.eq(plane == self.planes - 1),
+            last_block.eq(block == self.n_blocks - 1),
+        ]
+        within_bits = self.word_chunks.bit_length() - 1
+
+        with m.FSM(name="state") as fsm:
+            m.d.comb += self.active.eq(~fsm.ongoing("token") | ~empty)
+            with m.State("token"):
+                m.d.comb += self.i.ready.eq(empty)
+                with m.If(self.i.valid & empty):
+                    m.d.sync += [token.eq(self.i.payload.token), lane.eq(0), offset.eq(0), step.eq(0)]
+                    m.next = "divide"
+            with m.State("divide"):
+                # Bit by bit from the token's top: the remainder into lane, the quotient into token and, times
+                # row_words, into offset.
+                m.d.sync += [
+                    lane.eq(Mux(enough, doubled - self.row_lanes, doubled)), token.eq(Cat(enough, token)),
+                    offset.eq((offset << 1) + Mux(enough, self.row_words, 0)), step.eq(step + 1),
+                ]
+                with m.If(step == len(token) - 1):
+                    m.next = "row"
+            with m.State("row"):
+                m.d.comb += [self.rows.en.eq(1), self.rows.addr.eq(self.row_base + token)]
+                m.d.sync += [address.eq(self.base + offset), block.eq(0)]
+                m.next = "scales"
+            with m.State("scales"):
+                m.d.comb += [self.weights.en.eq(advance), self.weights.addr.eq(address + word),
+                             reading.scales.eq(1)]
+                with m.If(advance):
+                    m.d.sync += word.eq(word + 1)
+                    with m.If(word == self.scale_words - 1):
+                        m.d.sync += word.eq(0)
+                        m.next = "codes"
+            with m.State("codes"):
+                m.d.comb += [
+                    self.weights.en.eq(advance),
+                    self.weights.addr.eq(address + plane * self.subs + (chunk >> within_bits)),
+                    reading.codes.eq(1), reading.high.eq(~last_plane),
+                    reading.last.eq(last_block & last_chunk),
+                ]
+                if within_bits:
+                    m.d.comb += reading.within.eq(chunk)
+                with m.If(advance):
+                    m.d.sync += plane.eq(~last_plane)
+                    with m.If(last_plane):
+                        m.d.sync += chunk.eq(chunk + 1)
+                        with m.If(last_chunk):
+                            m.d.sync += [address.eq(address + self.planes * self.subs), block.eq(block + 1)]
+                            m.next = "scales"
+                            with m.If(last_block):
+                                m.next = "token"
+        return lane
+
+    def scale(self, m, advance, lane, at_rom, at_product):
+        """From the ROMs' words to Wide."""
+        # e and k of the row, and two cycles later, long before the first value, how far that shifts.
+        row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
+        row_read = Signal()
+        m.d.sync += row_read.eq(self.rows.en)
+        with m.If(row_read):
+            m.d.sync += row.eq(Array(self.rows.data)[lane])
+        places, beyond = Signal(range(self.wide_bits + VALUE_BITS)), Signal(VALUE_BITS - 1)
+        wanted = row.e + self.residual_shift + (LSB_BITS + VALUE_BITS)  # -68..122
+        most = self.wide_bits + VALUE_BITS - 1
+        m.d.sync += [
+            places.eq(Mux(wanted < 0, 0, Mux(wanted > most, most, wanted))),
+            # Magnitude bit p at place p + places - 16 of Wide, which has wide_bits - 1 of them.
+            beyond.eq(Cat(places >= most - p for p in range(VALUE_BITS - 1))),
+        ]
+
+        word = Signal.like(self.weights.data[0])
+        m.d.comb += word.eq(Array(self.weights.data)[lane])
+        scales = Signal(self.scale_words * self.block_lanes // 2)
+        minimum = Signal(15)
+        with m.If(advance):
+            with m.If(at_rom.scales):
+                m.d.sync += scales.eq(Cat(scales, word[4 * self.block_lanes:])[self.block_lanes // 2:])
+            if self.planes == 1:
+                m.d.sync += minimum.eq(scales[8:16] << row.k)
+
+        codes = word[:4 * self.block_lanes].word_select(at_rom.within, 4 * self.vector_lanes)
+        for n in range(self.vector_lanes):
+            m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
+            code = Signal(signed(5), name=f"code{n}")
+            nibble, high = codes[4 * n:4 * n + 4], at_rom.high
+            with m.If(advance):
+                # The high plane holds q - 128 in its top four bits: its own top bit inverted is the sign.
+                m.d.sync += code.eq(Cat(nibble[:3], nibble[3] ^ high, ~nibble[3] & high))
+            m.d.comb += [
+                dequantise.advance.eq(advance), dequantise.code.eq(code), dequantise.d.eq(scales[:8]),
+                dequantise.high.eq(at_product.high), dequantise.low.eq(self.planes == 2),
+                dequantise.minimum.eq(minimum), dequantise.places.eq(places), dequantise.beyond.eq(beyond),
+                self.o.payload.data[n].eq(dequantise.y),
+            ]
