@@ -142,8 +142,10 @@ class Embedding(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # What a read brings, and the same in step with the data.
-        tag_layout = data.StructLayout({
-            "scales": 1, "codes": 1, "high": 1, "last": 1, "within": range(max(self.word_chunks, 2))})
+        members = {"scales": 1, "codes": 1, "high": 1, "last": 1}
+        if self.word_chunks > 1:
+            members["within"] = range(self.word_chunks)
+        tag_layout = data.StructLayout(members)
         reading = Signal(tag_layout)
         stages = "rom", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
@@ -214,7 +216,7 @@ class Embedding(wiring.Component):
                     reading.codes.eq(1), reading.high.eq(~last_plane),
                     reading.last.eq(last_block & last_chunk),
                 ]
-                if within_bits:
+                if self.word_chunks > 1:
                     m.d.comb += reading.within.eq(chunk)
                 with m.If(advance):
                     m.d.sync += plane.eq(~last_plane)
@@ -254,7 +256,9 @@ class Embedding(wiring.Component):
             if self.planes == 1:
                 m.d.sync += minimum.eq(scales[8:16] << row.k)
 
-        codes = word[:4 * self.block_lanes].word_select(at_rom.within, 4 * self.vector_lanes)
+        codes = word[:4 * self.block_lanes]
+        if self.word_chunks > 1:
+            codes = codes.word_select(at_rom.within, 4 * self.vector_lanes)
         for n in range(self.vector_lanes):
             m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
             code = Signal(signed(5), name=f"code{n}")
