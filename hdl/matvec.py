@@ -176,27 +176,41 @@ class Matvec(wiring.Component):
         # and stay until that of the next group's: no lane needs to keep them.
         p = self._product
         restart = fresh & command.restart
-        starts = issue & group_starts
-        m.d.comb += [self.weights.en.eq(at(1, issue, "issue")), self.busy.eq(self.weights.en),
-                     self.rows.en.eq(at(p - 1, starts, "starts"))]
-        for port, step, again in ((self.weights, issue, restart),
-                                  (self.rows, at(p - 2, starts, "row"), at(p - 2, restart, "restart"))):
+        m.d.comb += self.busy.eq(self.weights.en)
+        for port, step, again in (
+                (self.weights, issue, restart),
+                (self.rows, at(p - 2, issue & group_starts, "group_starts"), at(p - 2, restart, "restart"))):
+            m.d.comb += port.en.eq(at(1, step, "en"))
             with m.If(step):
                 m.d.sync += port.addr.eq(Mux(again, 0, port.addr + 1))
 
-        # What all lanes share, in the stage in which they want it.  S of a block grows with its words.
+        block_end = [issue & block_ends]
+        for stage in range(1, p + 5):
+            block_end.append(at(stage, block_end[-1], "block_end", since=stage - 1))
+
+        def of_block(stage: int, value: Value, name: str, since: int) -> Value:
+            """As ``at``, with the block's last word: a register a block is enough, not one a cycle."""
+            while since < stage:
+                held = Signal(value.shape(), name=f"{name}_{since + 1}", reset_less=True)
+                with m.If(block_end[since]):
+                    m.d.sync += held.eq(value)
+                value, since = held, min(since + parts, stage)
+            return value
+
+        # What all lanes share, in the stage in which they want it.
         prepared = self.multiplier.prepare(m, buffer.mant, buffer.total)
-        part_starts = at(p - 1, part == 0, "part_starts")
-        total = at(p - (parts > 1), buffer.total, "total", since=1)
-        if parts > 1:
+        part_starts = at(1, part == 0, "part_starts")
+        total, total_stage = buffer.total, 1
+        if parts > 1:  # S of a block grows with its words
             grown = Signal(total_shape(BLOCK), reset_less=True)
             m.d.sync += grown.eq(Mux(part_starts, 0, grown) + total)
-            total = grown
+            total, total_stage = grown, 2
+        total = of_block(p, total, "total", since=total_stage)
         high_plane = at(1, command.two_planes & ~low_plane, "high_plane")
         scale = Signal(SCALE_SHAPE)
         m.d.comb += scale.eq(buffer.exp + Mux(high_plane, TERM_FRACTION + HIGH_PLANE, TERM_FRACTION))
-        scale = at(p, scale, "scale", since=1)
-        add, first = at(p + 4, issue & block_ends, "add"), at(p + 4, first_term, "first")
+        scale = of_block(p, scale, "scale", since=1)
+        start, first = at(p - 1, part_starts, "part_starts", since=1), at(p + 4, first_term, "first_term")
 
         for index, (word, row, result) in enumerate(
                 zip(self.weights.data, self.rows.data, output.results, strict=True)):
@@ -204,8 +218,8 @@ class Matvec(wiring.Component):
                 multiplier=self.multiplier, wide_bits=self.wide_bits, max_terms=self.max_terms)
             connect(m, prepared, lane.prepared)
             m.d.comb += [
-                lane.word.eq(word), lane.row.eq(row), lane.start.eq(part_starts), lane.total.eq(total),
-                lane.scale.eq(scale), lane.add.eq(add), lane.first.eq(first),
+                lane.word.eq(word), lane.row.eq(row), lane.start.eq(start), lane.total.eq(total),
+                lane.scale.eq(scale), lane.add.eq(block_end[p + 4]), lane.first.eq(first),
                 result.eq(lane.result),
             ]
         m.d.comb += output.push.eq(at(self._result, issue & group_ends, "push"))
