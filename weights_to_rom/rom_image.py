@@ -7,7 +7,7 @@ Word layouts, from the least significant bit:
     rows            a row group: for each lane e (7 bits signed), k (3 bits)
     gain            vector_lanes norm gains of 16 bits, signed; all norms in the order of use
     norm            eps_q (32 bits), gain exponent (8 bits, signed): one word a norm
-    freq            a pair's turns per position, 32 bits
+    freq            turns per position of the vector_lanes / 2 pairs of a beat, 32 bits each
     constant        residual shift of a tied embedding (6 bits), end-of-text token (32 bits)
     embedding_00, embedding_rows    an untied embedding table, as one row lane
 """
@@ -146,7 +146,7 @@ def rom_images(model: IntegerModel, *, row_lanes: int, block_lanes: int, vector_
     yield RomImage.from_bits("gain", _field(gains, 16).reshape(len(gains), -1))
     yield RomImage.from_bits("norm", np.concatenate(
         [_field([norm.eps_q for norm in norms], 32), _field([norm.gain_exp for norm in norms], 8)], axis=-1))
-    yield RomImage.from_bits("freq", _field(model.freq_q, 32))
+    yield RomImage.from_bits("freq", _field(model.freq_q, 32).reshape(f.head_dim // vector_lanes, -1))
     end = model.eos_token_ids[0] if model.eos_token_ids else NO_TOKEN
     shift = model.residual_shift if f.tied else 0
     yield RomImage.from_bits("constant", np.concatenate([_field([shift], 6), _field([end], 32)], axis=-1))
