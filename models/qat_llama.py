@@ -35,6 +35,7 @@ class Preset:
     head_dim: int
     ffn_dim: int
     context: int
+    window: int  # most rows of a training batch are no longer than this: attention is what costs
     merges: bool
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
@@ -46,8 +47,8 @@ class Preset:
 
 
 PRESETS = {
-    "stories-tiny": Preset(64, 32, 2, 4, 2, 8, 32, 512, merges=False),
-    "stories-260k": Preset(512, 64, 5, 8, 4, 8, 192, 512, merges=True),
+    "stories-tiny": Preset(64, 32, 2, 4, 2, 8, 32, 512, 160, merges=False),
+    "stories-260k": Preset(512, 64, 5, 8, 4, 8, 192, 512, 512, merges=True),
 }
 
 
@@ -355,6 +356,7 @@ def load(directory: Path, numbers: Numbers) -> tuple[Llama, Tokenizer]:
         head_dim=config["head_dim"],
         ffn_dim=config["intermediate_size"],
         context=config["max_position_embeddings"],
+        window=config["max_position_embeddings"],
         merges=bool(json.loads(tokenizer.to_str())["model"]["merges"]),
         rope_theta=config["rope_theta"],
         norm_eps=config["rms_norm_eps"],

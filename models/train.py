@@ -72,20 +72,22 @@ def drop_rare(stories: list[str]) -> list[str]:
 def batches(stories: list[list[int]], p: Preset, tokens: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """Endless batches int64[rows, time + 1], filled with -1, of about ``tokens`` tokens each.
 
-    A row is one story between two end tokens, and rows of a batch are of like length.  One row in ten chains
-    stories up to the full context, so that every position is trained.  Of a story longer than the context a
-    row takes the beginning, or one time in four the end.
+    A row is one story between two end tokens; rows of a batch are of like length.  Some rows chain stories
+    up to the full context, so that every position is trained.  Stories longer than the preset's window are
+    cut to it, at their beginning, their end or anywhere; now and then the window is the whole context.
     """
-    room = p.context + 1
     while True:
         order = rng.permutation(len(stories))
-        for start in range(0, len(order), 2048):
+        for start in range(0, len(order), 512):
+            room = 1 + (p.context if rng.random() < 0.15 else p.window)
             rows: list[list[int]] = []
             chain: list[int] = []
-            for i in order[start : start + 2048]:
+            for i in order[start : start + 512]:
                 story = stories[i]
                 if len(story) > room:
-                    rows.append(story[-room:] if rng.random() < 0.25 else story[:room])
+                    last = len(story) - room
+                    at = rng.choice([0, last, rng.integers(last + 1)], p=[0.5, 0.2, 0.3])
+                    rows.append(story[at : at + room])
                 elif chain or rng.random() < 0.1:
                     chain = chain[:-1] + story
                     if len(chain) >= room:
