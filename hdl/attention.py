@@ -9,6 +9,7 @@ from hdl.attention_scores import AttentionScores
 from hdl.attention_sums import AttentionSums
 from hdl.config import ChipConfig
 from hdl.kv_cache import KvCache, kv_beat
+from hdl.rom import address_bits
 from hdl.streams import mx_beat, scaled_beat
 from weights_to_rom.model_format import ModelFormat
 
@@ -130,10 +131,10 @@ class Attention(wiring.Component):
                      cache.position.eq(self.position), cache.write.payload.eq(self.i.payload),
                      heads.q.payload.eq(self.i.payload)]
 
-        beat = Signal(range(max(self.kv_beats, self.pass_beats)))
-        passed = Signal(range(self.passes))
+        beat = Signal(address_bits(max(self.kv_beats, self.pass_beats)))
+        passed = Signal(address_bits(self.passes))
         index = Signal.like(cache.request.payload)
-        same = Signal(range(self.passes_an_index))       # passes that have read this index
+        same = Signal(address_bits(self.passes_an_index))       # passes that have read this index
         with m.If(cache.request.ready):
             m.d.sync += cache.request.valid.eq(0)
         with m.FSM(name="part"):

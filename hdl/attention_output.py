@@ -9,6 +9,7 @@ from hdl.attention_sums import sums_signature
 from hdl.bits import bitlen, saturate
 from hdl.divider import Reciprocal
 from hdl.product import Product
+from hdl.rom import address_bits
 from hdl.streams import scaled_beat
 
 BASE = -16
@@ -55,11 +56,12 @@ class AttentionOutput(wiring.Component):
 
         # Into the dividers, a head a cycle.  den >= 2**15, the exponential of the maximum.
         fed = Signal(range(self.heads + 1))
-        den, whole_den = Signal.like(sums.den[0]), Signal.like(sums.den[0])
-        above = Signal(range(len(den) - 15))                   # nb - 16
+        den, whole_den = (Signal.like(sums.den[0], name=name, reset_less=True)
+                          for name in ("den", "whole_den"))
+        above = Signal(address_bits(len(den) - 15))                   # nb - 16
         above_of = Array(Signal.like(above, name=f"above_{h}") for h in range(self.heads))
         at_den, at_above = Signal(), Signal()
-        den_head, above_head = Signal(range(self.heads)), Signal(range(self.heads))
+        den_head, above_head = Signal(address_bits(self.heads)), Signal(address_bits(self.heads))
         m.d.sync += [at_den.eq(0), at_above.eq(at_den)]
         with m.If(sums.valid & (fed != self.heads)):
             m.d.sync += [den.eq(Array(sums.den)[fed]), den_head.eq(fed), at_den.eq(1), fed.eq(fed + 1)]
@@ -78,8 +80,9 @@ class AttentionOutput(wiring.Component):
         # Out of them, head by head.
         advance = Signal()
         m.d.comb += advance.eq(~o.valid | o.ready)
-        head, beat, flat = Signal(range(self.heads)), Signal(range(head_beats)), Signal(range(beats))
-        passed = Signal(range(self.passes))
+        head, beat = Signal(address_bits(self.heads)), Signal(address_bits(head_beats))
+        flat = Signal(address_bits(beats))                     # beat of all heads
+        passed = Signal(address_bits(self.passes))
         go, head_end, end = Signal(), Signal(), Signal()
         m.d.comb += [
             go.eq(Array(d.o.valid for d in dividers)[head]),
@@ -95,8 +98,9 @@ class AttentionOutput(wiring.Component):
             with m.If(end):
                 m.d.sync += [fed.eq(0), passed.eq(Mux(passed == self.passes - 1, 0, passed + 1))]
 
-        num = [Signal.like(sums.num[0][0], name=f"num_{j}") for j in range(self.vector_lanes)]
-        inverse = Signal(17)
+        num = [Signal.like(sums.num[0][0], name=f"num_{j}", reset_less=True)
+               for j in range(self.vector_lanes)]
+        inverse = Signal(17, reset_less=True)
         # The shift but for its last bit, which rounds: 1 or more, as lift <= 13.
         right = Signal(range(len(den) - 16 + 14 + 12 + 1))
         at_num, last = Signal(), Signal()
@@ -127,7 +131,8 @@ class AttentionOutput(wiring.Component):
         at_product, product_last, shift = marks[0], marks[1], marks[2:]
 
         # |num * R| < 2**(len(num) + 15).
-        shifted = [Signal(signed(len(num[0]) + 16), name=f"shifted_{j}") for j in range(self.vector_lanes)]
+        shifted = [Signal(signed(len(num[0]) + 16), name=f"shifted_{j}", reset_less=True)
+                   for j in range(self.vector_lanes)]
         at_shifted, shifted_last = Signal(), Signal()
         m.d.comb += o.payload.base.eq(BASE)
         with m.If(advance):

@@ -7,6 +7,7 @@ from amaranth.utils import ceil_log2
 
 from hdl.bits import saturate, shift_right
 from hdl.kv_cache import kv_beat
+from hdl.rom import address_bits
 from hdl.streams import EXP_BITS, mx_beat
 
 SCORE_BITS = 16
@@ -62,7 +63,7 @@ class AttentionScores(wiring.Component):
 
         # One word: the product's operands of every head, and its marks.
         have_q, release_q = Signal(), Signal()
-        sub = Signal(range(self.head_words))
+        sub = Signal(address_bits(self.head_words))
         q_mant, q_exp = self._queries(m, have_q, release_q, sub)
         word = Signal(MARKS)
         first = Signal(init=1)
@@ -82,9 +83,9 @@ class AttentionScores(wiring.Component):
 
         # |q * k| <= 127**2 < 2**14.  A product's left shift is qe + ke + 6, -18 .. 32; the shifter starts
         # from 20 to the left, where any product but 0 saturates, and goes to the right.
-        product = [[Signal(signed(15), name=f"product_{h}_{j}") for j in range(self.lanes)]
+        product = [[Signal(signed(15), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)]
                    for h in heads]
-        exp = [Signal(signed(EXP_BITS + 1), name=f"exp_{h}") for h in heads]
+        exp = [Signal(signed(EXP_BITS + 1), name=f"exp_{h}", reset_less=True) for h in heads]
         at_product = stage(m, advance, word, "product")
         with m.If(advance & word.valid):
             for h in heads:
@@ -93,8 +94,8 @@ class AttentionScores(wiring.Component):
                 m.d.sync += [p.eq(q_mant[h].word_select(j, 8).as_signed() * k.mant[j])
                              for j, p in enumerate(product[h])]
 
-        dot = [Signal(signed(15 + ceil_log2(self.lanes)), name=f"dot_{h}") for h in heads]
-        right = [Signal(6, name=f"right_{h}") for h in heads]
+        dot = [Signal(signed(15 + ceil_log2(self.lanes)), name=f"dot_{h}", reset_less=True) for h in heads]
+        right = [Signal(6, name=f"right_{h}", reset_less=True) for h in heads]
         marks = stage(m, advance, at_product, "dot")
         with m.If(advance & at_product.valid):
             for h in heads:
@@ -103,7 +104,7 @@ class AttentionScores(wiring.Component):
 
         if self.block_words > 1:
             at_dot, word_right = marks, right
-            right = [Signal(6, name=f"block_right_{h}") for h in heads]
+            right = [Signal(6, name=f"block_right_{h}", reset_less=True) for h in heads]
             with m.If(advance & at_dot.valid):
                 m.d.sync += [b.eq(w) for b, w in zip(right, word_right, strict=True)]
             # A block is at most 32 * 127**2 < 2**19.
@@ -111,7 +112,7 @@ class AttentionScores(wiring.Component):
             marks = stage(m, advance, at_dot, "block", at_dot.block_end)
 
         # One bit below the unit is kept: it decides the rounding.
-        aligned = [Signal(signed(41), name=f"aligned_{h}") for h in heads]
+        aligned = [Signal(signed(41), name=f"aligned_{h}", reset_less=True) for h in heads]
         at_aligned = stage(m, advance, marks, "aligned")
         with m.If(advance & marks.valid):
             for h in heads:
@@ -120,7 +121,7 @@ class AttentionScores(wiring.Component):
         rounded = [_half_up(a) for a in aligned]
         marks = at_aligned
         if self.blocks > 1:
-            term = [Signal(signed(20), name=f"term_{h}") for h in heads]
+            term = [Signal(signed(20), name=f"term_{h}", reset_less=True) for h in heads]
             at_term = stage(m, advance, at_aligned, "term")
             with m.If(advance & at_aligned.valid):
                 m.d.sync += [t.eq(saturate(r, 20)) for t, r in zip(term, rounded, strict=True)]
@@ -137,13 +138,13 @@ class AttentionScores(wiring.Component):
     def _queries(self, m, have_q, release_q, sub):
         """(mantissas, exponent) of word ``sub`` for each head; takes in the next heads' meanwhile."""
         beats = self.heads * self.head_dim // self.vector_lanes
-        waiting, current = ([Signal(8 * self.vector_lanes, name=f"{name}_{b}") for b in range(beats)]
-                            for name in ("waiting", "current"))
-        waiting_exp, current_exp = ([Signal(signed(EXP_BITS), name=f"{name}_exp_{c}")
+        waiting, current = ([Signal(8 * self.vector_lanes, name=f"{name}_{b}", reset_less=True)
+                             for b in range(beats)] for name in ("waiting", "current"))
+        waiting_exp, current_exp = ([Signal(signed(EXP_BITS), name=f"{name}_exp_{c}", reset_less=True)
                                      for c in range(self.heads * self.blocks)]
                                     for name in ("waiting", "current"))
         full = Signal()
-        beat = Signal(range(beats))
+        beat = Signal(address_bits(beats))
         with m.If(~have_q | release_q):
             m.d.sync += have_q.eq(full)
             with m.If(full):
@@ -194,8 +195,8 @@ def _half_up(doubled):
 def _sums(m, en, end, values, width: int, name: str):
     """Sums since the last ``end``: with this cycle's values, and registers that hold them a cycle later."""
     fresh = Signal(init=1, name=f"{name}_fresh")
-    totals, registers = ([Signal(signed(width), name=f"{name}_{kind}_{h}") for h in range(len(values))]
-                         for kind in ("total", "sum"))
+    totals, registers = ([Signal(signed(width), name=f"{name}_{kind}_{h}", reset_less=True)
+                          for h in range(len(values))] for kind in ("total", "sum"))
     for value, total, register in zip(values, totals, registers, strict=True):
         m.d.comb += total.eq(Mux(fresh, 0, register) + value)
     with m.If(en):

@@ -8,6 +8,7 @@ from amaranth.utils import bits_for, ceil_log2
 
 from hdl.attention_scores import SCORE_BITS, block_ends, score_beat, stage
 from hdl.kv_cache import kv_beat
+from hdl.rom import address_bits
 from weights_to_rom.tables import exp2_table
 
 EXP2 = exp2_table()
@@ -71,7 +72,7 @@ class AttentionSums(wiring.Component):
         advance = Signal()                   # the whole pipe moves
 
         # A score is taken with the first word of its position, so that the next one may arrive meanwhile.
-        sub, sub_out = Signal(range(self.head_words)), Signal(range(self.head_words))
+        sub, sub_out = Signal(address_bits(self.head_words)), Signal(address_bits(self.head_words))
         first, last = Signal(), Signal()
         start, word = sub == 0, Signal(MARKS)
         m.d.comb += [
@@ -98,7 +99,7 @@ class AttentionSums(wiring.Component):
         # v travels beside the exponentials it will be multiplied with.
         v = [bank.mant for bank in self.v.payload.bank]
         for marks, name in ((word, "read"), (at_read, "maximum"), (at_maximum, "shifted")):
-            after = [Signal.like(mant, name=f"v_{name}_{u}") for u, mant in enumerate(v)]
+            after = [Signal.like(mant, name=f"v_{name}_{u}", reset_less=True) for u, mant in enumerate(v)]
             with m.If(advance & marks.valid):
                 m.d.sync += [a.eq(mant) for a, mant in zip(after, v, strict=True)]
             v = after
@@ -110,8 +111,8 @@ class AttentionSums(wiring.Component):
 
             # EXP2 and r.  |I + ve| <= 512 + 13: 11 bits signed.
             read = exp2.read_port()
-            whole = Signal(signed(SCORE_BITS - 6), name=f"whole_{h}")
-            exponent = Signal(signed(SCORE_BITS - 5), name=f"exponent_{h}")
+            whole = Signal(signed(SCORE_BITS - 6), name=f"whole_{h}", reset_less=True)
+            exponent = Signal(signed(SCORE_BITS - 5), name=f"exponent_{h}", reset_less=True)
             now = Mux(start, score >> 6, whole)
             m.d.comb += [read.addr.eq(score[:6]), read.en.eq(self.score.valid & self.score.ready)]
             with m.If(advance & word.valid):
@@ -119,13 +120,15 @@ class AttentionSums(wiring.Component):
 
             # Maxima, and the shifts they bring: held at what leaves nothing of den and E, of num the sign.
             # num_max has a register for each block, the current one first.
-            den_max = Signal.like(whole, name=f"den_max_{h}")
-            num_max = [Signal.like(exponent, name=f"num_max_{h}_{c}") for c in range(self.blocks)]
-            block_max = Signal.like(exponent, name=f"block_max_{h}")
-            power = Signal(16, name=f"power_{h}")
-            den_rescale = Signal(bits_for(len(self.sums.den[h])), name=f"den_rescale_{h}")
-            num_rescale = Signal(bits_for(len(self.sums.num[h][0]) - 1), name=f"num_rescale_{h}")
-            den_lower, num_lower = (Signal(bits_for(16), name=f"{name}_lower_{h}")
+            den_max = Signal.like(whole, name=f"den_max_{h}", reset_less=True)
+            num_max = [Signal.like(exponent, name=f"num_max_{h}_{c}", reset_less=True)
+                       for c in range(self.blocks)]
+            block_max = Signal.like(exponent, name=f"block_max_{h}", reset_less=True)
+            power = Signal(16, name=f"power_{h}", reset_less=True)
+            den_rescale = Signal(bits_for(len(self.sums.den[h])), name=f"den_rescale_{h}", reset_less=True)
+            num_rescale = Signal(bits_for(len(self.sums.num[h][0]) - 1), name=f"num_rescale_{h}",
+                                 reset_less=True)
+            den_lower, num_lower = (Signal(bits_for(16), name=f"{name}_lower_{h}", reset_less=True)
                                     for name in ("den", "num"))
             with m.If(advance & at_read.valid):
                 maximum, rescale, lower = _maximum(at_read.first, whole, den_max)
@@ -139,20 +142,22 @@ class AttentionSums(wiring.Component):
                     m.d.sync += [to.eq(fro) for to, fro in zip(num_max, [*num_max[1:], maximum], strict=True)]
 
             # E against the maxima.
-            den_term, num_term = (Signal(16, name=f"{name}_term_{h}") for name in ("den", "num"))
-            den_shift, num_shift = (Signal.like(x, name=f"{name}_shift_{h}")
+            den_term, num_term = (Signal(16, name=f"{name}_term_{h}", reset_less=True)
+                                  for name in ("den", "num"))
+            den_shift, num_shift = (Signal.like(x, name=f"{name}_shift_{h}", reset_less=True)
                                     for name, x in (("den", den_rescale), ("num", num_rescale)))
-            lift = Signal.like(self.sums.lift[h][0], name=f"lift_{h}")
+            lift = Signal.like(self.sums.lift[h][0], name=f"lift_{h}", reset_less=True)
             with m.If(advance & at_maximum.valid):
                 m.d.sync += [den_term.eq(power >> den_lower), num_term.eq(power >> num_lower),
                              den_shift.eq(den_rescale), num_shift.eq(num_rescale),
                              lift.eq(block_max - den_max)]
 
             # Products: at most (2**16 - 1) * 127 < 2**23.  The denominator needs none and is summed here.
-            product = [Signal(signed(24), name=f"product_{h}_{j}") for j in range(self.lanes)]
-            num_by = Signal.like(num_shift, name=f"num_by_{h}")
-            lift_by = Signal.like(lift, name=f"lift_by_{h}")
-            den = Signal.like(self.sums.den[h], name=f"den_{h}")
+            product = [Signal(signed(24), name=f"product_{h}_{j}", reset_less=True)
+                       for j in range(self.lanes)]
+            num_by = Signal.like(num_shift, name=f"num_by_{h}", reset_less=True)
+            lift_by = Signal.like(lift, name=f"lift_by_{h}", reset_less=True)
+            den = Signal.like(self.sums.den[h], name=f"den_{h}", reset_less=True)
             with m.If(advance & at_shifted.valid):
                 m.d.sync += [p.eq(num_term * v[bank][j]) for j, p in enumerate(product)]
                 m.d.sync += [num_by.eq(num_shift), lift_by.eq(lift)]
@@ -160,8 +165,8 @@ class AttentionSums(wiring.Component):
                     m.d.sync += den.eq(Mux(at_shifted.first, 0, _rescale(den, den_shift)) + den_term)
 
             # The numerator's words go round, the current one first.
-            num = [[Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}") for j in range(self.lanes)]
-                   for s in range(self.head_words)]
+            num = [[Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=True)
+                    for j in range(self.lanes)] for s in range(self.head_words)]
             new = [Signal.like(x, name=f"num_new_{h}_{j}") for j, x in enumerate(num[0])]
             for total, held, p in zip(new, num[0], product, strict=True):
                 m.d.comb += total.eq(Mux(at_product.first, 0, _rescale(held, num_by)) + p)

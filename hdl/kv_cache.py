@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory, MemoryData
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from hdl.rom import address_bits
 from hdl.streams import EXP_BITS, mx_beat
 
 
@@ -74,9 +75,9 @@ class KvCache(wiring.Component):
                                      for _ in range(banks)] for _ in range(2))
         super().__init__({
             "write": In(stream.Signature(mx_beat(vector_lanes))),
-            "sequence": In(range(n_sequences)), "layer": In(range(n_layers)),
-            "position": In(range(max_context)),
-            "request": In(stream.Signature(range(self.indices))),
+            "sequence": In(address_bits(n_sequences)), "layer": In(address_bits(n_layers)),
+            "position": In(address_bits(max_context)),
+            "request": In(stream.Signature(address_bits(self.indices))),
             "k": Out(stream.Signature(kv_beat(banks, lanes))),
             "v": Out(stream.Signature(kv_beat(banks, lanes))),
         })
@@ -89,9 +90,9 @@ class KvCache(wiring.Component):
             for u, memory in enumerate(memories[-1]):
                 m.submodules[f"{name}_{u}"] = memory
 
-        address = range(self.depth)
-        row = Signal(range(self.depth // (self.indices * self.slot_words)))
-        place = Signal(range(self.slot_words))     # the position's first word in its slot
+        address = address_bits(self.depth)
+        row = Signal(address_bits(self.depth // (self.indices * self.slot_words)))
+        place = Signal(address_bits(self.slot_words))     # the position's first word in its slot
         base = Signal(address)                     # index 0, position 0
         origin = Signal(address)                   # index 0, this position
 
@@ -138,11 +139,11 @@ class KvCache(wiring.Component):
     def _write(self, m, writers, origin):
         """Cut beats into words, or gather them, and write these; true with the layer's last word."""
         beat = self.write.payload
-        sub = Signal(range(self.head_words))
-        bank = Signal(range(self.banks))
-        index = Signal(range(self.indices))
+        sub = Signal(address_bits(self.head_words))
+        bank = Signal(address_bits(self.banks))
+        index = Signal(address_bits(self.indices))
         value = Signal()                            # 0 while k is written, 1 while v is
-        offset = Signal(range(self.depth))          # of the head's first word from origin
+        offset = Signal(address_bits(self.depth))          # of the head's first word from origin
         done = Signal()
 
         word = Signal(kv_word(self.lanes))
@@ -152,7 +153,7 @@ class KvCache(wiring.Component):
         if parts == 1:
             m.d.comb += [word.mant.eq(beat.mant), self.write.ready.eq(1)]
         else:
-            part = Signal(range(parts))
+            part = Signal(address_bits(parts))
             final = part == parts - 1
             with m.If(self.write.valid):
                 m.d.sync += part.eq(Mux(final, 0, part + 1))
