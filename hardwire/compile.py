@@ -1,5 +1,6 @@
 """From a checkpoint to a folder that holds a chip: quantise, pack, generate, build, measure."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,9 +66,9 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
     seconds: dict[str, float] = {}
     model = source.quantise(old.format.wide_bits, gptq_text, seconds)
     with replaced(out) as folder:
-        report = _cast(source, model, old.config, folder, out, "decode" in old.report["measured"], seconds)
-        if sha256(folder / "chip.v") != old.about["files"]["chip.v"]:
-            raise OutputError(f"{out}: this version of hardwire generates other Verilog: compile it again")
+        report = _cast(
+            source, model, old.config, folder, out, "decode" in old.report["measured"], seconds, old
+        )
         new = Output(folder).manifest
     return report | {
         "respin": {
@@ -87,8 +88,9 @@ def _cast(
     out: Path,
     simulation: bool,
     seconds: dict[str, float],
+    respun: Output | None = None,
 ) -> dict:
-    """Fill ``folder``, which is to become ``out``."""
+    """Fill ``folder``, which is to become ``out``; its Verilog must be that of ``respun``."""
     checkpoint = source.checkpoint
     model.save(folder / "model.safetensors")
     if checkpoint.tokenizer is not None:
@@ -107,6 +109,9 @@ def _cast(
         from hdl.verilog import chip_verilog
 
         (folder / "chip.v").write_text(chip_verilog(model.format, config))
+    if respun is not None and sha256(folder / "chip.v") != respun.about["files"]["chip.v"]:
+        raise OutputError(f"{out}: this version of hardwire generates other Verilog: compile it again")
+    shutil.copymode(folder / "chip.v", folder / "model.safetensors")  # which safetensors makes private
     describe(folder, model, config, source.name, source.tokenizer)
     report = {
         "model": checkpoint.source,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PATIENCE = 2.0
-"""Seconds without a line, after which a step that is not shown on a terminal says where it is."""
+"""Seconds that anything may take without a word."""
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -25,7 +25,7 @@ class Step:
     def __init__(self, name: str, bar: Progress | None):
         self._name, self._bar = name, bar
         self._task = bar.add_task(name, total=None, what="") if bar else None
-        self._said = time.monotonic()
+        self._next, self._pause = time.monotonic() + PATIENCE, PATIENCE
 
     def update(self, what: str = "", done: float | None = None, total: float = 1.0) -> None:
         """``done`` of ``total``, if that is known, and what is going on."""
@@ -33,15 +33,16 @@ class Step:
             self._bar.update(
                 self._task, what=what, total=None if done is None else total, completed=done or 0
             )
-        elif time.monotonic() - self._said > PATIENCE:
+        elif time.monotonic() > self._next:
             share = "" if done is None else f" {100 * done / total:.0f} %"
             say(f"{self._name} ...{share} {what}".rstrip())
-            self._said = time.monotonic()
+            self._pause *= 2
+            self._next = time.monotonic() + self._pause
 
 
 @contextmanager
 def step(name: str, seconds: dict[str, float] | None = None) -> Iterator[Step]:
-    """Show a step while it runs: a bar on a terminal, elsewhere a line every few seconds.
+    """Show a step while it runs: a bar on a terminal, elsewhere a line now and then, ever more rarely.
 
     A step of two seconds or more leaves a line behind.  ``seconds`` is where its time goes, under its name.
     """

@@ -20,7 +20,6 @@ SHAPE = LlamaConfig(
     vocab_size=41,
     max_seq_len=24,
     tied=True,
-    eos_token_ids=(2,),
 )
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,17 @@ def hardwire(capsys, monkeypatch) -> Hardwire:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """``model``, ``other`` of the same shape, ``wider``, and ``out`` with the simulated chip of ``model``."""
+    """Models, and ``out`` with the simulated chip of ``model``.
+
+    ``other`` is of the same shape; its end-of-text token is the third that it writes after "7 9".
+    """
     folder = tmp_path_factory.mktemp("cli")
     write_model(folder / "model")
     write_model(folder / "other", seed=1)
-    write_model(folder / "wider", config=type(SHAPE)(**(SHAPE.__dict__ | {"ffn_dim": 64, "vocab_size": 42})))
-    compile_model(Source.open(str(folder / "model")), folder / "out", row_lanes=2)
+    end = greedy(folder / "other", [7, 9], 3)[2]
+    write_model(folder / "other", seed=1, config=replace(SHAPE, eos_token_ids=(end,)))
+    write_model(folder / "wider", config=replace(SHAPE, ffn_dim=64, vocab_size=42))
+    compile_model(Source.open(str(folder / "model")), folder / "out", row_lanes=2, block_lanes=8)
     return folder
 
 
@@ -107,8 +113,7 @@ def test_a_second_run_builds_nothing(hardwire, folder, monkeypatch):
 def test_text_ends_where_the_context_does(hardwire, folder):
     prompt = " ".join(["3"] * 20)
     figures = json.loads(hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99, "--json").out)
-    if figures["stopped_by"] != "end of text":
-        assert (figures["stopped_by"], len(figures["tokens"])) == ("context full", 5)
+    assert (figures["stopped_by"], len(figures["tokens"])) == ("context full", 5)
     assert "context is full" in hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99).err
 
 
@@ -162,14 +167,14 @@ def test_respin(hardwire, folder, tmp_path):
     result = hardwire("respin", out, folder / "other", "--json")
     spun = json.loads(result.out)["respin"]
     assert result.code == 0 and spun["verilog_identical"]
-    assert {"weights_00", "weights_01", "rows", "gain"} <= set(spun["changed"])
-    assert {"freq", "constant"} <= set(spun["unchanged"])
+    assert {"weights_00", "weights_01", "rows", "gain", "constant"} <= set(spun["changed"])
+    assert {"freq"} <= set(spun["unchanged"])
     assert {p: p.read_bytes() for p in before} == before
     figures = json.loads(hardwire("verify", out, "--prompt", "7 9", "--tokens", N, "--json").out)
     assert figures["first_difference"] is None
-    assert json.loads(hardwire("run", out, "--prompt", "7 9", "--tokens", N, "--json").out)[
-        "tokens"
-    ] == greedy(folder / "other", [7, 9], N)
+    figures = json.loads(hardwire("run", out, "--prompt", "7 9", "--tokens", N, "--check", "--json").out)
+    assert figures["tokens"] == greedy(folder / "other", [7, 9], 3)
+    assert figures["stopped_by"] == "end of text" and figures["check"]["first_difference"] is None
     again = json.loads(hardwire("respin", out, folder / "other", "--json").out)["respin"]
     assert again["changed"] == []
 
