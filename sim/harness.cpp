@@ -82,7 +82,7 @@ Simulation* simulation_new(const char* rom_folder) {
     (void)back;
     for (int i = 0; i < 4; ++i) s->tick();
     s->chip->rst = 0;
-    s->chip->eval();
+    s->tick();  // the chip registers its reset
     return s;
 }
 

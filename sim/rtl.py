@@ -13,7 +13,7 @@ from sim.verilator import SimulationError
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step
 
-MAX_CYCLES = 1 << 32
+MAX_CYCLES = 1 << 26
 """A chip that has not answered by then never will."""
 
 
