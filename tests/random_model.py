@@ -1,10 +1,13 @@
 """Random checkpoints of any shape, for tests that need a model and not its sense."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from weights_to_rom.checkpoint import Checkpoint
+from weights_to_rom.checkpoint import BlockCodes, Checkpoint
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
+from weights_to_rom.quantise import quantise
 
 
 class RandomCheckpoint(Checkpoint):
@@ -21,6 +24,32 @@ class RandomCheckpoint(Checkpoint):
             return rng.uniform(0.5, 1.5, shape).astype(np.float32)
         scale = 1.0 if name == "embed" else 1.5 / np.sqrt(shape[1])
         return (rng.normal(size=shape) * scale).astype(np.float32)
+
+
+class RandomBlocks(RandomCheckpoint):
+    """A random checkpoint whose file holds codes, as GGUF files do.
+
+    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down", "embed" ...); a matrix whose
+    kind is not there is a matrix of floats.
+    """
+
+    def __init__(self, config: LlamaConfig, seed: int = 0, bits: Mapping[str, int] | None = None):
+        super().__init__(config, seed)
+        self._bits = bits or {}
+
+    def blocks(self, name: str) -> BlockCodes | None:
+        super().blocks(name)
+        bits = self._bits.get(name.rpartition(".")[2])
+        if bits is None:
+            return None
+        matrix = quantise(super()._read(name), bits)
+        return BlockCodes(matrix.q, matrix.scale.astype(np.float32), matrix.minimum.astype(np.float32), bits)
+
+    def _read(self, name: str) -> np.ndarray:
+        blocks = self.blocks(name)
+        if blocks is None:
+            return super()._read(name)
+        return blocks.values()[:, : self.config.tensor_shapes()[name][1]]
 
 
 def random_config(**changes) -> LlamaConfig:

@@ -1,0 +1,70 @@
+"""Bus functional models for cocotb: a driver and a monitor for valid/ready streams, with seeded stalls.
+
+Ports are flat, as Amaranth writes them: ``<stream>__valid``, ``<stream>__ready``, ``<stream>__payload``.  In a cycle in
+which nothing can happen no Python runs: both wait for an edge of the other side's signal.
+"""
+
+import random
+
+from cocotb.triggers import RisingEdge
+
+
+class StreamDriver:
+    """Offers payloads to an input of the design.
+
+    ``stall`` is the probability of an idle cycle before a beat, again and again; the payload is noise in idle cycles.
+    """
+
+    def __init__(self, dut, name: str, *, stall: float, seed: int):
+        self._clk, self._stall, self._rng = dut.clk, stall, random.Random(f"drive {name} {seed}")
+        self._valid, self._ready, self._payload = (
+            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
+        self._valid.value = 0
+
+    async def send(self, payload: int) -> None:
+        """Returns with the clock edge at which the beat moves."""
+        while self._rng.random() < self._stall:
+            self._payload.value = self._rng.getrandbits(len(self._payload))
+            await RisingEdge(self._clk)
+        self._payload.value = payload
+        self._valid.value = 1
+        while True:
+            await RisingEdge(self._clk)  # what is read here is what the edge saw
+            if self._ready.value:
+                break
+            await RisingEdge(self._ready)
+        self._valid.value = 0
+
+
+class StreamMonitor:
+    """Takes payloads from an output of the design.
+
+    With probability ``stall`` a cycle is one in which ready is low.  An offered beat must stay as it is until it is taken.
+    """
+
+    def __init__(self, dut, name: str, *, stall: float, seed: int):
+        self._name, self._clk, self._stall = name, dut.clk, stall
+        self._rng = random.Random(f"monitor {name} {seed}")
+        self._valid, self._ready, self._payload = (
+            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
+        self._ready.value = 0
+
+    async def receive(self) -> int:
+        """The next payload; returns with the clock edge at which it moves."""
+        ready = self._rng.random() >= self._stall  # before there is anything to take, or not until then
+        self._ready.value = int(ready)
+        offered = None
+        while True:
+            await RisingEdge(self._clk)
+            if not self._valid.value:
+                assert offered is None, f"{self._name}: valid was withdrawn"
+                await RisingEdge(self._valid)
+                continue
+            payload = int(self._payload.value)
+            assert offered in (None, payload), f"{self._name}: the payload changed before it moved"
+            if ready:
+                break
+            offered, ready = payload, self._rng.random() >= self._stall
+            self._ready.value = int(ready)
+        self._ready.value = 0
+        return payload
