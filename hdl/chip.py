@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import bits_for
 
+from hdl.clock_gate import add_gated
 from hdl.config import ChipConfig
 from hdl.embedding import Embedding
 from hdl.matvec import ROW_BITS
@@ -71,7 +72,8 @@ class Chip(wiring.Component):
         model, config = self.model, self.config
         vl = config.vector_lanes
         m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
-        m.submodules.sampler = sampler = Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=model.wide_bits)
+        sampler = Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=model.wide_bits)
+        add_gated(m, "sampler", sampler)
         m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
         embedding = self._embedding(m, stage)
         connect(m, stage.logits, sampler.i)
@@ -156,10 +158,11 @@ class Chip(wiring.Component):
             base, row_base = sum(s.words(r, b) for s in layers), sum(s.groups(r) for s in layers)
         else:
             r, depth, groups, base, row_base = 1, table.words(1, b), table.groups(1), 0, 0
-        m.submodules.embedding = embedding = Embedding(
+        embedding = Embedding(
             row_lanes=r, block_lanes=b, vector_lanes=vl, n_blocks=table.blocks, bits=model.embed_bits,
             wide_bits=model.wide_bits, n_words=depth, n_groups=groups, base=base, row_base=row_base,
             vocab_size=model.vocab_size)
+        add_gated(m, "embedding", embedding)
         if model.tied:
             m.d.comb += stage.peek.eq(embedding.active)
             connect(m, embedding.weights, stage.weights)

@@ -5,6 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect
 
 from hdl.attention import Attention
+from hdl.clock_gate import add_gated
 from hdl.config import ChipConfig
 from hdl.matvec import ROW_BITS, Matvec
 from hdl.mx import Mx
@@ -80,18 +81,20 @@ class Stage(wiring.Component):
         model, config, n_layers = self.model, self.config, self.n_layers
         vl, wide = config.vector_lanes, model.wide_bits
 
-        m.submodules.residual = residual = Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide)
-        m.submodules.rmsnorm = rmsnorm = RMSNorm(
-            dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * n_layers + self.head)
-        m.submodules.mx_norm = mx_norm = Mx(lanes=vl, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
-        m.submodules.rope = rope = RoPE(
-            n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl, wide_bits=wide,
-            sine_bits=model.sine_bits, max_context=config.max_context)
-        m.submodules.mx_qkv = mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
-        m.submodules.attention = attention = Attention(model=model, config=config)
-        m.submodules.mx_attention = mx_attention = Mx(lanes=vl, block=BLOCK, width=wide + 4)
-        m.submodules.swiglu = swiglu = SwiGLU(lanes=vl, wide_bits=wide)
-        m.submodules.mx_swiglu = mx_swiglu = Mx(lanes=vl, block=BLOCK, width=2 * wide)
+        residual = Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide)
+        rmsnorm = RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * n_layers + self.head)
+        mx_norm = Mx(lanes=vl, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
+        rope = RoPE(n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
+                    wide_bits=wide, sine_bits=model.sine_bits, max_context=config.max_context)
+        mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
+        attention = Attention(model=model, config=config)
+        mx_attention = Mx(lanes=vl, block=BLOCK, width=wide + 4)
+        swiglu = SwiGLU(lanes=vl, wide_bits=wide)
+        mx_swiglu = Mx(lanes=vl, block=BLOCK, width=2 * wide)
+        for name, unit in {"residual": residual, "mx_norm": mx_norm, "rope": rope, "mx_qkv": mx_qkv, "attention": attention,
+                           "mx_attention": mx_attention, "swiglu": swiglu, "mx_swiglu": mx_swiglu}.items():
+            add_gated(m, name, unit)
+        add_gated(m, "rmsnorm", rmsnorm, wake=rmsnorm.restart)
         m.submodules.matvec = matvec = Matvec(
             row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl,
             matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier)

@@ -15,7 +15,7 @@ VERILATOR_FLAGS = (
     "--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
     "--output-split", "20000", "--prefix", "Vchip", "--top-module", "chip",
 )
-CXX_FLAGS = ("-O3", "-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
+CXX_FLAGS = ("-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
              "-DVM_TRACE=0", "-Wno-attributes")
 
 
@@ -79,7 +79,7 @@ def build_library(verilog: Path, folder: Path, defines: dict[str, int],
             nonlocal finished
             object_file = work / f"{source.stem}.o"
             # What runs once (constructors, $readmemh) need not be fast, only soon there.
-            level = "-O1" if "Slow" in source.stem else "-O3"
+            level = "-O0" if "Slow" in source.stem else "-O2"
             _run([compiler, "-c", *flags, level, str(source), "-o", str(object_file)])
             finished += 1
             progress(0.2 + 0.75 * finished / len(sources), f"compiling {source.name}")

@@ -1,0 +1,59 @@
+"""Clocks that rest: a unit without a token inside is not clocked.
+
+An ASIC saves the power; a simulator, which evaluates what is clocked, the time.  An FPGA has no use for it: there the gate
+is a wire, and the chip is the same, since a unit that rests does nothing that could be seen from outside.
+"""
+
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Instance, Module, ResetSignal, Signal
+from amaranth.lib import stream, wiring
+
+CLOCK_GATE_VERILOG = """\
+// ``gated`` runs while ``en`` was high in the low half of ``clk`` before.  Synthesis for an FPGA gets a wire; an ASIC replaces
+// the module by its library's integrated clock gate.
+module clock_gate (
+  input clk,
+  input en,
+  output gated
+);
+`ifdef SYNTHESIS
+  assign gated = clk;
+  wire unused = en;
+`else
+  reg open = 1'b1;
+  always @(negedge clk) open <= en;
+  assign gated = clk & open;
+`endif
+endmodule
+"""
+
+
+def _ends(port: stream.Interface):
+    """A vector ends with its beat that has ``last``; a payload without one is a vector by itself."""
+    layout = getattr(port.payload, "shape", lambda: None)()
+    fields = dict(iter(layout)) if hasattr(layout, "__iter__") else {}
+    moves = port.valid & port.ready
+    return moves & port.payload.last if "last" in fields else moves
+
+
+def add_gated(m: Module, name: str, unit: wiring.Component, wake=0) -> None:
+    """Add ``unit`` as the submodule ``name``, clocked only while it has work.
+
+    The unit takes vectors on ``i`` and gives one on ``o`` for each, at most 7 inside at once.  It is clocked while a beat
+    is offered to it, from a vector's first beat in to its last beat out, and while ``wake`` is high (for inputs beside
+    ``i``).  Between those it holds no beat that could leave, so that holding its state is to stall it.
+    """
+    inside, within = Signal(3, name=f"{name}_inside"), Signal(name=f"{name}_within")
+    starts, ends, leaves = (Signal(name=f"{name}_{what}") for what in ("starts", "ends", "leaves"))
+    moves = unit.i.valid & unit.i.ready
+    m.d.comb += [starts.eq(moves & ~within), ends.eq(_ends(unit.i)), leaves.eq(_ends(unit.o))]
+    with m.If(moves):
+        m.d.sync += within.eq(~ends)
+    m.d.sync += inside.eq(inside + starts - leaves)
+
+    domain = f"{name}_clock"
+    m.domains += ClockDomain(domain, local=True)
+    awake = Signal(name=f"{name}_awake")
+    m.d.comb += [awake.eq(unit.i.valid | inside.any() | wake | ResetSignal()), ResetSignal(domain).eq(ResetSignal())]
+    m.submodules[f"{name}_gate"] = Instance(
+        "clock_gate", i_clk=ClockSignal(), i_en=awake, o_gated=ClockSignal(domain))
+    m.submodules[name] = DomainRenamer(domain)(unit)
