@@ -53,7 +53,10 @@ def add_gated(m: Module, name: str, unit: wiring.Component, wake=0) -> None:
     domain = f"{name}_clock"
     m.domains += ClockDomain(domain, local=True)
     awake = Signal(name=f"{name}_awake")
-    m.d.comb += [awake.eq(unit.i.valid | inside.any() | wake | ResetSignal()), ResetSignal(domain).eq(ResetSignal())]
+    # The reset is registered in the unit's own domain, so that nothing of the unit depends on a clock that always runs.
+    reset = Signal(init=1, reset_less=True, name=f"{name}_reset")
+    m.d[domain] += reset.eq(ResetSignal())
+    m.d.comb += [awake.eq(unit.i.valid | inside.any() | wake | ResetSignal() | reset), ResetSignal(domain).eq(reset)]
     m.submodules[f"{name}_gate"] = Instance(
         "clock_gate", i_clk=ClockSignal(), i_en=awake, o_gated=ClockSignal(domain))
     m.submodules[name] = DomainRenamer(domain)(unit)
