@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -126,9 +126,9 @@ def probe(name: str, model: ModelFormat, config: ChipConfig) -> dict[str, Cells]
     return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells.mac16 else cells}
 
 
-def table(results: dict[str, dict[str, Cells]]) -> Table:
+def table(results: dict[str, dict[str, Cells]], wide_bits: int) -> Table:
     """For people."""
-    shown = Table(title=f"UP5K, {MODEL.wide_bits}-bit Wide, {CONFIG.block_lanes} multipliers")
+    shown = Table(title=f"UP5K, Wide of {wide_bits} bits, {CONFIG.block_lanes} multipliers in the fabric")
     for heading in ("unit", "LUT4", "flip-flops", "block RAMs", "MAC16", "LUT4 without MAC16"):
         shown.add_column(heading, justify="left" if heading == "unit" else "right")
     for name, cells in results.items():
@@ -140,12 +140,17 @@ def table(results: dict[str, dict[str, Cells]]) -> Table:
 
 
 Units = Annotated[list[str] | None, typer.Argument(metavar="[UNIT]...", help="By default all.")]
+WideBits = Annotated[int, typer.Option(help="24 or 32.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 
 
-def main(names: Units = None, as_json: AsJson = False) -> None:
+def main(names: Units = None, wide_bits: WideBits = MODEL.wide_bits, as_json: AsJson = False) -> None:
     """Synthesise units of the chip for an iCE40 UP5K and count their cells.  The chip takes some minutes."""
-    known = list(units(MODEL, CONFIG))
+    try:
+        model = replace(MODEL, wide_bits=wide_bits)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    known = list(units(model, CONFIG))
     for name in names or []:
         if name not in known:
             raise typer.BadParameter(f"no unit is called {name}; there are {', '.join(known)}")
@@ -154,16 +159,16 @@ def main(names: Units = None, as_json: AsJson = False) -> None:
     for name in names or known:
         with console.status(f"Synthesising {name}"):
             try:
-                results[name] = probe(name, MODEL, CONFIG)
+                results[name] = probe(name, model, CONFIG)
             except RuntimeError as error:
                 console.print(str(error), markup=False, soft_wrap=True)
                 raise typer.Exit(1) from None
     if as_json:
         counts = {name: {way: asdict(cells) for way, cells in ways.items()} for name, ways in results.items()}
-        print(json.dumps({"device": asdict(UP5K), "model": MODEL.as_dict(), "config": CONFIG.as_dict(),
+        print(json.dumps({"device": asdict(UP5K), "model": model.as_dict(), "config": CONFIG.as_dict(),
                           "units": counts}, indent=2))
     else:
-        Console().print(table(results))
+        Console().print(table(results, wide_bits))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,13 @@ def test_cells_by_name():
     assert Cells.of(counts) == Cells(lut4=3, flip_flops=3, block_rams=5, mac16=5)
 
 
-def test_an_unknown_unit_is_refused():
+def test_bad_arguments_are_refused():
     ran = run("softmax")
     assert ran.exit_code == 2
     assert "no unit is called softmax" in ran.output
+    ran = run("residual", "--wide-bits", "20")
+    assert ran.exit_code == 2
+    assert "wide_bits must be 24 or 32, not 20" in ran.output
 
 
 def test_a_failure_of_yosys_is_one_line(monkeypatch):
