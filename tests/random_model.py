@@ -29,8 +29,8 @@ class RandomCheckpoint(Checkpoint):
 class RandomBlocks(RandomCheckpoint):
     """A random checkpoint whose file holds codes, as GGUF files do.
 
-    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down", "embed" ...); a matrix whose
-    kind is not there is a matrix of floats.
+    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down" ...); where that is not
+    among them, the file holds floats.
     """
 
     def __init__(self, config: LlamaConfig, seed: int = 0, bits: Mapping[str, int] | None = None):
@@ -54,8 +54,8 @@ class RandomBlocks(RandomCheckpoint):
 
 def random_config(**changes) -> LlamaConfig:
     """A small Llama; ``changes`` are fields of LlamaConfig."""
-    shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 48, "vocab_size": 50,
-             "max_seq_len": 64, "tied": True}
+    shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 48,
+             "vocab_size": 50, "max_seq_len": 64, "tied": True}
     return LlamaConfig(**(shape | changes))
 
 

@@ -66,15 +66,17 @@ class IntegerModel:
             tensors[f"{name}.g_q"] = norm.gain_q
             tensors[f"{name}.ge"] = np.array([norm.gain_exp], np.int8)
             tensors[f"{name}.eps_q"] = np.array([norm.eps_q], np.uint32)
-        metadata = {
+        about = {
             "kind": KIND,
-            "format": json.dumps(self.format.as_dict()),
-            "residual_shift": str(self.residual_shift),
-            "eos_token_ids": json.dumps(self.eos_token_ids),
-            "bos_token_id": json.dumps(self.bos_token_id),
-            "bits": json.dumps({name: matrix.bits for name, matrix in self.matrices.items()}),
-            "report": json.dumps(self.report),
+            "format": self.format.as_dict(),
+            "residual_shift": self.residual_shift,
+            "eos_token_ids": self.eos_token_ids,
+            "bos_token_id": self.bos_token_id,
+            "bits": {name: matrix.bits for name, matrix in self.matrices.items()},
+            "report": self.report,
         }
+        # One entry: safetensors writes several in an order that changes from file to file.
+        metadata = {"about": json.dumps(about)}
         temporary = path.with_name(path.name + ".part")
         save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, metadata)
         temporary.replace(path)
@@ -87,15 +89,15 @@ class IntegerModel:
         """
         try:
             with safe_open(path, "numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") != KIND:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                if about.get("kind") != KIND:
                     raise IntegerModelError(f"{path}: is not a {KIND!r} file")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError) as error:
             raise IntegerModelError(f"{path}: cannot be read as an integer model ({error})") from error
         matrices = {
             name: QuantisedMatrix(*(tensors[f"{name}.{part}"] for part in ("q", "d", "m", "e", "k")), bits)
-            for name, bits in json.loads(metadata["bits"]).items()
+            for name, bits in about["bits"].items()
         }
         norms = {
             name.removesuffix(".g_q"): Norm(
@@ -103,9 +105,8 @@ class IntegerModel:
             for name in tensors if name.endswith(".g_q")
         }
         return cls(
-            ModelFormat(**json.loads(metadata["format"])), matrices, norms, tensors["rope.freq_q"],
-            int(metadata["residual_shift"]), tuple(json.loads(metadata["eos_token_ids"])),
-            json.loads(metadata["bos_token_id"]), json.loads(metadata["report"]),
+            ModelFormat(**about["format"]), matrices, norms, tensors["rope.freq_q"], about["residual_shift"],
+            tuple(about["eos_token_ids"]), about["bos_token_id"], about["report"],
         )
 
 
