@@ -1,7 +1,7 @@
 """Bus functional models for cocotb: a driver and a monitor for valid/ready streams, with seeded stalls.
 
-Ports are flat, as Amaranth writes them: ``<stream>__valid``, ``<stream>__ready``, ``<stream>__payload``.  In a cycle in
-which nothing can happen no Python runs: both wait for an edge of the other side's signal.
+Ports are flat, as Amaranth writes them: ``<stream>__valid``, ``<stream>__ready``, ``<stream>__payload``.  In
+a cycle in which nothing can happen no Python runs: both wait for an edge of the other side's signal.
 """
 
 import random
@@ -12,13 +12,15 @@ from cocotb.triggers import RisingEdge
 class StreamDriver:
     """Offers payloads to an input of the design.
 
-    ``stall`` is the probability of an idle cycle before a beat, again and again; the payload is noise in idle cycles.
+    ``stall`` is the probability of an idle cycle before a beat, again and again; the payload is noise in idle
+    cycles.
     """
 
     def __init__(self, dut, name: str, *, stall: float, seed: int):
         self._clk, self._stall, self._rng = dut.clk, stall, random.Random(f"drive {name} {seed}")
         self._valid, self._ready, self._payload = (
-            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
+            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload")
+        )
         self._valid.value = 0
 
     async def send(self, payload: int) -> None:
@@ -39,14 +41,16 @@ class StreamDriver:
 class StreamMonitor:
     """Takes payloads from an output of the design.
 
-    With probability ``stall`` a cycle is one in which ready is low.  An offered beat must stay as it is until it is taken.
+    With probability ``stall`` a cycle is one in which ready is low.  An offered beat must stay as it is until
+    it is taken.
     """
 
     def __init__(self, dut, name: str, *, stall: float, seed: int):
         self._name, self._clk, self._stall = name, dut.clk, stall
         self._rng = random.Random(f"monitor {name} {seed}")
         self._valid, self._ready, self._payload = (
-            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
+            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload")
+        )
         self._ready.value = 0
 
     async def receive(self) -> int:

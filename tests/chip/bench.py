@@ -1,4 +1,7 @@
-"""The chip's test bench: cocotb runs this module inside the simulation, in a folder that holds ``plan.pickle``."""
+"""The chip's test bench.
+
+cocotb runs this module inside the simulation, in a folder that holds ``plan.pickle``.
+"""
 
 import pickle
 from pathlib import Path
@@ -32,7 +35,9 @@ async def watch_logits(dut, beats: list[int]) -> None:
 
 def unpacked(beats: list[int], lanes: int, bits: int) -> np.ndarray:
     """Signed integers out of beats, lane 0 in the low bits."""
-    values = np.array([beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)], np.int64)
+    values = np.array(
+        [beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)], np.int64
+    )
     return values - ((values >> (bits - 1)) << bits)
 
 
@@ -69,8 +74,10 @@ async def every_token_and_every_logit(dut):
             assert len(beats) == -(-vocab_size // lanes), f"{what}: {len(beats)} beats of logits"
             logits = unpacked(beats, lanes, bits)[:vocab_size]
             wrong = np.flatnonzero(logits != expected.logits)
-            assert not len(wrong), (f"{what}: {len(wrong)} of {vocab_size} logits are wrong, the first, of token {wrong[0]}, "
-                                    f"is {logits[wrong[0]]}, not {expected.logits[wrong[0]]}")
+            assert not len(wrong), (
+                f"{what}: {len(wrong)} of {vocab_size} logits are wrong, the first, of token {wrong[0]}, "
+                f"is {logits[wrong[0]]}, not {expected.logits[wrong[0]]}"
+            )
             beats.clear()
         got = (Status(reply.status), reply.token, reply.sequence, bool(reply.end))
         ends = expected.logits is not None and expected.token == plan.end_token

@@ -1,4 +1,7 @@
-"""What to say to a chip and what it must answer: golden's account of a conversation, for a test bench to follow."""
+"""What to say to a chip and what it must answer.
+
+Golden's account of a conversation, for a test bench to follow.
+"""
 
 import random
 from collections.abc import Iterator
@@ -32,7 +35,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Reply:
-    """Fields of the chip's ``o``, and the logits before it (None: not one beat).  ``position`` None is not compared."""
+    """Fields of the chip's ``o``, and the logits before it.
+
+    ``logits`` None: not one beat.  ``position`` None is not compared.
+    """
 
     status: Status
     token: int
@@ -78,15 +84,20 @@ class GoldenChip:
         return Reply(Status.OK, token, position, logits)
 
 
-def conversation(model: ModelFormat, config: ChipConfig, n_tokens: int, rng: random.Random) -> Iterator[Command]:
-    """``n_tokens`` tokens that the chip accepts, for sequences in random turns, and what it must refuse in between.
+def conversation(
+    model: ModelFormat, config: ChipConfig, n_tokens: int, rng: random.Random
+) -> Iterator[Command]:
+    """``n_tokens`` tokens for sequences in random turns, and in between what the chip must refuse.
 
-    The first tokens of a sequence are a prompt, without samples; half of the others are sampled at a temperature.
+    The first tokens of a sequence are a prompt, without samples; half of the others are sampled at a
+    temperature.
     """
     lengths = [0] * config.n_sequences
     refusals = [
-        lambda s: Command(model.vocab_size, s), lambda s: Command(2**32 - 1, s, restart=True),
-        lambda s: Command(0, config.n_sequences, restart=True), lambda s: Command(0, 2**16 - 1),
+        lambda s: Command(model.vocab_size, s),
+        lambda s: Command(2**32 - 1, s, restart=True),
+        lambda s: Command(0, config.n_sequences, restart=True),
+        lambda s: Command(0, 2**16 - 1),
     ]
     for i in range(n_tokens):
         s = i % config.n_sequences if i < config.n_sequences else rng.randrange(config.n_sequences)
@@ -99,14 +110,26 @@ def conversation(model: ModelFormat, config: ChipConfig, n_tokens: int, rng: ran
         lengths[s] = 1 if restart else lengths[s] + 1
         hot = rng.random() < 0.5
         yield Command(
-            rng.choice([0, model.vocab_size - 1, *(rng.randrange(model.vocab_size) for _ in range(6))]), s, restart,
+            rng.choice([0, model.vocab_size - 1, *(rng.randrange(model.vocab_size) for _ in range(6))]),
+            s,
+            restart,
             sample=lengths[s] > 2 or rng.random() < 0.4,
             inv_temperature=inverse_temperature(rng.choice([0.7, 1.0, 2.0])) if hot else 0,
-            seed=rng.getrandbits(32), adapter=0)
+            seed=rng.getrandbits(32),
+            adapter=0,
+        )
 
 
-def make_plan(model: IntegerModel, config: ChipConfig, *, n_tokens: int, ends: bool, stall_in: float, stall_out: float,
-              seed: int) -> Plan:
+def make_plan(
+    model: IntegerModel,
+    config: ChipConfig,
+    *,
+    n_tokens: int,
+    ends: bool,
+    stall_in: float,
+    stall_out: float,
+    seed: int,
+) -> Plan:
     """Golden's answers to a random conversation.  ``ends``: an end-of-text token occurs in them."""
     chip = GoldenChip(model, config)
     commands = conversation(model.format, config, n_tokens, random.Random(f"conversation {seed}"))
