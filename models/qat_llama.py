@@ -121,14 +121,15 @@ class Numbers:
 
     def __init__(self) -> None:
         self.on = False
+        self.cast = False  # the weights lie on the grid already
         self.wide_bits = 0  # 0: no fixed point, as while training; else the residual's LSB 2^-12 and width
 
     def weight(self, w: Tensor, fold: float | Tensor = 1.0) -> Tensor:
         """``fold`` is a constant that the chip multiplies into the weights before it quantises them."""
-        return StraightThrough.apply(w * fold, quantise_weight) / fold if self.on else w
+        return StraightThrough.apply(w * fold, quantise_weight) / fold if self.on and not self.cast else w
 
     def embedding(self, w: Tensor) -> Tensor:
-        return StraightThrough.apply(w, quantise_embedding) if self.on else w
+        return StraightThrough.apply(w, quantise_embedding) if self.on and not self.cast else w
 
     def mx(self, x: Tensor, block: int = BLOCK) -> Tensor:
         return StraightThrough.apply(x, mx, block) if self.on else x
@@ -264,9 +265,11 @@ class Llama(nn.Module):
         return F.linear(n.mx(rms_norm(x, self.norm.weight, self.p.norm_eps)), embedding)
 
 
-def loss_of(model: Llama, batch: Tensor) -> Tensor:
+def loss_of(model: Llama, batch: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Mean nats a token over batch[rows, time + 1]; -1 is padding.  ``targets`` default to its own."""
     logits = model(batch[:, :-1].clamp(min=0))
-    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), ignore_index=-1)
+    targets = batch[:, 1:] if targets is None else targets
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 @torch.no_grad()
@@ -286,18 +289,25 @@ def held_out_loss(model: Llama, stories: list[list[int]], numbers: Numbers) -> f
     return total / count
 
 
-def save(model: Llama, tokenizer: Tokenizer, out: Path) -> None:
-    """Write a Hugging Face directory, each file whole or not at all.  Weights lie on the quantised grid."""
-    p = model.p
+@torch.no_grad()
+def quantised(model: Llama) -> dict[str, Tensor]:
+    """The weights that the forward pass uses, by parameter name: all of them on the quantised grid."""
     weights = {}
     for name, w in model.state_dict().items():
         if name == "embed_tokens.weight":
             w = quantise_embedding(w)
         elif "q_proj" in name:
-            w = quantise_weight(w * p.q_fold) / p.q_fold
+            w = quantise_weight(w * model.p.q_fold) / model.p.q_fold
         elif w.ndim == 2:
             w = quantise_weight(w)
-        weights[f"model.{name}"] = w.contiguous()
+        weights[name] = w.contiguous()
+    return weights
+
+
+def save(model: Llama, tokenizer: Tokenizer, out: Path) -> None:
+    """Write a Hugging Face directory, each file whole or not at all.  Weights lie on the quantised grid."""
+    p = model.p
+    weights = {f"model.{name}": w for name, w in quantised(model).items()}
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

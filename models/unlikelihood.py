@@ -3,10 +3,10 @@
 A small model that always takes the likeliest token falls into the clichés of its text, and some of them are
 long enough to be copies.  Each step here lets the model continue openings of training stories greedily, marks
 the tokens that prolong a run of ``--run`` tokens found in the training text (or repeat ``LOOP`` tokens of the
-continuation itself), and lowers their probability by the loss -log(1 - p); next to it goes the ordinary loss
-on a batch of the text, so that the model stays a model of that text.  Source: Welleck et al., "Neural Text
-Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.  Number formats are the chip's
-throughout, as in train.py.
+continuation itself), and lowers their probability by the loss -log(1 - p).  Next to it goes the ordinary loss
+on a batch of the text, which leaves out the tokens that prolong a run the text itself repeats.  Source: Welleck
+et al., "Neural Text Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.  Number formats are
+the chip's throughout, as in train.py.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from optimiser import Optimiser
-from qat_llama import Llama, Numbers, held_out_loss, load, loss_of, save
+from qat_llama import Llama, Numbers, held_out_loss, load, loss_of, quantised, save
 from rich.console import Console
 from rich.progress import Progress
 from stories import encode, read_text
@@ -26,15 +26,21 @@ from train import batches, drop_rare
 
 ROWS = 32  # continuations a step
 LOOP = 8
+PENALTY = 0.5  # weight of the penalty against the ordinary loss
 
 
 class RunTable:
-    """Which runs of ``n`` tokens occur in the training stories, by 64-bit hashes (a false hit in 10^12)."""
+    """Which runs of ``n`` tokens occur in the training stories, and which of them more than once.
+
+    ``known`` and ``repeated`` are sorted 64-bit hashes of runs (a false hit in 10^12).
+    """
 
     def __init__(self, stories: list[list[int]], n: int, rng: np.random.Generator) -> None:
         self.n = n
         self.factors = rng.integers(1, 2**63, n, dtype=np.uint64) | np.uint64(1)
-        self.known = np.unique(np.concatenate([self.hashes(np.array(s)) for s in stories if len(s) >= n]))
+        hashes = np.concatenate([self.hashes(np.array(s)) for s in stories if len(s) >= n])
+        self.known, counts = np.unique(hashes, return_counts=True)
+        self.repeated = self.known[counts > 1]
 
     def hashes(self, tokens: np.ndarray) -> np.ndarray:
         """Hash of each run of n: tokens[..., T] -> uint64[..., T - n + 1].  Modulo 2^64 by wrapping."""
@@ -44,29 +50,32 @@ class RunTable:
         h = (runs * self.factors).sum(-1, dtype=np.uint64)
         return h ^ (h >> np.uint64(29))
 
-    def ends_run(self, tokens: np.ndarray) -> np.ndarray:
-        """bool[rows, T]: this token is the last of n that occur in the training text."""
+    def ends_run(self, tokens: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """bool[rows, T]: this token is the last of n in ``known``, one of the tables."""
         hit = np.zeros(tokens.shape, bool)
         h = self.hashes(tokens)
-        at = np.searchsorted(self.known, h).clip(max=len(self.known) - 1)
-        hit[:, self.n - 1 :] = self.known[at] == h
+        hit[:, self.n - 1 :] = known[np.searchsorted(known, h).clip(max=len(known) - 1)] == h
         return hit
 
 
 @torch.no_grad()
 def continue_greedily(model: Llama, prompts: Tensor, length: int) -> Tensor:
     """prompts[rows, time] -> the same with ``length`` likeliest tokens appended."""
+    numbers = Numbers()
+    numbers.on = numbers.cast = True
+    writer = Llama(model.p, numbers)
+    writer.load_state_dict(quantised(model))
     caches: list[list[Tensor]] = [[] for _ in model.layers]
     tokens, fresh = prompts, prompts
     for _ in range(length):
-        fresh = model(fresh, caches)[:, -1:].argmax(-1)
+        fresh = writer(fresh, caches)[:, -1:].argmax(-1)
         tokens = torch.cat((tokens, fresh), 1)
     return tokens
 
 
 def marks(tokens: np.ndarray, prompt: int, end: int, table: RunTable) -> np.ndarray:
     """bool[rows, T]: tokens of the continuation that copy or loop, up to each row's end token."""
-    copied = table.ends_run(tokens)
+    copied = table.ends_run(tokens, table.known)
     copied[:, : prompt + table.n - 1] = False  # a run counts from where the continuation begins
     for row, mark in zip(tokens, copied, strict=True):
         seen: set[tuple[int, ...]] = set()
@@ -106,8 +115,11 @@ def refine(
             marked = torch.from_numpy(marks(tokens.numpy(), prompt, stories[0][0], table)[:, 1:])
             log_p = F.log_softmax(model(tokens[:, :-1]), -1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
             unlikelihood = -torch.log1p(-log_p.exp().clamp(max=1 - 1e-4))
-            penalty = (unlikelihood * marked).sum() / max(int(marked.sum()), ROWS)
-            loss = loss_of(model, next(source))
+            penalty = PENALTY * (unlikelihood * marked).sum() / max(int(marked.sum()), 2 * ROWS)
+            batch = next(source)
+            # The text itself must not teach what the penalty punishes.
+            stale = torch.from_numpy(table.ends_run(batch.numpy(), table.repeated)[:, 1:])
+            loss = loss_of(model, batch, batch[:, 1:].masked_fill(stale, -1))
             (loss + penalty).backward()
             optimiser.step(rate * min(1, (step + 1) / 10) * 0.5 * (1 + math.cos(math.pi * step / steps)))
             caught = int(marked.any(1).sum())
@@ -128,17 +140,17 @@ def refine(
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Second stage of training: teach a model that train.py wrote not to recite its text.",
-        epilog="Example: python models/unlikelihood.py first-stage stories.txt --out my-model --steps 100",
+        epilog="Example: python models/unlikelihood.py first-stage stories.txt --out my-model",
     )
     parser.add_argument("model", type=Path, help="a directory that train.py wrote")
     parser.add_argument("text", type=Path, help="the stories it was trained on")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--steps", type=int, default=100, help="optimiser steps (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="optimiser steps (default %(default)s)")
     parser.add_argument(
-        "--run", type=int, default=14, help="runs of this many tokens are copies (default %(default)s)"
+        "--run", type=int, default=16, help="runs of this many tokens are copies (default %(default)s)"
     )
     parser.add_argument(
-        "--rate", type=float, default=0.003, help="learning rate at the start (default %(default)s)"
+        "--rate", type=float, default=0.0008, help="learning rate at the start (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
