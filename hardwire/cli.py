@@ -269,11 +269,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
-    from hardwire.output import Output
     from hardwire.subject import Subject
     from hardwire.verify import verify as verify_model
 
-    Output(out)  # a checkpoint would do for a Subject
     figures = verify_model(Subject(out), prompt or [], tokens)
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:

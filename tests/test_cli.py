@@ -262,7 +262,7 @@ def test_models(hardwire):
         ("run {folder}/model --prompt 1 --backend rtl", 1, "is not compiled"),
         ("run stories-260k --prompt x --chat", 1, "no chat template"),
         ("run", 2, "Missing argument"),
-        ("verify {folder}/model", 1, "no compiled model"),
+        ("verify {folder}/model", 1, "is not compiled"),
         ("verify {folder}/out --prompt one", 1, "has no tokenizer"),
         ("compile {folder}/model", 2, "--out"),
         ("compile {folder}/model -o {folder}", 1, "not a compiled model"),
