@@ -2,11 +2,11 @@
 
 A small model that always takes the likeliest token falls into the clichés of its text, and some of them are
 long enough to be copies.  Each step here lets the model continue openings of training stories greedily, marks
-the tokens that prolong a run of ``--run`` tokens found in the training text (or repeat ``LOOP`` tokens of the
+the tokens that prolong a run of ``--run`` tokens found in the training text (or repeat half as many of the
 continuation itself), and lowers their probability by the loss -log(1 - p).  Next to it goes the ordinary loss
-on a batch of the text, which leaves out the tokens that prolong a run the text itself repeats.  Source: Welleck
-et al., "Neural Text Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.  Number formats are
-the chip's throughout, as in train.py.
+on a batch of the text, without the tokens that prolong a run the text itself repeats.  Source: Welleck et
+al., "Neural Text Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.  Formats are the
+chip's throughout, as in train.py.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from torch import Tensor
 from train import batches, drop_rare
 
 ROWS = 32  # continuations a step
-LOOP = 8
 PENALTY = 0.5  # weight of the penalty against the ordinary loss
 
 
@@ -83,7 +82,7 @@ def marks(tokens: np.ndarray, prompt: int, end: int, table: RunTable) -> np.ndar
             if row[i] == end:
                 mark[i:] = False
                 break
-            run = tuple(row[i - LOOP + 1 : i + 1])
+            run = tuple(row[i - table.n // 2 + 1 : i + 1])
             mark[i] |= run in seen
             seen.add(run)
     return copied
@@ -104,7 +103,7 @@ def refine(
     table = RunTable(stories, run, rng)
     source = batches(stories, model.p, 4096, rng)
     optimiser = Optimiser(model)
-    length = min(160, model.p.context // 2)
+    length = min(10 * run, model.p.context // 2)
     with Progress(console=console) as progress:
         task = progress.add_task("training", total=steps)
         for step in range(steps):
