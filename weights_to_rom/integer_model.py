@@ -92,7 +92,7 @@ class IntegerModel:
                 about = json.loads((file.metadata() or {}).get("about", "{}"))
                 if about.get("kind") != KIND:
                     raise IntegerModelError(f"{path}: is not a {KIND!r} file")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise IntegerModelError(f"{path}: cannot be read as an integer model ({error})") from error
         matrices = {
