@@ -2,8 +2,8 @@
 
 A small model that always takes the likeliest token falls into the clichés of its text, and some of them are
 long enough to be copies.  Each step here lets the model continue openings of training stories greedily, marks
-the tokens that prolong a run of ``--run`` tokens found in the training text (or repeat half as many of the
-continuation itself), and lowers their probability by the loss -log(1 - p).  Next to it goes the ordinary loss
+the tokens that prolong a run of ``--run`` tokens found in the training text (or earlier in the continuation),
+and lowers their probability by the loss -log(1 - p).  Next to it goes the ordinary loss
 on a batch of the text, without the tokens that prolong a run the text itself repeats.  Source: Welleck et
 al., "Neural Text Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.  Formats are the
 chip's throughout, as in train.py.
@@ -82,7 +82,7 @@ def marks(tokens: np.ndarray, prompt: int, end: int, table: RunTable) -> np.ndar
             if row[i] == end:
                 mark[i:] = False
                 break
-            run = tuple(row[i - table.n // 2 + 1 : i + 1])
+            run = tuple(row[i - table.n + 1 : i + 1])
             mark[i] |= run in seen
             seen.add(run)
     return copied

@@ -75,7 +75,7 @@ class Session(ABC):
         self.position = 0
         self._reset()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (only some sessions hold anything)
         """Free what the session holds."""
 
     @abstractmethod
