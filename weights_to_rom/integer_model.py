@@ -203,13 +203,10 @@ def quantise_checkpoint(
             kept, requantised = kept + blocks.scale.size - changed, requantised + changed
             return matrix
         tensor = checkpoint.tensor(name)
-        if prepared and name in prepared:
-            matrix = prepared[name]
-            if scale != 1:
-                matrix, _ = keep_codes(matrix.q, matrix.scale, matrix.minimum, bits, scale)
-        else:
-            # With its constant, as training for the chip rounds it: on the grid already, it stays as it is.
-            matrix = quantise(tensor * scale, bits)
+        matrix = prepared[name] if prepared and name in prepared else quantise(tensor, bits)
+        if scale != 1:
+            # Codes first, the constant after: weights that are on the grid are found there.
+            matrix, _ = keep_codes(matrix.q, matrix.scale, matrix.minimum, bits, scale)
         error, _ = block_error(tensor * scale, matrix)
         if error > worst[0]:
             worst = (error, name)
