@@ -20,6 +20,7 @@ from rich.table import Table
 
 from hdl.attention import Attention
 from hdl.chip import Chip
+from hdl.clock_gate import CLOCK_GATE_VERILOG
 from hdl.config import ChipConfig
 from hdl.embedding import Embedding
 from hdl.matvec import Matvec
@@ -100,21 +101,26 @@ def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiri
 def write_verilog(name: str, component: wiring.Component, roms: list[RomSpec]) -> None:
     """``name``.v and ROM contents in FOLDER: random, for nothing is a constant that Yosys could fold."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.v").write_text(convert(component, name, roms))
+    (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
     rng = random.Random(0)
     for rom in roms:
         words = (f"{rng.getrandbits(rom.width):x}\n" for _ in range(rom.depth))
         (FOLDER / f"{rom.name}.hex").write_text("".join(words))
 
 
+def run_yosys(name: str, script: str) -> None:
+    """Run ``script`` on ``name``.v in FOLDER."""
+    yosys = subprocess.run([sys.executable, "-c", RUN_YOSYS, "-q", "-p", f"read_verilog {name}.v; {script}"],
+                           cwd=FOLDER, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if yosys.returncode:
+        last_line = (yosys.stdout.strip() or "no message").splitlines()[-1]
+        raise RuntimeError(f"Yosys could not synthesise {name}: {last_line}")
+
+
 def synthesise(name: str, *, mac16: bool) -> Cells:
     """The cells of ``name``.v in FOLDER."""
-    script = (f"read_verilog {name}.v; synth_ice40 -device u {'-dsp ' if mac16 else ''}-top {name}; "
-              f"tee -q -o {name}.json stat -json")
-    yosys = subprocess.run([sys.executable, "-c", RUN_YOSYS, "-q", "-p", script], cwd=FOLDER, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    if yosys.returncode:
-        raise RuntimeError(f"Yosys could not synthesise {name}: {yosys.stdout.strip().splitlines()[-1:]}")
+    run_yosys(name, f"synth_ice40 -device u {'-dsp ' if mac16 else ''}-top {name}; "
+                    f"tee -q -o {name}.json stat -json")
     stat = json.loads((FOLDER / f"{name}.json").read_text())
     return Cells.of(stat["design"]["num_cells_by_type"])
 

