@@ -43,9 +43,21 @@ class _Registered(wiring.Component):
         return m
 
 
+def _woken(text: str) -> str:
+    """The same Verilog, for simulators that read it as SystemVerilog, too.
+
+    Yosys has each ``always @*`` look at a register that is declared with 0, so that it runs once at the start: a change
+    from unknown to 0.  SystemVerilog gives declarations their values before any process waits for a change, and what
+    depends on constants alone then stays unknown.  An ``initial`` at a module's end comes after its ``always @*``.
+    """
+    text = re.sub(r"\\\$auto\$verilog_backend\S+", r"\\$wake", text)
+    return re.sub(r"^  reg \\\$wake  = 0;\n(.*?)^endmodule", r"  reg \\$wake ;\n\1  initial \\$wake  = 0;\nendmodule",
+                  text, flags=re.MULTILINE | re.DOTALL)
+
+
 def convert(component: wiring.Component, name: str, roms: Iterable[RomSpec] = ()) -> str:
     """A component and the ROM modules it instantiates, as Verilog; no source locations, so no path of a machine."""
-    text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
+    text = _woken(verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False))
     return text + "".join("\n" + rom_verilog(rom.name, rom.width, rom.depth) for rom in roms)
 
 
