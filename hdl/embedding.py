@@ -256,9 +256,9 @@ class Embedding(wiring.Component):
             if self.planes == 1:
                 m.d.sync += minimum.eq(scales[8:16] << row.k)
 
-        codes = word[:4 * self.block_lanes]
-        if self.word_chunks > 1:
-            codes = codes.word_select(at_rom.within, 4 * self.vector_lanes)
+        codes = Signal(4 * self.vector_lanes)
+        chunks = [word[i * len(codes):(i + 1) * len(codes)] for i in range(self.word_chunks)]
+        m.d.comb += codes.eq(Array(chunks)[at_rom.within] if len(chunks) > 1 else chunks[0])
         for n in range(self.vector_lanes):
             m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
             code = Signal(signed(5), name=f"code{n}")
