@@ -1,12 +1,12 @@
 """Teach a trained model not to recite: sequence-level unlikelihood.
 
 A small model that always takes the likeliest token falls into the clichés of its text, and some of them are
-long enough to be copies.  Each step here lets the model continue openings of training stories greedily, marks
-the tokens that prolong a run of ``--run`` tokens found in the training text (or earlier in the continuation),
-and lowers their probability by the loss -log(1 - p).  Next to it goes the ordinary loss
-on a batch of the text, without the tokens that prolong a run the text itself repeats.  Source: Welleck et
-al., "Neural Text Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.  Formats are the
-chip's throughout, as in train.py.
+long enough to be copies.  Each step here lets the model continue openings of training stories greedily, finds
+runs of ``--run`` tokens that occur in the training text (or earlier in the continuation), and lowers the
+probability of one token in each, the one the model was least sure of, by the loss -log(1 - p).  Next to it
+goes the ordinary loss on a batch of the text, without the tokens that prolong a run the text itself repeats.
+Source: Welleck et al., "Neural Text Generation With Unlikelihood Training", arXiv:1908.04319, section 5.2.
+Formats are the chip's throughout, as in train.py.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from train import batches, drop_rare
 
 ROWS = 32  # continuations a step
 PENALTY = 0.5  # weight of the penalty against the ordinary loss
+MARGIN = 4  # a run is not broken within its first tokens: they would only start another
 
 
 class RunTable:
@@ -72,20 +73,35 @@ def continue_greedily(model: Llama, prompts: Tensor, length: int) -> Tensor:
     return tokens
 
 
-def marks(tokens: np.ndarray, prompt: int, end: int, table: RunTable) -> np.ndarray:
-    """bool[rows, T]: tokens of the continuation that copy or loop, up to each row's end token."""
-    copied = table.ends_run(tokens, table.known)
-    copied[:, : prompt + table.n - 1] = False  # a run counts from where the continuation begins
-    for row, mark in zip(tokens, copied, strict=True):
+def weakest_links(tokens: np.ndarray, log_p: np.ndarray, prompt: int, end: int, table: RunTable) -> np.ndarray:
+    """bool[rows, T]: of each copied or repeated run in a continuation, the token the model was least sure of.
+
+    ``log_p[rows, T]`` are the tokens' log-probabilities.  A run counts from where the continuation begins up
+    to its end token.  Neighbouring runs of n tokens are one long run; the token is chosen so that no n are
+    left on its either side, or, if the run is too long for that, on its left.
+    """
+    n = table.n
+    hit = table.ends_run(tokens, table.known)
+    hit[:, : prompt + n - 1] = False
+    marked = np.zeros(tokens.shape, bool)
+    for row, hits, p, mark in zip(tokens, hit, log_p, marked, strict=True):
         seen: set[tuple[int, ...]] = set()
-        for i in range(prompt, len(row)):
+        ends: list[int] = []
+        for i in range(prompt + n - 1, len(row)):
             if row[i] == end:
-                mark[i:] = False
                 break
-            run = tuple(row[i - table.n + 1 : i + 1])
-            mark[i] |= run in seen
+            run = tuple(row[i - n + 1 : i + 1])
+            if hits[i] or run in seen:
+                ends.append(i)
             seen.add(run)
-    return copied
+        for first in (i for i in ends if i - 1 not in ends):
+            last = first
+            while last + 1 in ends:
+                last += 1
+            low = last - n + 1 if last - n + 1 <= first else first - n + 1
+            low = max(low, first - n + 1 + MARGIN)
+            mark[low + int(np.argmin(p[low : first + 1]))] = True
+    return marked
 
 
 def refine(
@@ -111,10 +127,12 @@ def refine(
             chosen = rng.integers(0, len(stories), 4 * ROWS)
             rows = [stories[i][:prompt] for i in chosen if len(stories[i]) > prompt][:ROWS]
             tokens = continue_greedily(model, torch.tensor(rows), length)
-            marked = torch.from_numpy(marks(tokens.numpy(), prompt, stories[0][0], table)[:, 1:])
             log_p = F.log_softmax(model(tokens[:, :-1]), -1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+            known_p = np.pad(log_p.detach().numpy(), ((0, 0), (1, 0)))
+            links = weakest_links(tokens.numpy(), known_p, prompt, stories[0][0], table)
+            marked = torch.from_numpy(links[:, 1:])
             unlikelihood = -torch.log1p(-log_p.exp().clamp(max=1 - 1e-4))
-            penalty = PENALTY * (unlikelihood * marked).sum() / max(int(marked.sum()), 2 * ROWS)
+            penalty = PENALTY * (unlikelihood * marked).sum() / max(int(marked.sum()), ROWS)
             batch = next(source)
             # The text itself must not teach what the penalty punishes.
             stale = torch.from_numpy(table.ends_run(batch.numpy(), table.repeated)[:, 1:])
@@ -129,7 +147,7 @@ def refine(
                 sample = held_out if step + 1 == steps else held_out[:100]
                 console.print(
                     f"step {step + 1} of {steps}: {caught} of {ROWS} continuations copy or loop, "
-                    f"{int(marked.sum())} tokens marked; held out "
+                    f"{int(marked.sum())} runs; held out "
                     f"{held_out_loss(model, sample, numbers):.4f} nats a token"
                 )
                 save(model, tokenizer, out)
@@ -146,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps (default %(default)s)")
     parser.add_argument(
-        "--run", type=int, default=16, help="runs of this many tokens are copies (default %(default)s)"
+        "--run", type=int, default=18, help="runs of this many tokens are copies (default %(default)s)"
     )
     parser.add_argument(
         "--rate", type=float, default=0.0008, help="learning rate at the start (default %(default)s)"
