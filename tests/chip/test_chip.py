@@ -109,7 +109,7 @@ CASES = {
             "block_lanes": 4,
             "vector_lanes": 4,
             "attention_heads": 9,
-            "attention_lanes": 4,
+            "attention_lanes": 2,
             "max_context": 6,
         },
         stall_in=0,
@@ -128,8 +128,8 @@ CASES = {
         {
             "row_lanes": 2,
             "block_lanes": 32,
-            "vector_lanes": 32,
-            "attention_lanes": 16,
+            "vector_lanes": 8,
+            "attention_lanes": 8,
             "multiplier": "magic",
             "max_context": 8,
         },
@@ -164,7 +164,7 @@ CASES = {
         {
             "row_lanes": 8,
             "block_lanes": 8,
-            "vector_lanes": 8,
+            "vector_lanes": 4,
             "attention_heads": 6,
             "attention_lanes": 2,
             "multiplier": "plain",
