@@ -36,7 +36,7 @@ $(DEMO)/report.json: $(wildcard models/stories-260k/* weights_to_rom/*.py hdl/*.
 test: $(SETUP) ## run the whole test suite and the linter
 	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/ruff check .
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(SETUP) ## run the linter alone
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from sim.float_llama import FloatLlama
 from sim.golden.llama import GoldenLlama
 from weights_to_rom.checkpoint import open_checkpoint
 
+pytestmark = pytest.mark.xdist_group("cli")  # one worker, so that its chips are built once
+
 N = 6
 
 

@@ -14,6 +14,8 @@ from hardwire.output import Output, OutputError, keep_simulation, replaced, sha2
 from hardwire.source import Source
 from weights_to_rom.rom_image import rom_images
 
+pytestmark = pytest.mark.xdist_group("output")  # one worker, so that its chips are built once
+
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:

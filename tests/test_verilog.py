@@ -22,6 +22,8 @@ from sim.verilator import SimulationError, verilator
 from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
 from weights_to_rom.rom_image import rom_images, write_rom_images
 
+pytestmark = pytest.mark.xdist_group("verilog")  # one worker, so that its chips are built once
+
 ROOT = Path(hdl.__file__).parents[1]
 WAIVERS = ROOT / "hdl" / "lint.vlt"
 CHIPS = {
