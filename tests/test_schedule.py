@@ -30,7 +30,7 @@ def test_a_model_whose_sizes_are_no_multiples_of_anything():
         ffn_dim=33,
         vocab_size=77,
         tied=False,
-        embed_bits=4,
+        head_bits=4,
         qkv_bits=8,
         down_bits=8,
     )
@@ -40,9 +40,9 @@ def test_a_model_whose_sizes_are_no_multiples_of_anything():
         MatrixShape(Step.GATE_UP, 128, 2, 1),
         MatrixShape(Step.DOWN, 64, 2, 2),
     )
-    head = MatrixShape(Step.HEAD, 77, 2, 2)
+    head = MatrixShape(Step.HEAD, 77, 2, 1)
     assert layer_matrices(f) == layer
-    assert head_matrix(f) == head and embedding_matrix(f) == MatrixShape(Step.HEAD, 77, 2, 1)
+    assert head_matrix(f) == head and embedding_matrix(f) == MatrixShape(Step.HEAD, 77, 2, 2)
     assert all_matrices(f) == layer * 3 + (head,)
 
 
