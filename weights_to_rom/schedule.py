@@ -62,3 +62,34 @@ def embedding_matrix(model: ModelFormat) -> MatrixShape:
 def all_matrices(model: ModelFormat) -> tuple[MatrixShape, ...]:
     """Every matrix in ROM order."""
     return layer_matrices(model) * model.n_layers + (head_matrix(model),)
+
+
+@dataclass(frozen=True)
+class LoraMatrix:
+    """The adapters of one step: ``targets`` projections with A of rank x ``blocks`` blocks each, B of ``rows`` rows in all.
+
+    docs/arithmetic.md, section 6, says how they lie in adapter memory.
+    """
+
+    step: Step
+    targets: int
+    rows: int
+    blocks: int
+
+    def a_words(self, rank: int, lora_lanes: int) -> int:
+        """Addresses of A."""
+        return self.targets * (rank // lora_lanes) * self.blocks
+
+    def b_words(self, rank: int, lora_lanes: int) -> int:
+        """Addresses of B."""
+        return -(-self.rows * rank // (BLOCK * lora_lanes))
+
+    def words(self, rank: int, lora_lanes: int) -> int:
+        """Addresses of the step, one a cycle."""
+        return self.a_words(rank, lora_lanes) + self.b_words(rank, lora_lanes)
+
+
+def lora_matrices(model: ModelFormat) -> tuple[LoraMatrix, ...]:
+    """The steps of a layer that adapters can add to."""
+    targets = {Step.QKV: 3, Step.O: 1, Step.GATE_UP: 2, Step.DOWN: 1}
+    return tuple(LoraMatrix(m.step, targets[m.step], m.rows, m.blocks) for m in layer_matrices(model))
