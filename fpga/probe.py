@@ -86,7 +86,7 @@ def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiri
         "mx_norm": lambda: Mx(lanes=vl, block=BLOCK, width=wide + 31),
         "rope": lambda: RoPE(
             n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
-            wide_bits=wide, sine_bits=model.sine_bits, max_context=config.max_context),
+            wide_bits=wide, sine_bits=model.sine_bits, position_bits=config.position_bits),
         "mx_qkv": lambda: Mx(lanes=vl, block=model.kv_block, width=wide),
         "attention": lambda: Attention(model=model, config=config),
         "mx_attention": lambda: Mx(lanes=vl, block=BLOCK, width=wide + 4),

@@ -27,13 +27,13 @@ class AttentionHeads(wiring.Component):
 
     Members
     -------
-    q : In(stream mx_beat(vector_lanes))      heads * head_dim values a pass
-    k, v : In(stream kv_beat(banks, lanes))   positions of a pass; heads / banks heads work on each bank's
+    q : In(stream mx_beat(vector_lanes))      heads * head_dim values a pass; with ``n_sinks`` each head twice
+    k, v : In(stream kv_beat(banks, lanes))   places of a pass; heads / banks heads work on each bank's
     o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    ``last`` ends every ``passes``-th pass
     """
 
     def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int,
-                 max_context: int, wide_bits: int, passes: int):
+                 max_context: int, n_sinks: int, wide_bits: int, passes: int):
         for name, value, whole_name, whole in (
                 ("banks", banks, "heads", heads), ("block", block, "head_dim", head_dim),
                 ("lanes", lanes, "block", block), ("vector_lanes", vector_lanes, "block", block)):
@@ -44,7 +44,7 @@ class AttentionHeads(wiring.Component):
         if wide_bits not in (24, 32):
             raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
         shape = {"heads": heads, "head_dim": head_dim, "block": block}
-        self._scores = AttentionScores(**shape, banks=banks, lanes=lanes, vector_lanes=vector_lanes)
+        self._scores = AttentionScores(**shape, banks=banks, lanes=lanes, vector_lanes=vector_lanes, n_sinks=n_sinks)
         self._sums = AttentionSums(**shape, banks=banks, lanes=lanes, max_context=max_context)
         self._output = AttentionOutput(**shape, vector_lanes=vector_lanes, max_context=max_context,
                                        wide_bits=wide_bits, passes=passes)
@@ -75,23 +75,25 @@ class AttentionHeads(wiring.Component):
 
 
 class Attention(wiring.Component):
-    """o = softmax(q k^T) v over positions 0 .. position of a sequence, for every head of one layer.
+    """o = softmax(q k^T) v over the places of a sequence, for every head of one layer.
 
         i -> k, v -> KV cache --k, v--> heads -> o
           -> q -------------------------'
 
-    k and v of the position are appended first.  ``attention_heads`` heads are worked on at once, in passes:
-    when q of a pass is complete its kv heads are read, so attention runs beside the rows of q still to come.
+    k and v of the position are written to its ``place`` first; then places 0 .. place are read, or all of
+    them if ``whole``.  ``attention_heads`` heads are worked on at once, in passes: when q of a pass is complete
+    its kv heads are read, so attention runs beside the rows of q still to come.
 
-    A pass reads words = (position + 1) * head_dim / attention_lanes.  If o does not stall, the first beat of
+    A pass reads words = places * head_dim / attention_lanes.  If o does not stall, the first beat of
     a layer leaves ``latency`` + words cycles after the last beat of the first pass's q, and those of further
     passes follow max(words, ``interval``) apart, if their q has come by then.  The next layer's beats wait
     until all of a layer's words have been read.
 
     Members
     -------
-    i : In(stream mx_beat(vector_lanes))      k and v of n_kv_heads, then q of n_heads; exponents -12 .. 13
-    sequence, layer, position : In            of a layer, while its first beat waits
+    i : In(stream mx_beat(vector_lanes))      k and v of n_kv_heads, then q of n_heads; exponents -12 .. 13.
+                                              With ``n_sinks``: each head of q, then the same for the sinks
+    sequence, layer, place, whole : In        of a layer, while its first beat waits
     o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    n_heads * head_dim values, LSB 2**-16
     """
 
@@ -102,11 +104,11 @@ class Attention(wiring.Component):
         banks = max(1, self.heads // self.rep)
         self.passes_an_index = banks * self.rep // self.heads
         self.kv_beats = 2 * model.n_kv_heads * model.head_dim // self.vector_lanes
-        self.pass_beats = self.heads * model.head_dim // self.vector_lanes
+        self.pass_beats = self.heads * model.head_dim // self.vector_lanes * (2 if config.n_sinks else 1)
         self._heads = AttentionHeads(
             heads=self.heads, banks=banks, head_dim=model.head_dim, block=model.kv_block,
             lanes=config.attention_lanes, vector_lanes=self.vector_lanes, max_context=config.max_context,
-            wide_bits=model.wide_bits, passes=self.passes)
+            n_sinks=config.n_sinks, wide_bits=model.wide_bits, passes=self.passes)
         self.cache = KvCache(
             kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=config.attention_lanes,
             vector_lanes=self.vector_lanes, banks=banks, n_layers=model.n_layers,
@@ -116,7 +118,7 @@ class Attention(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(mx_beat(self.vector_lanes))),
             "sequence": In(self.cache.sequence.shape()), "layer": In(self.cache.layer.shape()),
-            "position": In(self.cache.position.shape()),
+            "place": In(self.cache.place.shape()), "whole": In(1),
             "o": Out(stream.Signature(scaled_beat(self.vector_lanes, model.wide_bits + 4))),
         })
 
@@ -128,7 +130,7 @@ class Attention(wiring.Component):
         connect(m, cache.v, heads.v)
         connect(m, heads.o, flipped(self.o))
         m.d.comb += [cache.sequence.eq(self.sequence), cache.layer.eq(self.layer),
-                     cache.position.eq(self.position), cache.write.payload.eq(self.i.payload),
+                     cache.place.eq(self.place), cache.whole.eq(self.whole), cache.write.payload.eq(self.i.payload),
                      heads.q.payload.eq(self.i.payload)]
 
         beat = Signal(address_bits(max(self.kv_beats, self.pass_beats)))

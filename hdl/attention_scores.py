@@ -31,19 +31,22 @@ class AttentionScores(wiring.Component):
         k ------------------------ * -> sum of a word [-> block] -> shift -> round [-> blocks] -> o
 
     q of the next heads is taken in while that of the current ones is used, and replaces it with the word
-    after k's ``last``.  Stages in brackets exist where a block has several words, a head several blocks.
+    after k's ``last``.  With ``n_sinks`` each head comes twice, and its second q meets the first ``n_sinks``
+    positions of k.  Stages in brackets exist where a block has several words, a head several blocks.
 
     ``latency`` cycles from a position's last word to its score: 4, and 1 for each bracket; a word a cycle.
     If no heads are being worked on, the first word of k may move 2 cycles after q's last beat.
 
     Members
     -------
-    q : In(stream mx_beat(vector_lanes))      heads * head_dim values; exponents -12 .. 13
+    q : In(stream mx_beat(vector_lanes))      heads * head_dim values (twice with sinks); exponents -12 .. 13
     k : In(stream kv_beat(banks, lanes))      positions in order; exponents -12 .. 13
     o : Out(stream score_beat(heads))         one beat a position
     """
 
-    def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int):
+    def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int,
+                 n_sinks: int = 0):
+        self.n_sinks = n_sinks
         self.heads, self.banks, self.head_dim, self.block = heads, banks, head_dim, block
         self.lanes, self.vector_lanes = lanes, vector_lanes
         self.blocks, self.block_words = head_dim // block, block // lanes
@@ -64,7 +67,8 @@ class AttentionScores(wiring.Component):
         # One word: the product's operands of every head, and its marks.
         have_q, release_q = Signal(), Signal()
         sub = Signal(address_bits(self.head_words))
-        q_mant, q_exp = self._queries(m, have_q, release_q, sub)
+        sink = Signal()
+        q_mant, q_exp = self._queries(m, have_q, release_q, sub, sink)
         word = Signal(MARKS)
         first = Signal(init=1)
         m.d.comb += [
@@ -79,6 +83,13 @@ class AttentionScores(wiring.Component):
             m.d.sync += sub.eq(Mux(word.position_end, 0, sub + 1))
             with m.If(word.position_end):
                 m.d.sync += first.eq(word.last)
+            if self.n_sinks:
+                sinks_left = Signal(range(self.n_sinks + 1), init=self.n_sinks)
+                m.d.comb += sink.eq(sinks_left != 0)
+                with m.If(word.last):
+                    m.d.sync += sinks_left.eq(self.n_sinks)
+                with m.Elif(word.position_end & sink):
+                    m.d.sync += sinks_left.eq(sinks_left - 1)
             m.d.comb += release_q.eq(word.last)
 
         # |q * k| <= 127**2 < 2**14.  A product's left shift is qe + ke + 6, -18 .. 32; the shifter starts
@@ -135,13 +146,14 @@ class AttentionScores(wiring.Component):
                 m.d.sync += [self.o.payload.score[h].eq(saturate(rounded[h], SCORE_BITS)) for h in heads]
         return m
 
-    def _queries(self, m, have_q, release_q, sub):
+    def _queries(self, m, have_q, release_q, sub, sink):
         """(mantissas, exponent) of word ``sub`` for each head; takes in the next heads' meanwhile."""
-        beats = self.heads * self.head_dim // self.vector_lanes
+        turns = 2 if self.n_sinks else 1
+        beats = self.heads * turns * self.head_dim // self.vector_lanes
         waiting, current = ([Signal(8 * self.vector_lanes, name=f"{name}_{b}", reset_less=True)
                              for b in range(beats)] for name in ("waiting", "current"))
         waiting_exp, current_exp = ([Signal(signed(EXP_BITS), name=f"{name}_exp_{c}", reset_less=True)
-                                     for c in range(self.heads * self.blocks)]
+                                     for c in range(self.heads * turns * self.blocks)]
                                     for name in ("waiting", "current"))
         full = Signal()
         beat = Signal(address_bits(beats))
@@ -165,12 +177,17 @@ class AttentionScores(wiring.Component):
         flat = Cat(current)
         mant, exp = [], []
         for h in range(self.heads):
-            words = [flat.word_select(h * self.head_words + s, 8 * self.lanes)
-                     for s in range(self.head_words)]
-            exps = [current_exp[h * self.blocks + s // self.block_words] for s in range(self.head_words)]
+            words = [[flat.word_select((h * turns + turn) * self.head_words + s, 8 * self.lanes)
+                      for s in range(self.head_words)] for turn in range(turns)]
+            exps = [[current_exp[(h * turns + turn) * self.blocks + s // self.block_words]
+                     for s in range(self.head_words)] for turn in range(turns)]
             mant.append(Signal(8 * self.lanes, name=f"q_mant_{h}"))
             exp.append(Signal(signed(EXP_BITS), name=f"q_exp_{h}"))
-            m.d.comb += [mant[h].eq(Array(words)[sub]), exp[h].eq(Array(exps)[sub])]
+            for to, of_turns in ((mant[h], words), (exp[h], exps)):
+                if self.n_sinks:
+                    m.d.comb += to.eq(Mux(sink, Array(of_turns[1])[sub], Array(of_turns[0])[sub]))
+                else:
+                    m.d.comb += to.eq(Array(of_turns[0])[sub])
         return mant, exp
 
 

@@ -1,6 +1,6 @@
 """The chip: a token in, a token out."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
@@ -25,15 +25,19 @@ class Status(enum.Enum, shape=2):
     """What became of a token."""
 
     OK = 0
-    FULL = 1       # the sequence has max_context positions already
+    FULL = 1       # the sequence has all the positions it can have
     NO_TOKEN = 2   # the token is not in the vocabulary
     NO_SEQUENCE = 3
 
 
 def command_layout(config: ChipConfig) -> data.StructLayout:
-    """A token for a sequence.  ``restart`` puts it at position 0; ``sample`` asks for the next one."""
+    """A token for a sequence: ``restart`` puts it at position 0, ``sample`` asks for the next one.
+
+    With ``release`` there is no token: the sequence is forgotten, and its next token has position 0.
+    """
     return data.StructLayout({
-        "token": TOKEN_BITS, "sequence": 16, "adapter": 4, "restart": 1, "sample": 1, "inv_temperature": 16, "seed": 32,
+        "token": TOKEN_BITS, "sequence": 16, "adapter": 4, "release": 1, "restart": 1, "sample": 1, "inv_temperature": 16,
+        "seed": 32,
     })
 
 
@@ -45,7 +49,8 @@ def reply_layout(config: ChipConfig) -> data.StructLayout:
 class Chip(wiring.Component):
     """One stage with every layer and the LM head, the embedding before it and the sampler behind.
 
-    Each token in gives one reply, in order.  A refused token changes nothing: not a position, not the cache.
+    Each token in gives one reply, in order.  A refused token changes nothing: not a position, not the cache.  A reset
+    releases all sequences.
 
     Members
     -------
@@ -85,22 +90,31 @@ class Chip(wiring.Component):
             self.busy.eq(stage.busy), self.step.eq(stage.step),
         ]
 
-        # Where each sequence stands: the position of its next token.
-        position_bits = bits_for(config.max_context)
-        m.submodules.lengths = lengths = Memory(shape=position_bits, depth=max(2, config.n_sequences), init=[])
-        read, write = lengths.read_port(), lengths.write_port()
+        # Where each sequence stands: the position of its next token, the place after that of its last one, and whether
+        # all places are taken.  What is in the memory counts for a sequence that is ``live``.
+        standing = data.StructLayout({
+            "position": config.position_bits + 1, "place": bits_for(config.max_context), "whole": 1})
+        m.submodules.sequences = sequences = Memory(shape=standing, depth=max(2, config.n_sequences), init=[])
+        read, write = sequences.read_port(), sequences.write_port()
+        live = Array(Signal(name=f"live_{s}") for s in range(config.n_sequences))
         token = Signal(self.i.payload.shape())
-        position = Signal(position_bits)
+        position = Signal(config.position_bits + 1)
+        place = Signal(range(max(2, config.max_context)))
+        whole = Signal()
         m.d.comb += [
-            read.addr.eq(self.i.payload.sequence), write.addr.eq(token.sequence), write.data.eq(position + 1),
+            read.addr.eq(self.i.payload.sequence), write.addr.eq(token.sequence),
+            write.data.position.eq(position + 1), write.data.place.eq(place + 1),
+            write.data.whole.eq(whole | (place == config.max_context - 1)),
             sampler.inv_temperature.eq(token.inv_temperature), sampler.seed.eq(token.seed),
             sampler.position.eq(position),
             embedding.i.payload.token.eq(token.token),
             stage.i.valid.eq(embedding.o.valid), embedding.o.ready.eq(stage.i.ready),
             stage.i.payload.data.eq(embedding.o.payload.data), stage.i.payload.last.eq(embedding.o.payload.last),
             stage.i.payload.context.sequence.eq(token.sequence), stage.i.payload.context.position.eq(position),
+            stage.i.payload.context.place.eq(place), stage.i.payload.context.whole.eq(whole),
             stage.i.payload.context.adapter.eq(token.adapter), stage.i.payload.context.sample.eq(token.sample),
         ]
+        end = (1 << config.position_bits) - 1 if config.n_sinks else config.max_context
         reply = self.o.payload
         m.d.comb += [reply.sequence.eq(token.sequence), reply.position.eq(position)]
         with m.FSM(name="state"):
@@ -110,18 +124,25 @@ class Chip(wiring.Component):
                     m.d.sync += token.eq(self.i.payload)
                     m.next = "place"
             with m.State("place"):
-                m.d.sync += position.eq(Mux(token.restart, 0, read.data))
+                begins = token.restart | token.release | ~live[token.sequence]
+                m.d.sync += [position.eq(0), place.eq(0), whole.eq(0)]
+                with m.If(~begins):
+                    # A place beyond the last is that after the sinks, or, without them, a full sequence.
+                    m.d.sync += [position.eq(read.data.position), whole.eq(read.data.whole),
+                                 place.eq(Mux(read.data.place == config.max_context, config.n_sinks, read.data.place))]
                 m.next = "check"
             with m.State("check"):
                 m.next = "reply"
                 with m.If(token.sequence >= config.n_sequences):
                     m.d.sync += reply.status.eq(Status.NO_SEQUENCE)
+                with m.Elif(token.release):
+                    m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(0)]
                 with m.Elif(token.token >= model.vocab_size):
                     m.d.sync += reply.status.eq(Status.NO_TOKEN)
-                with m.Elif(position >= config.max_context):
+                with m.Elif(position >= end):
                     m.d.sync += reply.status.eq(Status.FULL)
                 with m.Else():
-                    m.d.sync += reply.status.eq(Status.OK)
+                    m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(1)]
                     m.d.comb += write.en.eq(1)
                     m.next = "embed"
             with m.State("embed"):

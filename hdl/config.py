@@ -6,6 +6,9 @@ from weights_to_rom.model_format import BLOCK, ModelFormat
 
 MULTIPLIERS = ("booth", "magic", "plain")
 
+MAX_ADAPTERS = 15
+"""Adapters have numbers of four bits, and 0 is none."""
+
 
 @dataclass(frozen=True)
 class ChipConfig:
@@ -19,6 +22,11 @@ class ChipConfig:
     multiplier       how a row lane multiplies a code with an activation: booth, magic or plain
     max_context      positions a sequence's KV cache slot holds
     n_sequences      slots of the KV cache
+    n_sinks          0: a full slot refuses tokens; else a token in a full slot replaces the oldest position but for
+                     the first ``n_sinks``, the attention sinks
+    lora_rank        largest rank of an adapter: a power of two from 2 to 64, or 0 for a chip without LoRA
+    lora_lanes       rows of A computed at once, with 32 multipliers each: a power of two that divides lora_rank
+    n_adapters       adapters in memory at once
     """
 
     row_lanes: int
@@ -29,12 +37,17 @@ class ChipConfig:
     multiplier: str
     max_context: int
     n_sequences: int = 1
+    n_sinks: int = 0
+    lora_rank: int = 0
+    lora_lanes: int = 1
+    n_adapters: int = 2
 
     @classmethod
     def for_model(cls, model: ModelFormat, *, row_lanes: int = 1, block_lanes: int = 32,
                   vector_lanes: int | None = None, attention_heads: int | None = None,
                   attention_lanes: int | None = None, multiplier: str = "booth",
-                  max_context: int | None = None, n_sequences: int = 1) -> "ChipConfig":
+                  max_context: int | None = None, n_sequences: int = 1, n_sinks: int = 0, lora_rank: int = 0,
+                  lora_lanes: int = 1, n_adapters: int = 2) -> "ChipConfig":
         """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""
         if vector_lanes is None:
             # A group of rows takes at least dim_padded / block_lanes cycles and brings row_lanes values.
@@ -47,11 +60,13 @@ class ChipConfig:
             if row_lanes * block_lanes >= 8 * model.dim_padded:
                 attention_heads = model.n_heads
         return cls(row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes or model.kv_block,
-                   multiplier, max_context or model.max_seq_len, n_sequences).checked(model)
+                   multiplier, max_context or model.max_seq_len, n_sequences, n_sinks, lora_rank, lora_lanes,
+                   n_adapters).checked(model)
 
     def checked(self, model: ModelFormat) -> "ChipConfig":
         """self, or a ValueError that names what does not fit the model."""
-        for name in ("row_lanes", "vector_lanes", "attention_heads", "attention_lanes", "max_context", "n_sequences"):
+        for name in ("row_lanes", "vector_lanes", "attention_heads", "attention_lanes", "max_context", "n_sequences",
+                     "lora_lanes", "n_adapters"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}")
         if self.block_lanes not in (4, 8, 16, BLOCK):
@@ -75,7 +90,21 @@ class ChipConfig:
         if self.max_context > model.max_seq_len:
             raise ValueError(f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions "
                              "the model was trained for")
+        if not 0 <= self.n_sinks < self.max_context:
+            raise ValueError(f"n_sinks must be 0 to max_context - 1 ({self.max_context - 1}), not {self.n_sinks!r}")
+        if self.lora_rank not in (0, 2, 4, 8, 16, 32, 64):
+            raise ValueError(f"lora_rank must be a power of two from 2 to 64, or 0 for none, not {self.lora_rank!r}")
+        if self.lora_lanes not in (1, 2, 4, 8, 16, 32) or self.lora_rank % self.lora_lanes:
+            raise ValueError(f"lora_lanes must be a power of two that divides lora_rank ({self.lora_rank}), "
+                             f"not {self.lora_lanes!r}")
+        if self.n_adapters > MAX_ADAPTERS:
+            raise ValueError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
         return self
+
+    @property
+    def position_bits(self) -> int:
+        """Bits of a position: with a sliding window a sequence ends after 2**32 of them."""
+        return 32 if self.n_sinks else max(1, (self.max_context - 1).bit_length())
 
     def as_dict(self) -> dict:
         return asdict(self)

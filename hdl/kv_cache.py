@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of every sequence, layer and position, in the MX blocks of attention."""
+"""The KV cache: keys and values of every sequence, layer and place, in the MX blocks of attention."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -16,25 +16,26 @@ def kv_word(lanes: int) -> data.StructLayout:
 
 
 def kv_beat(banks: int, lanes: int) -> data.StructLayout:
-    """The same word of ``banks`` consecutive kv heads; ``last`` is on the last word of the last position."""
+    """The same word of ``banks`` consecutive kv heads; ``last`` is on the last word of the last place."""
     return data.StructLayout({"bank": data.ArrayLayout(kv_word(lanes), banks), "last": 1})
 
 
 class KvCache(wiring.Component):
-    """Appends k and v of one position to a layer; streams positions 0 .. position back, as often as asked.
+    """Writes k and v of one position to its place in a layer; streams the places back, as often as asked.
 
-    A layer begins with the first beat on ``write``: ``sequence``, ``layer`` and ``position`` are taken with
-    it and hold until the next layer begins.  kv_heads * head_dim values of k come first, then as many of v,
-    heads in order.  Then requests are served: each streams kv heads banks * index + (0 .. banks - 1), one
-    from each bank, word by word, position by position, on ``k`` and on ``v``.  The next layer's first beat
-    waits until everything that was asked for has been read: a memory is never read and written in the same
-    cycle (a single-port SRAM will do), and a request always sees the position just appended.
+    A layer begins with the first beat on ``write``: ``sequence``, ``layer``, ``place`` and ``whole`` are taken
+    with it and hold until the next layer begins.  kv_heads * head_dim values of k come first, then as many of
+    v, heads in order.  Then requests are served: each streams kv heads banks * index + (0 .. banks - 1), one
+    from each bank, word by word, place by place, on ``k`` and on ``v``: places 0 .. place, or all of them if
+    ``whole`` (docs/arithmetic.md, attention).  The next layer's first beat waits until everything that was
+    asked for has been read: a memory is never read and written in the same cycle (a single-port SRAM will
+    do), and a request always sees the position just written.
 
     kv head j lives in bank j % banks.  Each bank has a memory for k and one for v, of
 
         n_sequences * n_layers * (kv_heads / banks) * max_context * (head_dim / lanes) words
 
-    of 8 * lanes + 8 bits, the indices from left to right being sequence, layer, j // banks, position and
+    of 8 * lanes + 8 bits, the indices from left to right being sequence, layer, j // banks, place and
     word.  No other word is written.
 
     Two cycles pass before a layer's first beat moves; then one moves each cycle, or each vector_lanes /
@@ -45,7 +46,8 @@ class KvCache(wiring.Component):
     Members
     -------
     write : In(stream mx_beat(vector_lanes))      k, then v, of one position of one layer
-    sequence, layer, position : In                where they go
+    sequence, layer, place : In                   where they go
+    whole : In(1)                                 all places hold a position of the sequence
     request : In(stream, index)                   kv heads banks * index and up
     k, v : Out(stream kv_beat(banks, lanes))
     """
@@ -76,7 +78,7 @@ class KvCache(wiring.Component):
         super().__init__({
             "write": In(stream.Signature(mx_beat(vector_lanes))),
             "sequence": In(address_bits(n_sequences)), "layer": In(address_bits(n_layers)),
-            "position": In(address_bits(max_context)),
+            "place": In(address_bits(max_context)), "whole": In(1),
             "request": In(stream.Signature(address_bits(self.indices))),
             "k": Out(stream.Signature(kv_beat(banks, lanes))),
             "v": Out(stream.Signature(kv_beat(banks, lanes))),
@@ -92,9 +94,11 @@ class KvCache(wiring.Component):
 
         address = address_bits(self.depth)
         row = Signal(address_bits(self.depth // (self.indices * self.slot_words)))
-        place = Signal(address_bits(self.slot_words))     # the position's first word in its slot
-        base = Signal(address)                     # index 0, position 0
-        origin = Signal(address)                   # index 0, this position
+        first = Signal(address_bits(self.slot_words))     # the place's first word in its slot
+        base = Signal(address)                     # index 0, place 0
+        origin = Signal(address)                   # index 0, this place
+        final = Signal(address)                    # index 0, the last place that is read
+        whole = Signal()
 
         # Readers: a request is kept until both have taken it.
         start, end = Signal(address), Signal(address)
@@ -112,14 +116,16 @@ class KvCache(wiring.Component):
                 with m.If(self.write.valid & ~self.request.valid & idle):
                     m.d.sync += [
                         row.eq(_times(self.sequence, self.n_layers) + self.layer),
-                        place.eq(_times(self.position, self.head_words)),
+                        first.eq(_times(self.place, self.head_words)),
+                        whole.eq(self.whole),
                     ]
                     m.next = "LOCATE"
             with m.State("EMPTY"):
                 begin()
             with m.State("LOCATE"):
                 located = _times(row, self.indices * self.slot_words)
-                m.d.sync += [base.eq(located), origin.eq(located + place)]
+                m.d.sync += [base.eq(located), origin.eq(located + first),
+                             final.eq(located + Mux(whole, self.slot_words - self.head_words, first))]
                 m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(self._write(m, writers, origin)):
@@ -131,7 +137,7 @@ class KvCache(wiring.Component):
                     slot = _times(self.request.payload, self.slot_words)
                     m.d.sync += [
                         start.eq(base + slot),
-                        end.eq(origin + slot + self.head_words - 1),
+                        end.eq(final + slot + self.head_words - 1),
                         pending.eq(0b11),
                     ]
         return m

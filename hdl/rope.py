@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -29,6 +29,9 @@ class RoPE(wiring.Component):
     which changes no bit.  Latency 7 + the phase product's, 9 cycles up to 2**17 positions; then ``lanes``
     elements a cycle.
 
+    With ``sinks`` each head of q leaves twice, turned by ``position`` and again by ``sink_position``; it is kept
+    meanwhile, and i waits while it is repeated.
+
     Widths: |cos|, |sin| <= 2**15, so a product is at most 2**(wide_bits + 14), and a sum of two fits
     wide_bits + 17 bits signed.  The phase keeps 32 bits: whole turns do not matter.
 
@@ -36,14 +39,16 @@ class RoPE(wiring.Component):
 
     Members
     -------
-    position : In(range(max_context))    stable from a layer's first beat in to its last beat out
+    position : In(position_bits)         stable from a layer's first beat in to its last beat out,
+    sink_position : In(position_bits)    as this is
     i : In(stream vector_beat)           Wide; ``last`` on the last beat of a layer's q
     o : Out(stream scaled_beat)          Wide, LSB 2**-12
     """
 
     def __init__(self, *, n_heads: int, n_kv_heads: int, head_dim: int, lanes: int, wide_bits: int,
-                 sine_bits: int, max_context: int, freq_init: Sequence[int] | None = None):
-        for name, value in (("n_heads", n_heads), ("n_kv_heads", n_kv_heads), ("max_context", max_context)):
+                 sine_bits: int, position_bits: int, sinks: bool = False,
+                 freq_init: Sequence[int] | None = None):
+        for name, value in (("n_heads", n_heads), ("n_kv_heads", n_kv_heads), ("position_bits", position_bits)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if not isinstance(lanes, int) or lanes < 2 or lanes % 2:
@@ -55,10 +60,10 @@ class RoPE(wiring.Component):
         if not isinstance(sine_bits, int) or not 4 <= sine_bits <= 14:
             raise ValueError(f"sine_bits must be 4 to 14, not {sine_bits!r}")
         self.n_heads, self.n_kv_heads, self.head_beats = n_heads, n_kv_heads, head_dim // lanes
-        self.lanes, self.wide_bits, self.sine_bits = lanes, wide_bits, sine_bits
+        self.lanes, self.wide_bits, self.sine_bits, self.sinks = lanes, wide_bits, sine_bits, sinks
         self.freq = Rom(width=16 * lanes, depth=self.head_beats, name="freq", init=freq_init)
         super().__init__({
-            "position": In(range(max(2, max_context))),
+            "position": In(position_bits), "sink_position": In(position_bits),
             "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
             "o": Out(stream.Signature(scaled_beat(lanes, wide_bits))),
         })
@@ -69,17 +74,31 @@ class RoPE(wiring.Component):
         m.submodules.freq = self.freq
 
         advance = Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
 
         # Where the stream is: a beat of a head, a head of the layer.
         beat = Signal(range(max(2, self.head_beats)))
         head = Signal(range(2 * self.n_kv_heads + self.n_heads))
         is_v = (head >= self.n_kv_heads) & (head < 2 * self.n_kv_heads)
-        with m.If(advance & self.i.valid):
+        i_valid, i_data, i_last, again = self._repeated(m, advance, beat, head >= 2 * self.n_kv_heads)
+        with m.If(advance & i_valid):
             m.d.sync += beat.eq(beat + 1)
             with m.If(beat == self.head_beats - 1):
-                m.d.sync += [beat.eq(0), head.eq(Mux(self.i.payload.last, 0, head + 1))]
+                m.d.sync += beat.eq(0)
+                if self.sinks:
+                    with m.If((head >= 2 * self.n_kv_heads) & ~again):
+                        m.d.sync += again.eq(1)
+                    with m.Else():
+                        m.d.sync += [again.eq(0), head.eq(Mux(i_last, 0, head + 1))]
+                else:
+                    m.d.sync += head.eq(Mux(i_last, 0, head + 1))
         m.d.comb += [self.freq.addr.eq(beat), self.freq.en.eq(advance)]
+        position = self.position
+        if self.sinks:
+            turn = Signal()                           # with the frequency
+            with m.If(advance):
+                m.d.sync += turn.eq(again)
+            position = Mux(turn, self.sink_position, self.position)
 
         phases = [Product(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
         operands = 1 + phases[0].latency + 1 + 1      # frequency, phase, table, sign
@@ -89,8 +108,8 @@ class RoPE(wiring.Component):
         passes = Signal(operands - 1)                 # one less: what is done at the signs
         with m.If(advance):
             m.d.sync += [
-                valid.eq(Cat(self.i.valid, valid)),
-                last.eq(Cat(self.i.payload.last, last)),
+                valid.eq(Cat(i_valid, valid)),
+                last.eq(Cat(i_last, last)),
                 passes.eq(Cat(is_v, passes)),
             ]
         m.d.comb += [self.o.valid.eq(valid[-1]), self.o.payload.last.eq(last[-1]),
@@ -107,7 +126,7 @@ class RoPE(wiring.Component):
             index, odd = angle[:sine_bits], angle[sine_bits]
             sin_index = index ^ odd.replicate(sine_bits)
             m.d.comb += [
-                phase.a.eq(self.freq.data.word_select(pair, 32)), phase.b.eq(self.position),
+                phase.a.eq(self.freq.data.word_select(pair, 32)), phase.b.eq(position),
                 phase.en.eq(advance),
                 sin_port.addr.eq(sin_index), cos_port.addr.eq(~sin_index),
                 sin_port.en.eq(advance), cos_port.en.eq(advance),
@@ -123,7 +142,7 @@ class RoPE(wiring.Component):
                 with m.If(passes[-1]):
                     m.d.sync += [cos.eq(1 << 15), sin.eq(0)]
 
-            x, y = (_delayed(m, advance, self.i.payload.data[2 * pair + k], operands, f"{'xy'[k]}_{pair}")
+            x, y = (_delayed(m, advance, i_data[2 * pair + k], operands, f"{'xy'[k]}_{pair}")
                     for k in range(2))
             xc, ys, xs, yc = (self._product(m, advance, f"{name}_{pair}", a, b) for name, a, b in (
                 ("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos)))
@@ -135,6 +154,25 @@ class RoPE(wiring.Component):
                         self.o.payload.data[2 * pair + k].eq(_round(rotated, width)),
                     ]
         return m
+
+    def _repeated(self, m, advance, beat, is_q):
+        """(valid, data, last, again) of what is turned: i, and with sinks each head of q ``again``."""
+        i = self.i
+        if not self.sinks:
+            m.d.comb += i.ready.eq(advance)
+            return i.valid, i.payload.data, i.payload.last, Const(0)
+        again, ends = Signal(name="again"), Signal()
+        m.submodules.head = head = Memory(shape=i.payload.data.shape(), depth=max(2, self.head_beats), init=[])
+        write, read = head.write_port(), head.read_port(domain="comb")
+        m.d.comb += [
+            i.ready.eq(advance & ~again),
+            write.addr.eq(beat), write.data.eq(i.payload.data), write.en.eq(i.valid & i.ready), read.addr.eq(beat),
+        ]
+        with m.If(i.valid & i.ready):
+            m.d.sync += ends.eq(i.payload.last)
+        last = Mux(again, ends & (beat == self.head_beats - 1), i.payload.last & ~is_q)
+        values = [Mux(again, kept, new) for kept, new in zip(read.data, i.payload.data, strict=True)]
+        return again | i.valid, values, last, again
 
     def _product(self, m, advance, name: str, a, b):
         product = Product(a_width=self.wide_bits, b_width=17)
@@ -154,6 +192,7 @@ def _round(value, width: int):
 
 
 def _delayed(m, en, value, cycles: int, name: str):
+    value = Value.cast(value)
     for k in range(cycles):
         register = Signal(value.shape(), name=f"{name}_{k + 1}")
         with m.If(en):

@@ -1,6 +1,6 @@
 """The unit of replication: a run of layers behind one fabric, and the LM head in the last stage of a chain."""
 
-from amaranth.hdl import Array, Const, Module, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect
 
@@ -64,7 +64,7 @@ class Stage(wiring.Component):
         self.n_groups = sum(m.groups(r) for m in self.all_matrices)
         self.weights_port = RomPort(width=word_bits(b), depth=self.n_words, lanes=r)
         self.rows_port = RomPort(width=ROW_BITS, depth=self.n_groups, lanes=r)
-        context = context_layout(config.n_sequences, config.max_context)
+        context = context_layout(config.n_sequences, config.max_context, config.position_bits)
         beat = stage_beat(vl, model.wide_bits, context)
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
         if head:
@@ -85,7 +85,7 @@ class Stage(wiring.Component):
         rmsnorm = RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * n_layers + self.head)
         mx_norm = Mx(lanes=vl, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
         rope = RoPE(n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
-                    wide_bits=wide, sine_bits=model.sine_bits, max_context=config.max_context)
+                    wide_bits=wide, sine_bits=model.sine_bits, position_bits=config.position_bits, sinks=config.n_sinks > 0)
         mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
         attention = Attention(model=model, config=config)
         mx_attention = Mx(lanes=vl, block=BLOCK, width=wide + 4)
@@ -157,7 +157,10 @@ class Stage(wiring.Component):
             rope.i.valid.eq(matvec.o.valid & self._is(matvec, Step.QKV)),
             rope.i.payload.data.eq(matvec.o.payload.data), rope.i.payload.last.eq(matvec.o.payload.last),
             rope.position.eq(context.position),
-            attention.position.eq(context.position), attention.sequence.eq(context.sequence), attention.layer.eq(layer),
+            # No sink is further away than in a context that is just full.
+            rope.sink_position.eq(Mux(context.whole, config.max_context - 1, context.place)),
+            attention.sequence.eq(context.sequence), attention.layer.eq(layer),
+            attention.place.eq(context.place), attention.whole.eq(context.whole),
             swiglu.i.valid.eq(matvec.o.valid & self._is(matvec, Step.GATE_UP)),
             swiglu.i.payload.data.eq(matvec.o.payload.data), swiglu.i.payload.last.eq(matvec.o.payload.last),
         ]

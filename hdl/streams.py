@@ -26,14 +26,16 @@ def mx_beat(lanes: int) -> data.StructLayout:
     return data.StructLayout({"mant": data.ArrayLayout(signed(8), lanes), "exp": signed(EXP_BITS), "last": 1})
 
 
-def context_layout(n_sequences: int, max_context: int) -> data.StructLayout:
+def context_layout(n_sequences: int, max_context: int, position_bits: int) -> data.StructLayout:
     """What a token carries from stage to stage beside its vector.
 
-    ``sequence`` and ``position`` address the KV cache; ``adapter`` chooses the LoRA adapter (0 is none); ``sample`` says
-    that the LM head is wanted: prompt tokens but the last do without.
+    ``position`` turns its q and k; ``sequence`` and ``place`` say where the KV cache keeps them, ``whole`` that every place
+    of the sequence is in use; ``adapter`` chooses the LoRA adapter (0 is none); ``sample`` says that the LM head is wanted:
+    prompt tokens but the last do without.
     """
     return data.StructLayout({
-        "sequence": range(max(2, n_sequences)), "position": range(max(2, max_context)), "adapter": 4, "sample": 1,
+        "sequence": range(max(2, n_sequences)), "position": position_bits, "place": range(max(2, max_context)),
+        "whole": 1, "adapter": 4, "sample": 1,
     })
 
 

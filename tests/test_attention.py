@@ -53,11 +53,11 @@ def draw(rng, kind, heads, banks, n_time, head_dim, limit):
     return q, k, v
 
 
-def golden(q, k, v, wide_bits):
+def golden(q, k, v, wide_bits, sinks=None):
     """[heads, head_dim]: heads / banks of the heads share each bank's k and v."""
     rep = q[0].shape[0] // k[0].shape[0]
     k, v = ([np.repeat(x, rep, 0) for x in pair] for pair in (k, v))
-    return attention(*q, *k, *v, wide_bits)
+    return attention(*q, *k, *v, wide_bits, sinks=sinks)
 
 
 def mx_beats(mant, exp, vector_lanes, last=False):
@@ -96,7 +96,7 @@ def check_heads(shape, passes, stalls=(0.0, 0.0), seed=0, n_vectors=1, max_conte
     """``passes`` holds (kind, positions) of each; a vector is len(passes) / n_vectors of them."""
     head_dim, lanes, vector_lanes, heads, banks, wide_bits = shape
     rng = np.random.default_rng(seed)
-    dut = AttentionHeads(heads=heads, banks=banks, head_dim=head_dim, block=gcd(head_dim, 32), lanes=lanes,
+    dut = AttentionHeads(heads=heads, banks=banks, head_dim=head_dim, block=gcd(head_dim, 32), lanes=lanes, n_sinks=0,
                          vector_lanes=vector_lanes, wide_bits=wide_bits, max_context=max_context,
                          passes=len(passes) // n_vectors)
     q, k, v, expected = [], [], [], []
@@ -139,10 +139,13 @@ def model_of(head_dim, n_heads, n_kv_heads, n_layers):
 
 
 CHIPS = [
-    # head_dim, n_heads, n_kv_heads, attention_lanes, vector_lanes, attention_heads, max_context, n_sequences
-    (8, 8, 4, 8, 4, 2, 12, 2), (8, 8, 4, 8, 8, 4, 9, 1), (8, 8, 4, 8, 2, 8, 16, 3), (8, 4, 1, 4, 8, 2, 7, 2),
-    (16, 2, 2, 4, 4, 1, 8, 2), (48, 6, 2, 16, 16, 1, 5, 2), (48, 3, 1, 16, 4, 3, 6, 2),
-    (64, 6, 2, 32, 8, 3, 5, 1), (128, 2, 1, 32, 16, 2, 4, 1),
+    # head_dim, n_heads, n_kv_heads, attention_lanes, vector_lanes, attention_heads, max_context, n_sequences, n_sinks
+    (8, 8, 4, 8, 4, 2, 12, 2, 0), (8, 8, 4, 8, 8, 4, 9, 1, 0), (8, 8, 4, 8, 2, 8, 16, 3, 0), (8, 4, 1, 4, 8, 2, 7, 2, 0),
+    (16, 2, 2, 4, 4, 1, 8, 2, 0), (48, 6, 2, 16, 16, 1, 5, 2, 0), (48, 3, 1, 16, 4, 3, 6, 2, 0),
+    (64, 6, 2, 32, 8, 3, 5, 1, 0), (128, 2, 1, 32, 16, 2, 4, 1, 0),
+]
+SLIDING = [
+    (8, 8, 4, 8, 4, 2, 4, 2, 1), (8, 4, 1, 4, 8, 2, 3, 1, 2), (48, 6, 2, 16, 16, 3, 4, 2, 3), (64, 2, 1, 32, 8, 2, 3, 1, 1),
 ]
 
 
@@ -150,34 +153,46 @@ class Bench:
     """A model's attention, and every k and v it was ever given."""
 
     def __init__(self, shape, seed=0, n_layers=2):
-        *heads, lanes, self.vector_lanes, at_once, self.max_context, self.n_sequences = shape
+        *heads, lanes, self.vector_lanes, at_once, self.max_context, self.n_sequences, self.n_sinks = shape
         self.model = model_of(*heads, n_layers)
         self.config = ChipConfig.for_model(
             self.model, vector_lanes=self.vector_lanes, attention_heads=at_once, attention_lanes=lanes,
-            max_context=self.max_context, n_sequences=self.n_sequences)
+            max_context=self.max_context, n_sequences=self.n_sequences, n_sinks=self.n_sinks)
         self.dut = Attention(model=self.model, config=self.config)
         self.rng = np.random.default_rng(seed)
         self.history = {}                 # (sequence, layer) -> list of (k mant, k exp, v mant, v exp)
 
-    def layer(self, kind, sequence, layer):
-        """(beats in, the values that leave) of the sequence's next position."""
+    def place(self, position):
+        """(place, whole) of a position."""
+        if position < self.max_context:
+            return position, 0
+        return self.n_sinks + (position - self.n_sinks) % (self.max_context - self.n_sinks), 1
+
+    def layer(self, kind, sequence, layer, place=None):
+        """(beats in, the values that leave) of the sequence's next position, which goes to ``place``."""
         model = self.model
-        q = blocks(self.rng, kind, (model.n_heads,), model.head_dim, 13)
+        q, sink_q = (blocks(self.rng, kind, (model.n_heads,), model.head_dim, 13) for _ in range(2))
         k, v = (blocks(self.rng, kind, (model.n_kv_heads,), model.head_dim, 13) for _ in range(2))
         history = self.history.setdefault((sequence, layer), [])
-        history.append((*k, *v))
+        place = len(history) if place is None else place
+        history[place:place + 1] = [(*k, *v)]
         k_all, ke, v_all, ve = (np.stack(x, 1) for x in zip(*history, strict=True))
-        beats = [beat for part in (k, v, q) for beat in mx_beats(*part, self.vector_lanes)]
+        parts = [k, v, q]
+        sinks = None
+        if self.n_sinks:
+            parts[2] = tuple(np.stack(both, 1) for both in zip(q, sink_q, strict=True))
+            sinks = (self.n_sinks, *sink_q)
+        beats = [beat for part in parts for beat in mx_beats(*part, self.vector_lanes)]
         beats[-1]["last"] = 1
-        return beats, golden(q, (k_all, ke), (v_all, ve), model.wide_bits).ravel()
+        return beats, golden(q, (k_all, ke), (v_all, ve), model.wide_bits, sinks).ravel()
 
     def run(self, steps, stalls=(0.0, 0.0), times_in=None, times_out=None):
-        """``steps``: ((sequence, layer, position), beats, values).  Times are of the last step's beats."""
+        """``steps``: ((sequence, layer, place, whole), beats, values).  Times are of the last step's beats."""
         dut = self.dut
 
         async def host(ctx):
             for n, (place, beats, _) in enumerate(steps):
-                for port, value in zip((dut.sequence, dut.layer, dut.position), place, strict=True):
+                for port, value in zip((dut.sequence, dut.layer, dut.place, dut.whole), place, strict=True):
                     ctx.set(port, value)
                 await drive(ctx, dut.i, beats, stalls[0], n, times_in)
 
@@ -195,14 +210,26 @@ def test_equals_golden_over_layers_and_sequences(shape):
     for n in range(min(6, bench.n_sequences * bench.max_context)):
         s = int(bench.rng.choice([s for s in range(bench.n_sequences) if position[s] < bench.max_context]))
         for layer in range(bench.model.n_layers):
-            steps.append(((s, layer, position[s]), *bench.layer(KINDS[n % 5], s, layer)))
+            steps.append(((s, layer, position[s], 0), *bench.layer(KINDS[n % 5], s, layer)))
         position[s] += 1
     bench.run(steps, (0.2, 0.2))
 
 
+@pytest.mark.parametrize("shape", SLIDING)
+def test_equals_golden_in_a_sliding_window(shape):
+    bench = Bench(shape, sum(shape))
+    steps = []
+    for position in range(3 * bench.max_context):
+        for s in range(bench.n_sequences):
+            place, whole = bench.place(position)
+            steps += [((s, layer, place, whole), *bench.layer(KINDS[position % 5], s, layer, place))
+                      for layer in range(bench.model.n_layers)]
+    bench.run(steps, (0.2, 0.2))
+
+
 def test_equals_golden_to_the_last_position():
-    bench = Bench((8, 2, 1, 8, 4, 2, 40, 1), n_layers=1)
-    bench.run([((0, 0, p), *bench.layer("even", 0, 0)) for p in range(40)])
+    bench = Bench((8, 2, 1, 8, 4, 2, 40, 1, 0), n_layers=1)
+    bench.run([((0, 0, p, 0), *bench.layer("even", 0, 0)) for p in range(40)])
 
 
 @pytest.mark.parametrize("position", [0, 40])
@@ -213,16 +240,16 @@ def test_equals_golden_to_the_last_position():
 ])
 def test_cycles(shape, latency, interval, position):
     """One layer, nothing stalled: the cycle in which each value of each pass leaves."""
-    bench = Bench((*shape[:6], 41, 1), n_layers=1)
+    bench = Bench((*shape[:6], 41, 1, 0), n_layers=1)
     model, config, dut = bench.model, bench.config, bench.dut
-    steps = [((0, 0, p), *bench.layer("even", 0, 0)) for p in range(position + 1)]
+    steps = [((0, 0, p, 0), *bench.layer("even", 0, 0)) for p in range(position + 1)]
     times_in, times_out = [], []
 
     async def host(ctx):
         # Only the last position is timed: what came before is put into the memories.
         for p, (_, beats, _) in enumerate(steps[:-1]):
             store(ctx, dut.cache, beats[:dut.kv_beats], p)
-        ctx.set(dut.position, position)
+        ctx.set(dut.place, position)
         await drive(ctx, dut.i, steps[-1][1], times=times_in)
 
     def store(ctx, cache, beats, p):
@@ -287,6 +314,6 @@ def test_broken_copy_is_caught(fault, monkeypatch):
 ])
 def test_arguments(change, message):
     good = {"heads": 4, "banks": 2, "head_dim": 8, "block": 8, "lanes": 4, "vector_lanes": 4,
-            "max_context": 16, "wide_bits": 32, "passes": 1}
+            "max_context": 16, "n_sinks": 0, "wide_bits": 32, "passes": 1}
     with pytest.raises(ValueError, match=message):
         AttentionHeads(**(good | change))

@@ -31,8 +31,8 @@ class Bench:
     def __getattr__(self, name):
         return self.shape[name]
 
-    def append(self, sequence, layer, position):
-        """The beats that append random k and v there."""
+    def append(self, sequence, layer, place, whole=0):
+        """The beats that write random k and v there."""
         vl, block = self.vector_lanes, max(self.vector_lanes, self.lanes)
         beats = []
         for v in range(2):
@@ -45,12 +45,12 @@ class Bench:
                               for k in range(0, block, vl)]
                     words += [{"mant": mant[k:k + self.lanes], "exp": exp}
                               for k in range(0, block, self.lanes)]
-                self.held[v, sequence, layer, position, head] = words
+                self.held[v, sequence, layer, place, head] = words
         return beats
 
-    def request(self, index, sequence, layer, position):
+    def request(self, index, sequence, layer, place, whole=0):
         for v, name in enumerate("kv"):
-            heads = [[word for p in range(position + 1)
+            heads = [[word for p in range(self.max_context if whole else place + 1)
                       for word in self.held[v, sequence, layer, p, index * self.banks + u]]
                      for u in range(self.banks)]
             words = [{"bank": list(banks), "last": 0} for banks in zip(*heads, strict=True)]
@@ -58,20 +58,22 @@ class Bench:
             self.expected[name] += words
 
     def script(self, tokens):
-        """[(place, beats, requests)] for ``tokens`` tokens of random sequences, each through all layers."""
+        """[(where, beats, requests)] for ``tokens`` tokens of random sequences, each through all layers.
+
+        In a sequence that has filled its slot a token replaces any other.
+        """
         position, steps = [0] * self.n_sequences, []
         for _ in range(tokens):
-            open_slots = [s for s in range(self.n_sequences) if position[s] < self.max_context]
-            if not open_slots:
-                break
-            s = self.rng.choice(open_slots)
+            s = self.rng.randrange(self.n_sequences)
+            whole = position[s] >= self.max_context
+            at = self.rng.randrange(self.max_context) if whole else position[s]
             for layer in range(self.n_layers):
-                place = (s, layer, position[s])
-                beats = self.append(*place)
+                where = (s, layer, at, int(whole))
+                beats = self.append(*where)
                 requests = [self.rng.randrange(self.dut.indices) for _ in range(self.rng.randint(0, 4))]
                 for index in requests:
-                    self.request(index, *place)
-                steps.append((place, beats, requests))
+                    self.request(index, *where)
+                steps.append((where, beats, requests))
             position[s] += 1
         return steps
 
@@ -79,9 +81,9 @@ class Bench:
         dut = self.dut
 
         async def host(ctx):
-            ports = (dut.sequence, dut.layer, dut.position)
-            for k, (place, beats, requests) in enumerate(steps):
-                for port, value in zip(ports, place, strict=True):
+            ports = (dut.sequence, dut.layer, dut.place, dut.whole)
+            for k, (where, beats, requests) in enumerate(steps):
+                for port, value in zip(ports, where, strict=True):
                     ctx.set(port, value)
                 await drive(ctx, dut.write, beats[:1], stall, f"first {k}")
                 for port in ports:      # taken with the first beat: noise afterwards
@@ -117,7 +119,7 @@ def packed(word):
     return int.from_bytes(bytes(x & 255 for x in [*word["mant"], word["exp"]]), "little")
 
 
-def check(shape, stall, seed=0, tokens=9):
+def check(shape, stall, seed=0, tokens=12):
     bench = Bench(shape, seed)
     bench.run(bench.script(tokens), stall)
 
@@ -128,7 +130,7 @@ def test_returns_what_was_appended_and_touches_nothing_else(shape):
 
 
 def test_without_stalls():
-    check(SHAPES[0], 0.0, tokens=16)
+    check(SHAPES[0], 0.0, tokens=24)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -142,7 +144,7 @@ def test_cycles(shape):
 
     async def host(ctx):
         for p, group in enumerate(beats):
-            ctx.set(dut.position, p)
+            ctx.set(dut.place, p)
             write_times = []
             await drive(ctx, dut.write, group, times=write_times)
             times["write"].append(write_times)
@@ -177,7 +179,7 @@ def test_appending_waits_for_readers():
 
     async def host(ctx):
         for position, beats in enumerate(tokens):
-            ctx.set(dut.position, position)
+            ctx.set(dut.place, position)
             await drive(ctx, dut.write, beats)
         await drive(ctx, dut.request, [0])
         ctx.set(dut.write.payload, again[0])

@@ -11,17 +11,20 @@ from hdl.rope import RoPE
 from sim.golden.rope import rope
 from weights_to_rom.tables import sine_table
 
-SHAPES = [  # n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, max_context
-    (4, 2, 8, 2, 32, 10, 256), (6, 2, 16, 4, 24, 10, 512), (2, 2, 8, 8, 32, 6, 1000),
-    (3, 1, 48, 8, 32, 10, 100), (1, 1, 4, 4, 24, 14, 1 << 17), (2, 1, 8, 4, 32, 4, 1 << 18),
-    (2, 1, 4, 2, 32, 10, 1),
+NAMES = ("n_heads", "n_kv_heads", "head_dim", "lanes", "wide_bits", "sine_bits", "position_bits", "sinks")
+SHAPES = [
+    (4, 2, 8, 2, 32, 10, 8, False), (6, 2, 16, 4, 24, 10, 9, False), (2, 2, 8, 8, 32, 6, 10, False),
+    (3, 1, 48, 8, 32, 10, 7, False), (1, 1, 4, 4, 24, 14, 17, False), (2, 1, 8, 4, 32, 4, 18, False),
+    (2, 1, 4, 2, 32, 10, 1, False), (4, 2, 8, 2, 32, 10, 32, True), (3, 1, 48, 8, 24, 10, 32, True),
+    (2, 1, 4, 4, 32, 10, 32, True),
 ]
 
 
 class Layers:
     """Random frequencies, and for each position a layer's k, v and q and what golden makes of them."""
 
-    def __init__(self, n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, max_context, count=12):
+    def __init__(self, n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, position_bits, sinks,
+                 count=12):
         rng = np.random.default_rng(head_dim + n_heads)
         self.freq = rng.integers(0, 1 << 32, head_dim // 2).astype(np.uint32)
         self.freq[:2] = [(1 << 32) - 1, 1]
@@ -32,9 +35,15 @@ class Layers:
         x = rng.integers(low, high, (count, heads, head_dim), endpoint=True) >> shift
         corners = [low, low, low, high, high, high, 0, 1, -1]
         x[:count // 2] = rng.choice(corners, (count // 2, heads, head_dim))
-        self.positions = [0, max_context - 1, *(int(p) for p in rng.integers(0, max_context, count - 2))]
+        end = 1 << position_bits
+        self.positions = [0, end - 1, *(int(p) for p in rng.integers(0, end, count - 2))]
+        self.sink_positions = [int(p) for p in rng.integers(0, end, count)]
         y = rope(x, np.array(self.positions), self.freq, wide_bits, sine_bits)
         y[:, n_kv_heads:2 * n_kv_heads] = x[:, n_kv_heads:2 * n_kv_heads]
+        if sinks:  # each head of q is followed by the same, turned for the sinks
+            again = rope(x, np.array(self.sink_positions), self.freq, wide_bits, sine_bits)
+            q = np.stack([y, again], axis=2)[:, 2 * n_kv_heads:].reshape(count, -1, head_dim)
+            y = np.concatenate([y[:, :2 * n_kv_heads], q], axis=1)
         self.sent = [beats(layer, lanes) for layer in x]
         self.expected = [beats(layer, lanes, base=-12) for layer in y]
 
@@ -47,19 +56,23 @@ def beats(layer, lanes, **extra):
     return [{"data": row, "last": int(k == len(rows) - 1), **extra} for k, row in enumerate(rows)]
 
 
+def unit(shape, layers):
+    named = dict(zip(NAMES, shape, strict=True))
+    return RoPE(**named, freq_init=layers.freq_words(named["lanes"]))
+
+
 def check(shape, stall_in, stall_out):
-    n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, max_context = shape
     layers = Layers(*shape)
-    dut = RoPE(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, lanes=lanes, wide_bits=wide_bits,
-               sine_bits=sine_bits, max_context=max_context, freq_init=layers.freq_words(lanes))
+    dut = unit(shape, layers)
     times_in, times_out = [], []
     arrived = []
 
     async def source(ctx):
-        for number, (position, sent) in enumerate(zip(layers.positions, layers.sent, strict=True)):
+        for number, sent in enumerate(layers.sent):
             while len(arrived) < number:
                 await ctx.tick()
-            ctx.set(dut.position, position)
+            ctx.set(dut.position, layers.positions[number])
+            ctx.set(dut.sink_position, layers.sink_positions[number])
             times_in.append([])
             await drive(ctx, dut.i, sent, stall_in, seed=number, times=times_in[-1])
 
@@ -83,16 +96,18 @@ def test_equals_golden(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_latency_and_rate(shape):
     times_in, times_out = check(shape, 0.0, 0.0)
-    latency = 9 if shape[-1] <= 1 << 17 else 10
-    assert times_in == list(range(len(times_in)))
-    assert times_out == [latency + t for t in times_in]
+    n_heads, n_kv_heads, head_dim, lanes, *_, position_bits, sinks = shape
+    latency = 9 if position_bits <= 17 else 10
+    head, heads = head_dim // lanes, n_heads + 2 * n_kv_heads
+    # A head of q that is repeated holds the next one up for as long as it takes.
+    assert times_in == [beat + head * (h - 2 * n_kv_heads if sinks and h > 2 * n_kv_heads else 0)
+                        for h in range(heads) for beat in range(h * head, (h + 1) * head)]
+    assert times_out == [latency + t for t in range(len(times_out))]
 
 
 def test_layers_follow_each_other_without_a_pause():
-    n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, max_context = shape = SHAPES[1]
-    layers = Layers(*shape, count=2)
-    dut = RoPE(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, lanes=lanes, wide_bits=wide_bits,
-               sine_bits=sine_bits, max_context=max_context, freq_init=layers.freq_words(lanes))
+    layers = Layers(*SHAPES[1], count=2)
+    dut = unit(SHAPES[1], layers)
 
     async def source(ctx):
         ctx.set(dut.position, layers.positions[1])
@@ -126,6 +141,6 @@ def test_broken_copy_is_caught(fault, monkeypatch):
 ])
 def test_arguments(arguments, message):
     shape = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "lanes": 4, "wide_bits": 32, "sine_bits": 10,
-             "max_context": 64}
+             "position_bits": 6}
     with pytest.raises(ValueError, match=message):
         RoPE(**(shape | arguments))

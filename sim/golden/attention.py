@@ -16,14 +16,19 @@ def scores(q_mant, q_exp, k_mant, k_exp):
     return saturate(rshr_saturate(p, shift, 20).sum(-1), 16)
 
 
-def attention(q_mant, q_exp, k_mant, k_exp, v_mant, v_exp, wide_bits: int, n_positions=None):
+def attention(q_mant, q_exp, k_mant, k_exp, v_mant, v_exp, wide_bits: int, n_positions=None, sinks=None):
     """Mantissas [..., c, n] of q and [..., T, c, n] of k and v -> int64[..., c * n], LSB 2**-16.
+
+    ``sinks``: (n_sinks, mantissas, exponents) of the q that meets the first n_sinks places.
 
     Without ``n_positions`` a query sees all T.  With it, int[Q] in ascending order, the first axis of q has Q queries, and
     query i sees the first n_positions[i] positions: a causal batch (k and v have no such axis, or one of
     length 1).
     """
     score = scores(q_mant, q_exp, k_mant, k_exp)
+    if sinks is not None:
+        n_sinks, *sink_q = sinks
+        score[..., :n_sinks] = scores(*sink_q, k_mant[..., :n_sinks, :, :], k_exp[..., :n_sinks, :])
     v_mant, v_exp = np.asarray(v_mant, np.int64), np.asarray(v_exp, np.int64)
     n_time = score.shape[-1]
     whole, e2 = score >> 6, EXP2[score & 63]

@@ -1,5 +1,9 @@
 """The whole integer model: golden units in the order in which the data flows."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from sim.golden.attention import attention
@@ -13,17 +17,22 @@ from sim.golden.swiglu import swiglu
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import BLOCK
 
+if TYPE_CHECKING:
+    from weights_to_rom.lora import IntegerAdapter
+
 
 class GoldenLlama:
     """Logits of the chip, to the bit, for one sequence whose KV cache grows with each call.
 
     ``extend`` evaluates any number of positions at once: the units know nothing of each other's positions but for
-    attention, which sees the cache up to its own.
+    attention, which sees the cache up to its own.  With ``n_sinks`` the cache has ``max_context`` places, and positions
+    beyond it, one at a time, take the place of older ones.
     """
 
-    def __init__(self, model: IntegerModel):
+    def __init__(self, model: IntegerModel, max_context: int | None = None, n_sinks: int = 0):
         self.model = model
         self.format = model.format
+        self.max_context, self.n_sinks = max_context or model.format.max_seq_len, n_sinks
         self._prepared: dict[str, PreparedMatrix] = {}
         self.reset()
 
@@ -35,54 +44,77 @@ class GoldenLlama:
         self._cache = [(empty, empty) for _ in range(f.n_layers)]
         self.position = 0
 
-    def extend(self, tokens, last_only: bool = False) -> np.ndarray:
+    def extend(self, tokens, last_only: bool = False, adapter: IntegerAdapter | None = None) -> np.ndarray:
         """tokens int[T] at the next T positions -> logits Wide[T, vocab_size] (or [1, vocab_size] of the last)."""
         tokens = np.asarray(tokens)
+        if self.n_sinks and self.position + len(tokens) > self.max_context:
+            room = max(0, self.max_context - self.position)
+            parts = ([tokens[:room]] if room else []) + list(tokens[room:, None])
+            logits = [self._extend(part, last_only, adapter) for part in parts]
+            return logits[-1] if last_only else np.concatenate(logits)
+        return self._extend(tokens, last_only, adapter)
+
+    def _extend(self, tokens, last_only, adapter) -> np.ndarray:
         positions = self.position + np.arange(len(tokens))
         f = self.format
         h = embedding(self.model.matrices["embed"], tokens, self.model.residual_shift if f.tied else 0, f.wide_bits)
         for i in range(f.n_layers):
             name = f"layers.{i}"
-            h = residual(h, self._attention(i, *self._norm(h, f"{name}.attn_norm"), positions), f.wide_bits)
-            h = residual(h, self._ffn(name, *self._norm(h, f"{name}.ffn_norm")), f.wide_bits)
+            h = residual(h, self._attention(i, *self._norm(h, f"{name}.attn_norm"), positions, adapter), f.wide_bits)
+            h = residual(h, self._ffn(name, *self._norm(h, f"{name}.ffn_norm"), adapter), f.wide_bits)
         self.position += len(tokens)
         if last_only:
             h = h[-1:]
         return self._matvec("embed" if f.tied else "head", *self._norm(h, "norm"))
 
-    def _matvec(self, name, mant, exp):
+    def _matvec(self, name, mant, exp, adapter=None):
         if name not in self._prepared:
             self._prepared[name] = prepare(self.model.matrices[name])
-        return matvec(self._prepared[name], mant, exp, self.format.wide_bits)
+        y = matvec(self._prepared[name], mant, exp, self.format.wide_bits)
+        if adapter is not None and name in adapter.matrices:
+            from sim.golden.lora import lora
+
+            y = lora(y, mant, exp, adapter.matrices[name], self.format.wide_bits)
+        return y
 
     def _norm(self, h, name):
         norm = self.model.norms[name]
         return mx(*rmsnorm(h, norm.gain_q, norm.gain_exp, norm.eps_q), BLOCK)
 
-    def _attention(self, layer, mant, exp, positions):
+    def _attention(self, layer, mant, exp, positions, adapter):
         f, n_time, name = self.format, len(positions), f"layers.{layer}"
 
         def heads(kind, n):
-            return self._matvec(f"{name}.{kind}", mant, exp).reshape(n_time, n, f.head_dim)
+            return self._matvec(f"{name}.{kind}", mant, exp, adapter).reshape(n_time, n, f.head_dim)
 
-        def rotated(x):
+        def rotated(x, positions=positions):
             return rope(x, positions, self.model.freq_q, f.wide_bits, f.sine_bits)
 
         def blocks(x):
             return mx(x, -12, f.kv_block)  # [T, heads, blocks, kv_block], [T, heads, blocks]
 
-        k, v = blocks(rotated(heads("k", f.n_kv_heads))), blocks(heads("v", f.n_kv_heads))
-        q_mant, q_exp = (q.reshape(n_time, f.n_kv_heads, f.n_rep, *q.shape[2:])
-                         for q in blocks(rotated(heads("q", f.n_heads))))
-        self._cache[layer] = tuple(
-            tuple(np.concatenate([old, np.moveaxis(new, 0, 1).astype(old.dtype)], axis=1)
-                  for old, new in zip(cached, fresh, strict=True))
-            for cached, fresh in zip(self._cache[layer], (k, v), strict=True))
-        # [kv head, 1, position, ...]: every query of a group meets the same keys and values.
-        (k_mant, k_exp), (v_mant, v_exp) = (tuple(part[:, None] for part in cached) for cached in self._cache[layer])
-        out = attention(q_mant, q_exp, k_mant, k_exp, v_mant, v_exp, f.wide_bits, positions + 1)
-        return self._matvec(f"{name}.o", *mx(out.reshape(n_time, -1), -16, BLOCK))
+        def grouped(q):
+            return tuple(part.reshape(n_time, f.n_kv_heads, f.n_rep, *part.shape[2:]) for part in blocks(q))
 
-    def _ffn(self, name, mant, exp):
-        gate, up = (self._matvec(f"{name}.{kind}", mant, exp) for kind in ("gate", "up"))
-        return self._matvec(f"{name}.down", *mx(swiglu(gate, up), -24, BLOCK))
+        k, v, q = blocks(rotated(heads("k", f.n_kv_heads))), blocks(heads("v", f.n_kv_heads)), heads("q", f.n_heads)
+        whole = self.n_sinks and self.position >= self.max_context
+        if whole:
+            place = self.n_sinks + (self.position - self.n_sinks) % (self.max_context - self.n_sinks)
+            for cached, fresh in zip(self._cache[layer], (k, v), strict=True):
+                for old, new in zip(cached, fresh, strict=True):
+                    old[:, place] = new[0]
+        else:
+            self._cache[layer] = tuple(
+                tuple(np.concatenate([old, np.moveaxis(new, 0, 1).astype(old.dtype)], axis=1)
+                      for old, new in zip(cached, fresh, strict=True))
+                for cached, fresh in zip(self._cache[layer], (k, v), strict=True))
+        sinks = (self.n_sinks, *grouped(rotated(q, positions * 0 + self.max_context - 1))) if whole else None
+        # [kv head, 1, place, ...]: every query of a group meets the same keys and values.
+        (k_mant, k_exp), (v_mant, v_exp) = (tuple(part[:, None] for part in cached) for cached in self._cache[layer])
+        out = attention(*grouped(rotated(q)), k_mant, k_exp, v_mant, v_exp, f.wide_bits,
+                        np.minimum(positions + 1, k_mant.shape[2]), sinks)
+        return self._matvec(f"{name}.o", *mx(out.reshape(n_time, -1), -16, BLOCK), adapter)
+
+    def _ffn(self, name, mant, exp, adapter):
+        gate, up = (self._matvec(f"{name}.{kind}", mant, exp, adapter) for kind in ("gate", "up"))
+        return self._matvec(f"{name}.down", *mx(swiglu(gate, up), -24, BLOCK), adapter)

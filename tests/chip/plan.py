@@ -28,6 +28,7 @@ class Command:
     sequence: int = 0
     restart: bool = False
     sample: bool = True
+    release: bool = False
     inv_temperature: int = 0
     seed: int = 0
     adapter: int = 0
@@ -64,16 +65,19 @@ class GoldenChip:
 
     def __init__(self, model: IntegerModel, config: ChipConfig):
         self._config, self._vocab_size = config, model.format.vocab_size
-        self._sequences = [GoldenLlama(model) for _ in range(config.n_sequences)]
+        self._sequences = [GoldenLlama(model, config.max_context, config.n_sinks) for _ in range(config.n_sequences)]
 
     def token(self, command: Command) -> Reply:
         if command.sequence >= self._config.n_sequences:
             return Reply(Status.NO_SEQUENCE, 0, None, None)
         sequence = self._sequences[command.sequence]
-        position = 0 if command.restart else sequence.position
+        position = 0 if command.restart or command.release else sequence.position
+        if command.release:
+            sequence.reset()
+            return Reply(Status.OK, 0, position, None)
         if command.token >= self._vocab_size:
             return Reply(Status.NO_TOKEN, 0, position, None)
-        if position >= self._config.max_context:
+        if position >= self._config.max_context and not self._config.n_sinks:
             return Reply(Status.FULL, 0, position, None)
         if command.restart:
             sequence.reset()
@@ -90,7 +94,7 @@ def conversation(
     """``n_tokens`` tokens for sequences in random turns, and in between what the chip must refuse.
 
     The first tokens of a sequence are a prompt, without samples; half of the others are sampled at a
-    temperature.
+    temperature.  Sequences begin as the reset left them; a full one is released or restarted, unless its window slides.
     """
     lengths = [0] * config.n_sequences
     refusals = [
@@ -103,10 +107,13 @@ def conversation(
         s = i % config.n_sequences if i < config.n_sequences else rng.randrange(config.n_sequences)
         if i >= n_tokens // 3 and refusals:
             yield refusals.pop(0)(s)
-        full = lengths[s] == config.max_context
+        full = lengths[s] == config.max_context and not config.n_sinks
         if full:
             yield Command(rng.randrange(model.vocab_size), s)
-        restart = full or i < config.n_sequences
+            if rng.random() < 0.5:
+                yield Command(rng.randrange(2**32), s, release=True, restart=rng.random() < 0.5)
+                lengths[s], full = 0, False
+        restart = full
         lengths[s] = 1 if restart else lengths[s] + 1
         hot = rng.random() < 0.5
         yield Command(
