@@ -1,0 +1,47 @@
+"""The LoRA adder: B (A x), rounded as the chip rounds it, added to a matrix' result (docs/arithmetic.md, lora)."""
+
+import numpy as np
+
+from sim.golden.arithmetic import rshr, saturate
+from sim.golden.mx import mx
+from weights_to_rom.lora import LoraBlocks
+
+POSITIONS_AT_ONCE = 128
+"""Vectors a pass, as in ``matvec``."""
+
+
+def lora(y, mant, exp, blocks: LoraBlocks, wide_bits: int):
+    """y Wide[..., rows] of the base matrix, and what entered it -> Wide[..., rows] with the adapter's part.
+
+    mant int[..., blocks, 32] and exp int[..., blocks] are the MX blocks that the base matrix was given.
+    """
+    lead, n_blocks = np.shape(mant)[:-2], np.shape(mant)[-2]
+    mant = np.asarray(mant, np.float64).reshape(-1, n_blocks, 32)
+    exp = np.asarray(exp, np.int64).reshape(-1, n_blocks)
+    y = np.asarray(y, np.int64).reshape(len(mant), -1)
+    out = np.empty_like(y)
+    for first in range(0, len(mant), POSITIONS_AT_ONCE):
+        part = slice(first, first + POSITIONS_AT_ONCE)
+        u = _sums(mant[part], exp[part], blocks.a_mant, blocks.a_exp, wide_bits)
+        v = _sums(*mx(u, -16, blocks.b_mant.shape[-1]), blocks.b_mant, blocks.b_exp, wide_bits)
+        out[part] = saturate(y[part] + saturate(rshr(v, 4), wide_bits), wide_bits)
+    return out.reshape(*lead, -1)
+
+
+def _sums(x_mant, x_exp, w_mant, w_exp, wide_bits: int):
+    """x [n, blocks, b] and w [rows, blocks, b] in MX blocks -> int64[n, rows] of LSB 2**-16, the sums of rounded terms.
+
+    float64 is exact: a product of mantissas is an integer below 2**14 in units of u = 2**(w_exp + x_exp + 16), and a sum of
+    32 below 2**19.  The half that rounds it only costs bits where the sum is beyond 2**52, which saturates, or where
+    u < 2**-51: then |sum| < 2**-32, and the term is 0 either way.
+    """
+    limit = float(1 << (wide_bits + 4))
+    acc = np.zeros((len(x_mant), len(w_mant)))
+    for b in range(w_mant.shape[1]):
+        x = np.ldexp(x_mant[:, b].astype(np.float64), (x_exp[:, b] + 16)[:, None])
+        w = np.ldexp(w_mant[:, b].astype(np.float64), w_exp[:, b].astype(np.int64)[:, None])
+        term = x @ w.T
+        term += 0.5
+        np.floor(term, out=term)
+        acc += np.clip(term, -limit, limit - 1, out=term)  # below 2**(wide_bits + 4) * blocks < 2**53
+    return acc.astype(np.int64)
