@@ -12,6 +12,7 @@ from amaranth.lib.wiring import connect, flipped
 from hdl.chip import Chip
 from hdl.clock_gate import CLOCK_GATE_VERILOG
 from hdl.config import ChipConfig
+from hdl.ram import Rams
 from hdl.rom import RomSpec, rom_verilog
 from weights_to_rom.model_format import ModelFormat
 
@@ -56,9 +57,10 @@ def _woken(text: str) -> str:
 
 
 def convert(component: wiring.Component, name: str, roms: Iterable[RomSpec] = ()) -> str:
-    """A component and the ROM modules it instantiates, as Verilog; no source locations, so no path of a machine."""
-    text = _woken(verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False))
-    return text + "".join("\n" + rom_verilog(rom.name, rom.width, rom.depth) for rom in roms)
+    """A component and the memory modules it instantiates, as Verilog; no source locations, so no path of a machine."""
+    rams = Rams()
+    text = _woken(verilog.convert(component, name=name, platform=rams, strip_internal_attrs=True, emit_src=False))
+    return text + rams.verilog + "".join("\n" + rom_verilog(rom.name, rom.width, rom.depth) for rom in roms)
 
 
 def rom_specs(model: ModelFormat, config: ChipConfig) -> list[RomSpec]:
