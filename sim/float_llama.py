@@ -1,7 +1,7 @@
 """Llama in floating point: the model that everything else approximates, in the order in which data flows.
 
-Equal to ``LlamaForCausalLM`` of Hugging Face transformers: ``tests/test_float_llama.py`` compares with stored
-logits, ``tests/data/make_float_llama_reference.py --check`` live.
+Equal to ``LlamaForCausalLM`` of Hugging Face transformers, and with an adapter to ``peft``: ``tests/test_float_llama.py``
+and ``tests/test_peft.py`` compare with stored logits, ``tests/data/make_..._reference.py --check`` live.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.peft import LoraPair, PeftAdapter
 
 Capture = Callable[[str, np.ndarray], None]
 KeysAndValues = tuple[np.ndarray, np.ndarray]
@@ -52,10 +53,18 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 class Layer:
-    """One decoder layer.  ``weights`` maps ``q``, ``attn_norm`` ... to its tensors and may be written to."""
+    """One decoder layer.  ``weights`` maps ``q``, ``attn_norm`` ... to its tensors and may be written to.
+
+    Where ``adapter`` has a matrix, its result is W x + scale * B (A x).
+    """
 
     def __init__(
-        self, config: LlamaConfig, index: int, tensor: Callable[[str], np.ndarray], dtype: type = np.float32
+        self,
+        config: LlamaConfig,
+        index: int,
+        tensor: Callable[[str], np.ndarray],
+        dtype: type = np.float32,
+        adapter: PeftAdapter | None = None,
     ) -> None:
         self.config = config
         self.prefix = f"layers.{index}."
@@ -63,6 +72,12 @@ class Layer:
         self.weights = {
             name: np.asarray(tensor(self.prefix + name), dtype)
             for name in ("attn_norm", "ffn_norm", *LINEARS)
+        }
+        pairs = adapter.matrices if adapter else {}
+        self.lora = {
+            name: LoraPair(pair.a.astype(dtype), pair.b.astype(dtype), pair.scale)
+            for name in LINEARS
+            if (pair := pairs.get(self.prefix + name))
         }
 
     def forward(
@@ -74,7 +89,10 @@ class Layer:
         def linear(name: str, i: np.ndarray) -> np.ndarray:
             if capture:
                 capture(self.prefix + name, i)
-            return i @ w[name].T
+            y = i @ w[name].T
+            if pair := self.lora.get(name):
+                y += i @ pair.a.T @ pair.b.T * y.dtype.type(pair.scale)
+            return y
 
         i = rms_norm(x, w["attn_norm"], c.norm_eps)
         q, k, v = (linear(name, i).reshape(len(x), -1, c.head_dim) for name in "qkv")
@@ -102,14 +120,20 @@ class FloatLlama:
         and held in ``dtype``: 4 bytes a parameter in float32.
     dtype
         ``np.float32``, or ``np.float64`` where a comparison calls for it.  RoPE angles are always float64.
+    adapter
+        A LoRA adapter that every token uses.
     """
 
     def __init__(
-        self, config: LlamaConfig, tensor: Callable[[str], np.ndarray], dtype: type = np.float32
+        self,
+        config: LlamaConfig,
+        tensor: Callable[[str], np.ndarray],
+        dtype: type = np.float32,
+        adapter: PeftAdapter | None = None,
     ) -> None:
         self.config = config
         self.embedding = np.asarray(tensor("embed"), dtype)
-        self.layers = [Layer(config, i, tensor, dtype) for i in range(config.n_layers)]
+        self.layers = [Layer(config, i, tensor, dtype, adapter) for i in range(config.n_layers)]
         self.norm = np.asarray(tensor("norm"), dtype)
         self.head = self.embedding if config.tied else np.asarray(tensor("head"), dtype)
         self.reset()
