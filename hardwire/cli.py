@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hardwire.console import say, write
-from hardwire.show import check_lines, report_lines, run_lines, show
+from hardwire.show import adapter_lines, check_lines, report_lines, run_lines, show
 from sim.verilator import SimulationError
 
 app = typer.Typer(
@@ -336,6 +336,27 @@ def respin(
             f"Verilog: generated anew, identical to the byte (SHA-256 {spun['verilog_sha256'][:16]}...)",
         ],
     )
+
+
+lora = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="LoRA adapters for a compiled model.")
+app.add_typer(lora, name="lora")
+
+
+@lora.command(epilog="Example:  hardwire lora pack out models/stories-260k-pirates --slot 2")
+def pack(
+    out: OutFolder,
+    adapter: Annotated[
+        Path,
+        typer.Argument(metavar="ADAPTER_DIR", show_default=False, help="A folder that peft's save_pretrained wrote."),
+    ],
+    slot: Annotated[int, typer.Option(min=1, help="Number under which the chip will know the adapter.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Quantise a LoRA adapter for a compiled model, into OUT/adapters, with the frame that loads it."""
+    from hardwire.lora import pack as pack_adapter
+
+    figures = pack_adapter(Path(out), adapter, slot)
+    show(figures, as_json, adapter_lines(figures))
 
 
 @app.command()

@@ -6,6 +6,7 @@ rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, de
 model.safetensors   the integer model
 tokenizer/          if the model has one
 simulation/KEY.so   the simulated chip, named by a hash of all that goes into it
+adapters/NAME/      LoRA adapters packed for it (hardwire/lora.py)
 report.json         figures
 """
 
@@ -211,11 +212,18 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder``, which takes its place when all went well and is gone when not.
+    """``written_whole`` for a compiled model.
 
     Raises OutputError if ``folder`` holds anything that is not a compiled model.
     """
     check_replaceable(folder)
+    with written_whole(folder) as new:
+        yield new
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, which takes its place when all went well and is gone when not."""
     target = folder.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -76,6 +76,16 @@ def run_lines(figures: dict) -> list[Line]:
     ]
 
 
+def adapter_lines(figures: dict) -> list[Line]:
+    rank = f"rank {figures['rank']} of {figures['chip_rank']}"
+    error = f"{figures['worst_block_error']:.1%}"
+    return [
+        f"{figures['folder']}: adapter {figures['slot']}, {rank}, on {', '.join(figures['targets'])}",
+        f"{figures['sram_bits']:,} bits of SRAM, {figures['frame_words']:,} words to load it",
+        f"worst block error: {error} of its row's rms weight, in {figures['worst_block_error_in']}",
+    ]
+
+
 def check_lines(figures: dict) -> list[Line]:
     return [*difference_lines(figures), cycles_line(figures)]
 
