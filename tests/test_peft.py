@@ -139,6 +139,7 @@ def test_halves_are_exact(folder, dtype, unit):
         {"layers_to_transform": []},
         {"lora_dropout": 0.3, "task_type": None, "revision": "main", "inference_mode": False, "a_later_option": False},
         {"init_lora_weights": "gaussian"},
+        {"rank_pattern": {"self_attn": 9, "proj": 9, "layers.1": 9, "q_proj.weight": 9, "_proj$": 9}},
     ],
 )
 def test_other_words_for_the_same(folder, changes):
