@@ -3,12 +3,13 @@
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from hdl.clock_gate import add_gated
 from hdl.config import ChipConfig
 from hdl.embedding import Embedding
+from hdl.lora_loader import frame_beat, load_reply
 from hdl.matvec import ROW_BITS
 from hdl.rom import Rom
 from hdl.row_lane import word_bits
@@ -21,13 +22,14 @@ TOKEN_BITS = 32
 """Tokens at the chip's ports are whole words, so that one that is too large can be refused and not cut off."""
 
 
-class Status(enum.Enum, shape=2):
+class Status(enum.Enum, shape=3):
     """What became of a token."""
 
     OK = 0
     FULL = 1       # the sequence has all the positions it can have
     NO_TOKEN = 2   # the token is not in the vocabulary
     NO_SEQUENCE = 3
+    NO_ADAPTER = 4  # the adapter is not loaded, or not whole
 
 
 def command_layout(config: ChipConfig) -> data.StructLayout:
@@ -56,6 +58,8 @@ class Chip(wiring.Component):
     -------
     i : In(stream command_layout)
     o : Out(stream reply_layout)
+    load : In(stream frame_beat)            with LoRA: frames of adapters, while tokens are served;
+    loaded : Out(stream load_reply)   an answer to each
     logits_valid : Out(1)       in this cycle ``logits`` go to the sampler, ceil(vocab_size / vector_lanes) beats a token
     logits : Out(lanes)         Wide, LSB 2**-12
     busy, step : Out            the fabric reads a weight word in this cycle, of this matrix (``schedule.Step``)
@@ -63,7 +67,8 @@ class Chip(wiring.Component):
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig):
         self.model, self.config = model, config.checked(model)
-        super().__init__({
+        lora = {"load": In(stream.Signature(frame_beat())), "loaded": Out(stream.Signature(load_reply()))}
+        super().__init__((lora if config.lora_rank else {}) | {
             "i": In(stream.Signature(command_layout(config))),
             "o": Out(stream.Signature(reply_layout(config))),
             "logits_valid": Out(1),
@@ -114,6 +119,11 @@ class Chip(wiring.Component):
             stage.i.payload.context.place.eq(place), stage.i.payload.context.whole.eq(whole),
             stage.i.payload.context.adapter.eq(token.adapter), stage.i.payload.context.sample.eq(token.sample),
         ]
+        adapter_ready = token.adapter == 0
+        if config.lora_rank:
+            connect(m, flipped(self.load), stage.load)
+            connect(m, stage.loaded, flipped(self.loaded))
+            adapter_ready = (token.adapter <= config.n_adapters) & Array(stage.ready)[token.adapter]
         end = (1 << config.position_bits) - 1 if config.n_sinks else config.max_context
         reply = self.o.payload
         m.d.comb += [reply.sequence.eq(token.sequence), reply.position.eq(position)]
@@ -141,9 +151,13 @@ class Chip(wiring.Component):
                     m.d.sync += reply.status.eq(Status.NO_TOKEN)
                 with m.Elif(position >= end):
                     m.d.sync += reply.status.eq(Status.FULL)
+                with m.Elif(~adapter_ready):
+                    m.d.sync += reply.status.eq(Status.NO_ADAPTER)
                 with m.Else():
                     m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(1)]
                     m.d.comb += write.en.eq(1)
+                    if config.lora_rank:
+                        m.d.sync += stage.in_use.eq(token.adapter)
                     m.next = "embed"
             with m.State("embed"):
                 m.d.comb += embedding.i.valid.eq(1)
@@ -152,6 +166,8 @@ class Chip(wiring.Component):
             with m.State("run"):
                 # The stage takes the first beat of the vector some cycles after the token: it is not idle from then on.
                 with m.If(stage.done):
+                    if config.lora_rank:
+                        m.d.sync += stage.in_use.eq(0)
                     m.next = "sample"
                     with m.If(~token.sample):
                         m.next = "reply"

@@ -47,6 +47,8 @@ class Matvec(wiring.Component):
     whose vectors are here lies one idle cycle.  Every group has its place in the result queue before it
     starts, so nothing ever stalls behind the ROM.
 
+    The queue holds what is under way, or ``queue`` groups if that is more.
+
     ``matrices`` are all that the weight ROM holds, in its order: for each group of rows, each block, each
     plane (high first), each part of the block one word.
 
@@ -62,7 +64,7 @@ class Matvec(wiring.Component):
     """
 
     def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, multiplier: str,
-                 wide_bits: int, matrices: Sequence[MatrixShape]) -> None:
+                 wide_bits: int, matrices: Sequence[MatrixShape], queue: int = 0) -> None:
         if block_lanes not in (4, 8, 16, BLOCK):
             raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {block_lanes!r}")
         if row_lanes % vector_lanes and vector_lanes % row_lanes:
@@ -81,7 +83,7 @@ class Matvec(wiring.Component):
         # A group holds its place from its first word to two cycles after the results of its last.
         group_cycles = max(min(terms) * (BLOCK // block_lanes), row_lanes // vector_lanes)
         under_way = 1 + -(-(self._result + 1) // group_cycles)
-        self.queue_depth = 1 << ceil_log2(max(2, under_way))
+        self.queue_depth = 1 << ceil_log2(max(2, under_way, queue))
         self.command_layout = command_layout(
             max_blocks=self.max_blocks, max_rows=max(matrix.rows for matrix in matrices))
         depth = {"weights": sum(matrix.words(row_lanes, block_lanes) for matrix in matrices),

@@ -2,11 +2,14 @@
 
 from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.attention import Attention
 from hdl.clock_gate import add_gated
 from hdl.config import ChipConfig
+from hdl.lora import Lora
+from hdl.lora_lane import lora_word_bits
+from hdl.lora_loader import LoraLoader, frame_beat, load_reply
 from hdl.matvec import ROW_BITS, Matvec
 from hdl.mx import Mx
 from hdl.residual import Residual
@@ -16,8 +19,9 @@ from hdl.rope import RoPE
 from hdl.row_lane import word_bits
 from hdl.streams import context_layout, stage_beat, vector_beat
 from hdl.swiglu import SwiGLU
+from weights_to_rom.lora import layout_word
 from weights_to_rom.model_format import BLOCK, ModelFormat
-from weights_to_rom.schedule import Step, head_matrix, layer_matrices
+from weights_to_rom.schedule import Step, head_matrix, layer_matrices, lora_matrices
 
 
 class Stage(wiring.Component):
@@ -37,8 +41,10 @@ class Stage(wiring.Component):
     The fabric (``matvec``) reads its ROM once from end to end for a token, in the order of
     ``weights_to_rom.schedule``; everything else waits for data.  Queries meet the cache while later rows of q are
     computed, SwiGLU and the residual addition work on rows as they come, and each vector unit writes the half of
-    the input buffer that the fabric does not read.  A LoRA adder would stand between matvec's results and their
-    users: the context that its adapter number comes from is there.
+    the input buffer that the fabric does not read.
+
+    With ``lora_rank`` the LoRA adder stands between matvec's results and their users, a cycle for each beat; it
+    multiplies beside the fabric, whose results wait for it in a queue that is long enough for the fabric to go on.
 
     The residual vector after the last layer leaves by ``o``; in a stage with the ``head`` it goes through the final
     norm and the LM head instead, if its token's context asks for a sample, and is dropped if not.
@@ -48,6 +54,10 @@ class Stage(wiring.Component):
     i : In(stream stage_beat)            residual vectors, Wide
     o : Out(stream stage_beat)           without head: after the last layer
     logits : Out(stream vector_beat)     with head: Wide, in token order
+    load : In(stream frame_beat)         with LoRA: frames of adapters (docs/arithmetic.md, section 6),
+    loaded : Out(stream load_reply)      an answer to each;
+    ready : Out(n_adapters + 1)          bit a: adapter a is there, and whole; bit 0, for none, is always set;
+    in_use : In                          the adapter of the token under way, from when ``ready`` was looked at
     weights, rows : In(RomPort)          with head: reads for the embedding, which shares the ROM of a tied head;
     peek : In(1)                         it holds the ROM ports while this is high, with no token in the stage
     done : Out(1)                        the last beat of a token's vector or logits leaves in this cycle
@@ -67,6 +77,11 @@ class Stage(wiring.Component):
         context = context_layout(config.n_sequences, config.max_context, config.position_bits)
         beat = stage_beat(vl, model.wide_bits, context)
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
+        if config.lora_rank:
+            members |= {
+                "load": In(stream.Signature(frame_beat())), "loaded": Out(stream.Signature(load_reply())),
+                "ready": Out(config.n_adapters + 1), "in_use": In(range(config.n_adapters + 1)),
+            }
         if head:
             members |= {
                 "logits": Out(stream.Signature(vector_beat(vl, model.wide_bits))),
@@ -97,7 +112,7 @@ class Stage(wiring.Component):
         add_gated(m, "rmsnorm", rmsnorm, wake=rmsnorm.restart)
         m.submodules.matvec = matvec = Matvec(
             row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl,
-            matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier)
+            matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier, queue=self._queue())
         for producer, consumer in ((rmsnorm, mx_norm), (rope, mx_qkv), (mx_qkv, attention), (attention, mx_attention),
                                    (swiglu, mx_swiglu)):
             connect(m, producer.o, consumer.i)
@@ -110,9 +125,11 @@ class Stage(wiring.Component):
             m.d.sync += [context.eq(self.i.payload.context), loading.eq(1)]
             m.d.comb += rmsnorm.restart.eq(1)
 
+        result, lora = self._lora(m, matvec, rmsnorm.restart, context)
+
         # Residual: the vector that arrives replaces it, results of o and down are added.
         to_residual = Signal()
-        m.d.comb += to_residual.eq(self._is(matvec, Step.O) | self._is(matvec, Step.DOWN))
+        m.d.comb += to_residual.eq(self._is(result, Step.O) | self._is(result, Step.DOWN))
         with m.If(loading):
             m.d.comb += [
                 residual.i.valid.eq(self.i.valid), self.i.ready.eq(residual.i.ready),
@@ -123,8 +140,8 @@ class Stage(wiring.Component):
                 m.d.sync += [loading.eq(0), running.eq(1)]
         with m.Else():
             m.d.comb += [
-                residual.i.valid.eq(matvec.o.valid & to_residual),
-                residual.i.payload.data.eq(matvec.o.payload.data), residual.i.payload.last.eq(matvec.o.payload.last),
+                residual.i.valid.eq(result.valid & to_residual),
+                residual.i.payload.data.eq(result.payload.data), residual.i.payload.last.eq(result.payload.last),
             ]
 
         # Where the updated residual goes: through a norm to the next matrix, and after the last layer to the head.
@@ -154,47 +171,60 @@ class Stage(wiring.Component):
         # Results of the fabric, by matrix.
         layer = Signal(range(max(2, n_layers)))
         m.d.comb += [
-            rope.i.valid.eq(matvec.o.valid & self._is(matvec, Step.QKV)),
-            rope.i.payload.data.eq(matvec.o.payload.data), rope.i.payload.last.eq(matvec.o.payload.last),
+            rope.i.valid.eq(result.valid & self._is(result, Step.QKV)),
+            rope.i.payload.data.eq(result.payload.data), rope.i.payload.last.eq(result.payload.last),
             rope.position.eq(context.position),
             # No sink is further away than in a context that is just full.
             rope.sink_position.eq(Mux(context.whole, config.max_context - 1, context.place)),
             attention.sequence.eq(context.sequence), attention.layer.eq(layer),
             attention.place.eq(context.place), attention.whole.eq(context.whole),
-            swiglu.i.valid.eq(matvec.o.valid & self._is(matvec, Step.GATE_UP)),
-            swiglu.i.payload.data.eq(matvec.o.payload.data), swiglu.i.payload.last.eq(matvec.o.payload.last),
+            swiglu.i.valid.eq(result.valid & self._is(result, Step.GATE_UP)),
+            swiglu.i.payload.data.eq(result.payload.data), swiglu.i.payload.last.eq(result.payload.last),
         ]
-        with m.Switch(matvec.o.payload.tag):
+        with m.Switch(result.payload.tag):
             with m.Case(Step.QKV):
-                m.d.comb += matvec.o.ready.eq(rope.i.ready)
+                m.d.comb += result.ready.eq(rope.i.ready)
             with m.Case(Step.GATE_UP):
-                m.d.comb += matvec.o.ready.eq(swiglu.i.ready)
+                m.d.comb += result.ready.eq(swiglu.i.ready)
             if self.head:
                 with m.Case(Step.HEAD):
-                    m.d.comb += matvec.o.ready.eq(self.logits.ready)
+                    m.d.comb += result.ready.eq(self.logits.ready)
             with m.Default():
-                m.d.comb += matvec.o.ready.eq(residual.i.ready & ~loading)
+                m.d.comb += result.ready.eq(residual.i.ready & ~loading)
         result_ends = Signal()
-        m.d.comb += result_ends.eq(matvec.o.valid & matvec.o.ready & matvec.o.payload.last)
-        with m.If(result_ends & self._is(matvec, Step.DOWN)):
+        m.d.comb += result_ends.eq(result.valid & result.ready & result.payload.last)
+        with m.If(result_ends & self._is(result, Step.DOWN)):
             # Attention of this layer ended before its o began, so nothing looks at the number any more.
             m.d.sync += layer.eq(layer + 1)
         with m.If(done):
             m.d.sync += layer.eq(0)
         if self.head:
             m.d.comb += [
-                self.logits.valid.eq(matvec.o.valid & self._is(matvec, Step.HEAD)),
-                self.logits.payload.data.eq(matvec.o.payload.data), self.logits.payload.last.eq(matvec.o.payload.last),
+                self.logits.valid.eq(result.valid & self._is(result, Step.HEAD)),
+                self.logits.payload.data.eq(result.payload.data), self.logits.payload.last.eq(result.payload.last),
             ]
-            with m.If(result_ends & self._is(matvec, Step.HEAD)):
+            with m.If(result_ends & self._is(result, Step.HEAD)):
                 m.d.comb += done.eq(1)
 
         # One vector at a time is on its way to the input buffer: the order of the matrices sees to that.
         producers = (mx_norm, mx_attention, mx_swiglu)
+        x = stream.Signature(matvec.x.payload.shape()).create(path=("x",))
         for producer in producers:
             with m.If(producer.o.valid):
-                m.d.comb += [matvec.x.valid.eq(1), matvec.x.payload.eq(producer.o.payload),
-                             producer.o.ready.eq(matvec.x.ready)]
+                m.d.comb += [x.valid.eq(1), x.payload.eq(producer.o.payload), producer.o.ready.eq(x.ready)]
+        m.d.comb += [matvec.x.payload.eq(x.payload), matvec.x.valid.eq(x.valid), x.ready.eq(matvec.x.ready)]
+        if lora is not None:
+            # The adder gets the layers' vectors, too, but not the head's: a beat moves when both buffers have room,
+            # which does not depend on its being there.
+            vectors = Signal(range(len(self.matrices) * n_layers + 1))
+            with m.If(done):
+                m.d.sync += vectors.eq(0)
+            with m.Elif(x.valid & x.ready & x.payload.last):
+                m.d.sync += vectors.eq(vectors + 1)
+            m.d.comb += lora.x.payload.eq(x.payload)
+            with m.If((context.adapter != 0) & (vectors != len(self.matrices) * n_layers)):
+                m.d.comb += [matvec.x.valid.eq(x.valid & lora.x.ready), lora.x.valid.eq(x.valid & matvec.x.ready),
+                             x.ready.eq(matvec.x.ready & lora.x.ready)]
 
         self._commands(m, matvec, start=rmsnorm.restart, sample=context.sample)
         with m.If(matvec.command.valid & matvec.command.ready):
@@ -203,8 +233,44 @@ class Stage(wiring.Component):
         return m
 
     @staticmethod
-    def _is(matvec, step: Step):
-        return matvec.o.payload.tag == step
+    def _is(result, step: Step):
+        return result.payload.tag == step
+
+    def _queue(self) -> int:
+        """Groups of results that the fabric may have to hold until the adder has the first addend of their matrix."""
+        config = self.config
+        if not config.lora_rank:
+            return 0
+        lead = [m.a_words(config.lora_rank, config.lora_lanes) + config.lora_rank + 30 for m in lora_matrices(self.model)]
+        return max(-(-cycles // (m.words(config.row_lanes, config.block_lanes) // m.groups(config.row_lanes)))
+                   for m, cycles in zip(self.matrices, lead, strict=True))
+
+    def _lora(self, m, matvec, start, context):
+        """(the fabric's results, the adder), which stands behind the fabric if there is one."""
+        config, model = self.config, self.model
+        if not config.lora_rank:
+            return matvec.o, None
+        matrices = lora_matrices(model)
+        shape = {"lora_lanes": config.lora_lanes, "n_adapters": config.n_adapters}
+        lora = Lora(matrices=matrices, n_layers=self.n_layers, k_rows=model.n_kv_heads * model.head_dim,
+                    rank=config.lora_rank, vector_lanes=config.vector_lanes, wide_bits=model.wide_bits, **shape)
+        m.submodules.lora_loader = loader = LoraLoader(
+            words=self.n_layers * sum(of.words(config.lora_rank, config.lora_lanes) for of in matrices),
+            word_bits=lora_word_bits(config.lora_rank), layout=layout_word(
+                model, config.lora_rank, config.lora_lanes, config.vector_lanes), **shape)
+        adapter = self.i.payload.context.adapter
+        uses = Signal()
+        m.d.comb += uses.eq(context.adapter != 0)
+        add_gated(m, "lora", lora, wake=uses | lora.start | lora.write.en)
+        connect(m, flipped(self.load), loader.i)
+        connect(m, loader.o, flipped(self.loaded))
+        connect(m, loader.write, lora.write)
+        connect(m, matvec.o, lora.i)
+        m.d.comb += [
+            self.ready.eq(loader.ready), loader.in_use.eq(self.in_use),
+            lora.start.eq(start & (adapter != 0)), lora.adapter.eq(adapter), lora.steps.eq(Array(loader.steps)[adapter]),
+        ]
+        return lora.o, lora
 
     def _roms(self, m, matvec):
         """The ROMs, and who reads them: the fabric, or the embedding while no token is here."""

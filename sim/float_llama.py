@@ -34,11 +34,12 @@ def rotate(x: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.concatenate((a * cos - b * sin, b * cos + a * sin), axis=-1)
 
 
-def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, sink_q: np.ndarray | None = None, n_sinks: int = 0) -> np.ndarray:
     """softmax(q k^T / sqrt(head_dim)) v, causal, for grouped query heads.
 
     ``q[T, n_heads, head_dim]`` are the last T of the S positions in ``k, v[S, n_kv_heads, head_dim]``;
-    query head h reads key-value head h // n_rep.  Returns ``[T, n_heads * head_dim]``.
+    query head h reads key-value head h // n_rep.  Returns ``[T, n_heads * head_dim]``.  The first ``n_sinks`` keys
+    meet ``sink_q`` instead of q.
     """
     length, n_heads, head_dim = q.shape
     n_rep = n_heads // k.shape[1]
@@ -46,6 +47,8 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     out = np.empty_like(q)
     for head in range(n_heads):  # one head at a time: the scores of 4,096 positions are 64 MB a head
         scores = q[:, head] @ k[:, head // n_rep].T / q.dtype.type(np.sqrt(head_dim))
+        if sink_q is not None:
+            scores[:, :n_sinks] = sink_q[:, head] @ k[:n_sinks, head // n_rep].T / q.dtype.type(np.sqrt(head_dim))
         scores[future] = -np.inf
         weight = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[:, head] = weight / weight.sum(axis=-1, keepdims=True) @ v[:, head // n_rep]
@@ -65,8 +68,11 @@ class Layer:
         tensor: Callable[[str], np.ndarray],
         dtype: type = np.float32,
         adapter: PeftAdapter | None = None,
+        max_context: int | None = None,
+        n_sinks: int = 0,
     ) -> None:
         self.config = config
+        self.max_context, self.n_sinks = max_context or config.max_seq_len, n_sinks
         self.prefix = f"layers.{index}."
         self.frequencies = config.rope_frequencies()
         self.weights = {
@@ -81,9 +87,12 @@ class Layer:
         }
 
     def forward(
-        self, x: np.ndarray, past: KeysAndValues | None = None, capture: Capture | None = None
+        self, x: np.ndarray, past: KeysAndValues | None = None, capture: Capture | None = None, start: int = 0
     ) -> tuple[np.ndarray, KeysAndValues]:
-        """Residual stream ``x[T, dim]`` and the keys and values before it -> the same after this layer."""
+        """Residual stream ``x[T, dim]`` from position ``start`` on and the keys and values before it -> both after this layer.
+
+        With sinks, a position beyond ``max_context``, which comes alone, replaces the oldest that is no sink.
+        """
         c, w = self.config, self.weights
 
         def linear(name: str, i: np.ndarray) -> np.ndarray:
@@ -96,12 +105,15 @@ class Layer:
 
         i = rms_norm(x, w["attn_norm"], c.norm_eps)
         q, k, v = (linear(name, i).reshape(len(x), -1, c.head_dim) for name in "qkv")
-        start = 0 if past is None else len(past[0])
         angle = np.arange(start, start + len(x))[:, None] * self.frequencies
-        q, k = rotate(q, angle), rotate(k, angle)
+        k = rotate(k, angle)
         if past is not None:
             k, v = np.concatenate((past[0], k)), np.concatenate((past[1], v))
-        x = x + linear("o", attend(q, k, v))
+        sink_q = None
+        if self.n_sinks and len(k) > self.max_context:
+            k, v = (np.delete(kept, self.n_sinks, axis=0) for kept in (k, v))
+            sink_q = rotate(q, np.array([[self.max_context - 1]]) * self.frequencies)
+        x = x + linear("o", attend(rotate(q, angle), k, v, sink_q, self.n_sinks))
 
         i = rms_norm(x, w["ffn_norm"], c.norm_eps)
         x = x + linear("down", silu(linear("gate", i)) * linear("up", i))
@@ -122,6 +134,8 @@ class FloatLlama:
         ``np.float32``, or ``np.float64`` where a comparison calls for it.  RoPE angles are always float64.
     adapter
         A LoRA adapter that every token uses.
+    max_context, n_sinks
+        With sinks, the window that slides over what ``extend`` is given (docs/arithmetic.md, attention).
     """
 
     def __init__(
@@ -130,10 +144,13 @@ class FloatLlama:
         tensor: Callable[[str], np.ndarray],
         dtype: type = np.float32,
         adapter: PeftAdapter | None = None,
+        max_context: int | None = None,
+        n_sinks: int = 0,
     ) -> None:
         self.config = config
+        self.max_context, self.n_sinks = max_context or config.max_seq_len, n_sinks
         self.embedding = np.asarray(tensor("embed"), dtype)
-        self.layers = [Layer(config, i, tensor, dtype, adapter) for i in range(config.n_layers)]
+        self.layers = [Layer(config, i, tensor, dtype, adapter, max_context, n_sinks) for i in range(config.n_layers)]
         self.norm = np.asarray(tensor("norm"), dtype)
         self.head = self.embedding if config.tied else np.asarray(tensor("head"), dtype)
         self.reset()
@@ -141,6 +158,7 @@ class FloatLlama:
     def reset(self) -> None:
         """Forget every token fed so far."""
         self.past: list[KeysAndValues | None] = [None] * self.config.n_layers
+        self.position = 0
 
     def forward(self, tokens: Sequence[int] | np.ndarray, capture: Capture | None = None) -> np.ndarray:
         """Logits ``[T, vocab_size]`` of a whole sequence.  The cache of ``extend`` stays as it is.
@@ -152,7 +170,15 @@ class FloatLlama:
 
     def extend(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """Logits ``[T, vocab_size]`` of tokens that follow those fed since ``reset`` (KV cache)."""
-        return self._run(tokens, self.past)
+        room = max(0, self.max_context - self.position)
+        parts = [tokens]
+        if self.n_sinks and len(tokens) > room:
+            parts = ([tokens[:room]] if room else []) + [[token] for token in tokens[room:]]
+        logits = []
+        for part in parts:
+            logits.append(self._run(part, self.past, start=self.position))
+            self.position += len(part)
+        return np.concatenate(logits)
 
     def step(self, token: int) -> np.ndarray:
         """Logits ``[vocab_size]`` after one more token."""
@@ -163,6 +189,7 @@ class FloatLlama:
         tokens: Sequence[int] | np.ndarray,
         past: list[KeysAndValues | None],
         capture: Capture | None = None,
+        start: int = 0,
     ) -> np.ndarray:
         tokens = np.asarray(tokens, np.int64)
         if tokens.ndim != 1 or not len(tokens):
@@ -172,7 +199,7 @@ class FloatLlama:
             raise ValueError(f"token {outside[0]} is not in the vocabulary of {self.config.vocab_size}")
         x = self.embedding[tokens]
         for i, layer in enumerate(self.layers):
-            x, past[i] = layer.forward(x, past[i], capture)
+            x, past[i] = layer.forward(x, past[i], capture, start)
         x = rms_norm(x, self.norm, self.config.norm_eps)
         if capture:
             capture("embed" if self.config.tied else "head", x)

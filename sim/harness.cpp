@@ -2,6 +2,7 @@
 //
 // COMMAND_WORDS, REPLY_WORDS: 32-bit words of the chip's i and o payloads.
 // LANES, WIDE_BITS: values in a beat of logits, and their width.
+// LORA: defined if the chip takes adapters.
 
 #include <unistd.h>
 
@@ -77,6 +78,10 @@ Simulation* simulation_new(const char* rom_folder) {
     s->chip->rst = 1;
     s->chip->i___05Fvalid = 0;
     s->chip->o___05Fready = 0;
+#ifdef LORA
+    s->chip->load___05Fvalid = 0;
+    s->chip->loaded___05Fready = 0;
+#endif
     s->chip->eval();  // reads the ROM images
     const int back = chdir(here);
     (void)back;
@@ -138,5 +143,30 @@ int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, in
     }
     return 1;
 }
+
+#ifdef LORA
+// One frame in, one reply out.  Returns 0, or 1 if the chip gave no reply within max_cycles.
+int simulation_load(Simulation* s, const uint32_t* words, uint64_t n_words, uint32_t* reply, uint64_t max_cycles) {
+    Vchip& chip = *s->chip;
+    chip.loaded___05Fready = 1;
+    uint64_t next = 0;
+    for (uint64_t waited = 0; waited < max_cycles; ++waited) {
+        chip.load___05Fvalid = next < n_words;
+        if (next < n_words) chip.load___05Fpayload = words[next] | static_cast<uint64_t>(next == 0) << 32;
+        chip.eval();
+        const bool taken = chip.load___05Fvalid && chip.load___05Fready, replied = chip.loaded___05Fvalid;
+        if (replied) *reply = word(chip.loaded___05Fpayload, 0);
+        s->tick();
+        next += taken;
+        if (replied) {
+            chip.load___05Fvalid = 0;
+            chip.loaded___05Fready = 0;
+            chip.eval();
+            return 0;
+        }
+    }
+    return 1;
+}
+#endif
 
 }  // extern "C"

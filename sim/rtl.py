@@ -9,6 +9,7 @@ from amaranth.lib import data
 
 from hdl.chip import Status, command_layout, reply_layout
 from hdl.config import ChipConfig
+from hdl.lora_loader import LoadStatus, load_reply
 from sim.verilator import SimulationError
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step
@@ -40,10 +41,18 @@ class RtlReply:
     within: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class LoadReply:
+    """What the chip said to a frame: the adapter's number, and whether it may be used."""
+
+    adapter: int
+    status: LoadStatus
+
+
 def harness_defines(model: ModelFormat, config: ChipConfig) -> dict[str, int]:
     """The widths of the chip's ports, for the harness."""
     return {"COMMAND_WORDS": _words(command_layout(config)), "REPLY_WORDS": _words(reply_layout(config)),
-            "LANES": config.vector_lanes, "WIDE_BITS": model.wide_bits}
+            "LANES": config.vector_lanes, "WIDE_BITS": model.wide_bits} | ({"LORA": 1} if config.lora_rank else {})
 
 
 def _words(layout: data.StructLayout) -> int:
@@ -86,6 +95,16 @@ class RtlChip:
             Status(fields["status"]), fields["token"], fields["position"], bool(fields["end"]),
             self._logits[:min(self._vocab_size, statistics.logits)].copy(), statistics.cycles,
             tuple(statistics.busy), tuple(statistics.within))
+
+    def load(self, frame: np.ndarray) -> LoadReply:
+        """Load an adapter: the words of a frame (docs/arithmetic.md, section 6), and what the chip says to it."""
+        words, reply = np.ascontiguousarray(frame, np.uint32), np.zeros(1, np.uint32)
+        load = self._library.simulation_load
+        load.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
+        if load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
+            raise SimulationError("the chip gave no reply to an adapter")
+        fields = load_reply().from_bits(int(reply[0]))
+        return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
 
     def close(self) -> None:
         if self._chip:

@@ -13,6 +13,8 @@ from sim.golden.sampler import inverse_temperature, sampler
 from sim.rtl import RtlChip, RtlReply
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import IntegerAdapter
+from weights_to_rom.peft import PeftAdapter
 
 WIDE_SCALE = 1 << 12
 
@@ -44,11 +46,16 @@ class Reply:
 class Session(ABC):
     """One sequence that grows a token at a time.
 
-    ``position`` is that of the next token; ``max_context`` positions fit.
+    ``position`` is that of the next token; ``max_context`` positions fit, or, where the window slides, any number.
     """
 
-    def __init__(self, vocab_size: int, max_context: int):
-        self.vocab_size, self.max_context, self.position = vocab_size, max_context, 0
+    def __init__(self, vocab_size: int, max_context: int, slides: bool = False):
+        self.vocab_size, self.max_context, self.slides, self.position = vocab_size, max_context, slides, 0
+
+    @property
+    def full(self) -> bool:
+        """No further token fits."""
+        return self.position >= self.max_context and not self.slides
 
     def step(self, token: int, sampling: Sampling = Sampling()) -> Reply:
         """Feed a token and sample the next.  Raises SessionError if the context is full or the token is not one."""
@@ -64,7 +71,7 @@ class Session(ABC):
     def _checked(self, token: int, sampling: Sampling | None) -> Reply | None:
         if not 0 <= token < self.vocab_size:
             raise SessionError(f"token {token} is not in the vocabulary of {self.vocab_size}")
-        if self.position >= self.max_context:
+        if self.full:
             raise SessionError(f"the context is full: all {self.max_context} positions are used")
         reply = self._token(token, sampling)
         self.position += 1
@@ -89,9 +96,10 @@ class Session(ABC):
 class FloatSession(Session):
     """The checkpoint in floating point; samples with the chip's noise, from logits rounded to Wide's LSB."""
 
-    def __init__(self, config: LlamaConfig, tensor: Callable[[str], np.ndarray], max_context: int | None = None):
-        super().__init__(config.vocab_size, max_context or config.max_seq_len)
-        self._llama = FloatLlama(config, tensor)
+    def __init__(self, config: LlamaConfig, tensor: Callable[[str], np.ndarray], max_context: int | None = None,
+                 n_sinks: int = 0, adapter: PeftAdapter | None = None):
+        super().__init__(config.vocab_size, max_context or config.max_seq_len, n_sinks > 0)
+        self._llama = FloatLlama(config, tensor, adapter=adapter, max_context=max_context, n_sinks=n_sinks)
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
         logits = self._llama.step(token)
@@ -109,21 +117,22 @@ class FloatSession(Session):
 class GoldenSession(Session):
     """The integer model."""
 
-    def __init__(self, model: IntegerModel, max_context: int | None = None):
-        super().__init__(model.format.vocab_size, max_context or model.format.max_seq_len)
-        self._llama = GoldenLlama(model)
+    def __init__(self, model: IntegerModel, max_context: int | None = None, n_sinks: int = 0,
+                 adapter: IntegerAdapter | None = None):
+        super().__init__(model.format.vocab_size, max_context or model.format.max_seq_len, n_sinks > 0)
+        self._llama, self._adapter = GoldenLlama(model, max_context, n_sinks), adapter
 
     def feed(self, tokens: Sequence[int]) -> None:
         # All positions at once: the units do not mind, and numpy is much faster so.
         bad = [t for t in tokens if not 0 <= t < self.vocab_size]
-        if bad or self.position + len(tokens) > self.max_context:
+        if bad or (self.position + len(tokens) > self.max_context and not self.slides):
             super().feed(tokens)
         elif tokens:
-            self._llama.extend(tokens, last_only=True)
+            self._llama.extend(tokens, last_only=True, adapter=self._adapter)
             self.position += len(tokens)
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
-        logits = self._llama.extend([token])[0]
+        logits = self._llama.extend([token], adapter=self._adapter)[0]
         if sampling is None:
             return None
         return Reply(sampler(logits, inverse_temperature(sampling.temperature), sampling.seed, self.position), logits)
@@ -133,16 +142,16 @@ class GoldenSession(Session):
 
 
 class RtlSession(Session):
-    """The simulated chip."""
+    """One of the simulated chip's sequences.  ``adapter`` is the number of one that is loaded, or 0."""
 
-    def __init__(self, chip: RtlChip, vocab_size: int, max_context: int):
-        super().__init__(vocab_size, max_context)
-        self._chip = chip
+    def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0):
+        super().__init__(vocab_size, max_context, slides)
+        self._chip, self._adapter = chip, adapter
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
         chosen = sampling or Sampling()
         reply = self._chip.token(
-            token, restart=self.position == 0, sample=sampling is not None,
+            token, adapter=self._adapter, restart=self.position == 0, sample=sampling is not None,
             inv_temperature=inverse_temperature(chosen.temperature), seed=chosen.seed)
         if reply.status != Status.OK:
             raise SessionError(f"the chip refused token {token} at position {self.position}: {reply.status.name}")
@@ -169,5 +178,5 @@ def generate(session: Session, prompt: Sequence[int], n_tokens: int, sampling: S
         reply = session.step(token, sampling)
         yield reply
         token = reply.token
-        if token in stop or session.position >= session.max_context:
+        if token in stop or session.full:
             return

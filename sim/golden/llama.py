@@ -1,13 +1,10 @@
 """The whole integer model: golden units in the order in which the data flows."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from sim.golden.attention import attention
 from sim.golden.embedding import embedding
+from sim.golden.lora import lora
 from sim.golden.matvec import PreparedMatrix, matvec, prepare
 from sim.golden.mx import mx
 from sim.golden.residual import residual
@@ -15,10 +12,8 @@ from sim.golden.rmsnorm import rmsnorm
 from sim.golden.rope import rope
 from sim.golden.swiglu import swiglu
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import IntegerAdapter
 from weights_to_rom.model_format import BLOCK
-
-if TYPE_CHECKING:
-    from weights_to_rom.lora import IntegerAdapter
 
 
 class GoldenLlama:
@@ -72,8 +67,6 @@ class GoldenLlama:
             self._prepared[name] = prepare(self.model.matrices[name])
         y = matvec(self._prepared[name], mant, exp, self.format.wide_bits)
         if adapter is not None and name in adapter.matrices:
-            from sim.golden.lora import lora
-
             y = lora(y, mant, exp, adapter.matrices[name], self.format.wide_bits)
         return y
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, Event, RisingEdge
+from plan import Load
 
 from hdl.chip import Status, command_layout, reply_layout
+from hdl.lora_loader import LoadStatus, load_reply
 from sim.bfm import StreamDriver, StreamMonitor
 
-MAX_CYCLES = 2_000_000
+MAX_CYCLES = 4_000_000
 
 
 async def reset(dut) -> None:
@@ -41,49 +43,98 @@ def unpacked(beats: list[int], lanes: int, bits: int) -> np.ndarray:
     return values - ((values >> (bits - 1)) << bits)
 
 
+def groups(exchanges):
+    """(a load, or None, and the tokens up to the next one)"""
+    what, group = None, []
+    for exchange in exchanges:
+        if isinstance(exchange, Load):
+            yield what, group
+            what, group = exchange, []
+        else:
+            group.append(exchange)
+    yield what, group
+
+
+async def send_words(load: StreamDriver, what: Load) -> None:
+    for k, word in enumerate(what.words):
+        await load.send(word | (what.starts and k == 0) << 32)
+
+
 @cocotb.test(timeout_time=2 * MAX_CYCLES, timeout_unit="step")
 async def every_token_and_every_logit(dut):
     plan = pickle.loads(Path("plan.pickle").read_bytes())
     command_bits, reply_bits = command_layout(plan.config), reply_layout(plan.config)
     i = StreamDriver(dut, "i", stall=plan.stall_in, seed=plan.seed)
     o = StreamMonitor(dut, "o", stall=plan.stall_out, seed=plan.seed)
-    commands = [command_bits.const(vars(command)).as_bits() for command, _ in plan.exchanges]
     Clock(dut.clk, 2, "step").start()
+    load = loaded = None
+    if plan.config.lora_rank:
+        load = StreamDriver(dut, "load", stall=plan.stall_in / 4, seed=plan.seed)
+        loaded = StreamMonitor(dut, "loaded", stall=plan.stall_out, seed=plan.seed)
 
-    # A reset in the midst of a token must leave nothing behind.
+    # A reset in the midst of a token, and of a frame, must leave nothing behind.
+    tokens = [exchange[0] for exchange in plan.exchanges if not isinstance(exchange, Load)]
     await reset(dut)
-    await i.send(commands[0])
+    await i.send(command_bits.const(vars(tokens[0])).as_bits())
+    if load is not None:
+        words = plan.first_frame
+        await send_words(load, Load(words[: len(words) // 2], True, ()))
     await ClockCycles(dut.clk, 100 + plan.seed % 1000)
     await reset(dut)
 
     beats: list[int] = []
     cocotb.start_soon(watch_logits(dut, beats))
-
-    async def send_all():
-        for command in commands:
-            await i.send(command)
-
-    sender = cocotb.start_soon(send_all())
     lanes, bits, vocab_size = plan.config.vector_lanes, plan.format.wide_bits, plan.format.vocab_size
-    for number, (command, expected) in enumerate(plan.exchanges):
-        reply = reply_bits.from_bits(await o.receive())
-        what = f"exchange {number}, {command}"
-        if expected.logits is None:
-            assert not beats, f"{what}: logits came unasked"
-        else:
-            assert len(beats) == -(-vocab_size // lanes), f"{what}: {len(beats)} beats of logits"
-            logits = unpacked(beats, lanes, bits)[:vocab_size]
-            wrong = np.flatnonzero(logits != expected.logits)
-            assert not len(wrong), (
-                f"{what}: {len(wrong)} of {vocab_size} logits are wrong, the first, of token {wrong[0]}, "
-                f"is {logits[wrong[0]]}, not {expected.logits[wrong[0]]}"
-            )
-            beats.clear()
-        got = (Status(reply.status), reply.token, reply.sequence, bool(reply.end))
-        ends = expected.logits is not None and expected.token == plan.end_token
-        assert got == (expected.status, expected.token, command.sequence, ends), f"{what}: replied {got}"
-        assert expected.position in (None, reply.position), f"{what}: replied position {reply.position}"
-    await sender
+    taken = Event()
+
+    async def send_all(commands):
+        for command in commands:
+            await i.send(command_bits.const(vars(command)).as_bits())
+            taken.set()
+
+    async def load_all(what: Load, number: int):
+        if what.late:
+            await taken.wait()
+            await ClockCycles(dut.clk, 4)  # by then the chip has looked whether the adapter is there
+        sending = cocotb.start_soon(send_words(load, what))
+        for expected in what.replies:
+            reply = load_reply().from_bits(await loaded.receive())
+            got = reply.adapter, LoadStatus(reply.status)
+            assert got == expected, f"exchange {number}, load: replied {got}, not {expected}"
+        await sending
+
+    number = 0
+    for what, group in groups(plan.exchanges):
+        taken.clear()
+        loading = None
+        if what is not None:
+            loading = cocotb.start_soon(load_all(what, number))
+            number += 1
+            if what.waits:
+                await loading
+        sender = cocotb.start_soon(send_all([command for command, _ in group]))
+        for command, expected in group:
+            reply = reply_bits.from_bits(await o.receive())
+            what = f"exchange {number}, {command}"
+            number += 1
+            if expected.logits is None:
+                assert not beats, f"{what}: logits came unasked"
+            else:
+                assert len(beats) == -(-vocab_size // lanes), f"{what}: {len(beats)} beats of logits"
+                logits = unpacked(beats, lanes, bits)[:vocab_size]
+                wrong = np.flatnonzero(logits != expected.logits)
+                assert not len(wrong), (
+                    f"{what}: {len(wrong)} of {vocab_size} logits are wrong, the first, of token {wrong[0]}, "
+                    f"is {logits[wrong[0]]}, not {expected.logits[wrong[0]]}"
+                )
+                beats.clear()
+            got = (Status(reply.status), reply.token, reply.sequence, bool(reply.end))
+            ends = expected.logits is not None and expected.token == plan.end_token
+            assert got == (expected.status, expected.token, command.sequence, ends), f"{what}: replied {got}"
+            assert expected.position in (None, reply.position), f"{what}: replied position {reply.position}"
+        await sender
+        if loading is not None:
+            await loading
     await ClockCycles(dut.clk, 50)
     assert not dut.o__valid.value and not beats, "something came after the last reply"
     assert dut.i__ready.value

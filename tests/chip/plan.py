@@ -1,20 +1,23 @@
-"""What to say to a chip and what it must answer.
+"""What to do with a chip and what it must answer.
 
 Golden's account of a conversation, for a test bench to follow.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hdl.chip import Status
 from hdl.config import ChipConfig
+from hdl.lora_loader import LoadStatus
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import IntegerAdapter, frame, quantise_adapter
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.peft import LoraPair, PeftAdapter
 
 END_AT = 2
 """The token that the chip must sample third is the model's end-of-text token."""
@@ -48,24 +51,51 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Words of a frame for the chip's ``load``, the first with ``first`` set if ``starts``, and what comes on ``loaded``.
+
+    The words are sent beside the next token and those that follow it up to the next Load, or, if ``late``, from when
+    the chip has looked at the first of them; else before anything else happens (``waits``).
+    """
+
+    words: tuple[int, ...]
+    starts: bool
+    replies: tuple[tuple[int, LoadStatus], ...]
+    waits: bool = True
+    late: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """A conversation.  ``end_token`` is the model's end-of-text token, or None."""
 
     format: ModelFormat
     config: ChipConfig
-    exchanges: tuple[tuple[Command, Reply], ...]
+    exchanges: tuple[tuple[Command, Reply] | Load, ...]
     end_token: int | None
     stall_in: float
     stall_out: float
     seed: int
 
+    @property
+    def first_frame(self) -> tuple[int, ...]:
+        """Of those that the chip takes."""
+        loads = [exchange for exchange in self.exchanges if isinstance(exchange, Load)]
+        return next(load.words for load in loads if load.starts and load.replies and load.replies[-1][1] == LoadStatus.OK)
+
+    @property
+    def replies(self) -> list[Reply]:
+        """To the tokens."""
+        return [exchange[1] for exchange in self.exchanges if not isinstance(exchange, Load)]
+
 
 class GoldenChip:
-    """The chip's ports over golden: a KV cache for each sequence, and what is refused."""
+    """The chip's ports over golden: a KV cache for each sequence, adapters by number, and what is refused."""
 
     def __init__(self, model: IntegerModel, config: ChipConfig):
         self._config, self._vocab_size = config, model.format.vocab_size
         self._sequences = [GoldenLlama(model, config.max_context, config.n_sinks) for _ in range(config.n_sequences)]
+        self.adapters: dict[int, IntegerAdapter | None] = {0: None}
 
     def token(self, command: Command) -> Reply:
         if command.sequence >= self._config.n_sequences:
@@ -79,52 +109,149 @@ class GoldenChip:
             return Reply(Status.NO_TOKEN, 0, position, None)
         if position >= self._config.max_context and not self._config.n_sinks:
             return Reply(Status.FULL, 0, position, None)
+        if command.adapter not in self.adapters:
+            return Reply(Status.NO_ADAPTER, 0, position, None)
         if command.restart:
             sequence.reset()
-        logits = sequence.extend([command.token])[0]
+        logits = sequence.extend([command.token], adapter=self.adapters[command.adapter])[0]
         if not command.sample:
             return Reply(Status.OK, 0, position, None)
         token = sampler(logits, command.inv_temperature, command.seed, position)
         return Reply(Status.OK, token, position, logits)
 
 
-def conversation(
-    model: ModelFormat, config: ChipConfig, n_tokens: int, rng: random.Random
-) -> Iterator[Command]:
-    """``n_tokens`` tokens for sequences in random turns, and in between what the chip must refuse.
+class Tokens:
+    """Tokens for sequences in random turns, and in between what the chip must refuse.
 
     The first tokens of a sequence are a prompt, without samples; half of the others are sampled at a
-    temperature.  Sequences begin as the reset left them; a full one is released or restarted, unless its window slides.
+    temperature.  Sequences begin as the reset left them; a full one is released or restarted, unless its
+    window slides, and one in 16 is released before.
     """
-    lengths = [0] * config.n_sequences
-    refusals = [
-        lambda s: Command(model.vocab_size, s),
-        lambda s: Command(2**32 - 1, s, restart=True),
-        lambda s: Command(0, config.n_sequences, restart=True),
-        lambda s: Command(0, 2**16 - 1),
-    ]
-    for i in range(n_tokens):
-        s = i % config.n_sequences if i < config.n_sequences else rng.randrange(config.n_sequences)
-        if i >= n_tokens // 3 and refusals:
-            yield refusals.pop(0)(s)
+
+    def __init__(self, model: ModelFormat, config: ChipConfig, rng: random.Random):
+        self._model, self._config, self._rng = model, config, rng
+        self._lengths = [0] * config.n_sequences
+        self._count = 0
+
+    def next(self, adapters: Sequence[int]) -> Iterator[Command]:
+        """One token, which uses one of ``adapters``, and before it what may have to happen first."""
+        rng, model, config, lengths = self._rng, self._model, self._config, self._lengths
+        s = self._count if self._count < config.n_sequences else rng.randrange(config.n_sequences)
+        self._count += 1
         full = lengths[s] == config.max_context and not config.n_sinks
         if full:
-            yield Command(rng.randrange(model.vocab_size), s)
-            if rng.random() < 0.5:
-                yield Command(rng.randrange(2**32), s, release=True, restart=rng.random() < 0.5)
-                lengths[s], full = 0, False
-        restart = full
-        lengths[s] = 1 if restart else lengths[s] + 1
+            yield Command(rng.randrange(model.vocab_size), s, adapter=rng.choice(adapters))
+        if rng.random() < (0.5 if full else 1 / 16):
+            yield Command(rng.randrange(2**32), s, release=True, restart=rng.random() < 0.5)
+            lengths[s], full = 0, False
+        lengths[s] = 1 if full else lengths[s] + 1
         hot = rng.random() < 0.5
         yield Command(
             rng.choice([0, model.vocab_size - 1, *(rng.randrange(model.vocab_size) for _ in range(6))]),
             s,
-            restart,
+            full,
             sample=lengths[s] > 2 or rng.random() < 0.4,
             inv_temperature=inverse_temperature(rng.choice([0.7, 1.0, 2.0])) if hot else 0,
             seed=rng.getrandbits(32),
-            adapter=0,
+            adapter=rng.choice(adapters),
         )
+
+    def refusals(self) -> list[Command]:
+        """What the chip must refuse, whatever came before."""
+        return [
+            Command(self._model.vocab_size, 0),
+            Command(2**32 - 1, self._config.n_sequences - 1, restart=True),
+            Command(0, self._config.n_sequences, restart=True),
+            Command(0, 2**16 - 1),
+            Command(0, 0, restart=True, adapter=self._config.n_adapters + 1 if self._config.lora_rank else 1),
+            Command(0, 0, restart=True, adapter=15),
+        ]
+
+
+def random_adapters(model: IntegerModel, config: ChipConfig, seed: int, count: int = 5) -> list[IntegerAdapter]:
+    """Adapters of any subset of projections, ranks up to the chip's; the first has all and its full rank."""
+    rng = np.random.default_rng([seed, 1])
+    fmt, adapters = model.format, []
+    shapes = {
+        "q": (fmt.attn_dim, fmt.dim),
+        "k": (fmt.n_kv_heads * fmt.head_dim, fmt.dim),
+        "v": (fmt.n_kv_heads * fmt.head_dim, fmt.dim),
+        "o": (fmt.dim, fmt.attn_dim),
+        "gate": (fmt.ffn_dim, fmt.dim),
+        "up": (fmt.ffn_dim, fmt.dim),
+        "down": (fmt.dim, fmt.ffn_dim),
+    }
+    for number in range(count):
+        pairs = {}
+        for layer in range(fmt.n_layers):
+            for kind, (rows, inputs) in shapes.items():
+                if number and rng.random() < 0.4:
+                    continue
+                rank = config.lora_rank if not number else int(rng.integers(1, config.lora_rank + 1))
+                a = rng.normal(size=(rank, inputs)) / np.sqrt(inputs)
+                b = rng.normal(size=(rows, rank)) * rng.choice([0.1, 0.5, 2.0])
+                pairs[f"layers.{layer}.{kind}"] = LoraPair(a.astype(np.float32), b.astype(np.float32), 1 / rank)
+        peft = PeftAdapter(f"random adapter {number}", pairs)
+        adapters.append(quantise_adapter(peft, fmt, model.residual_shift, config.lora_rank))
+    return adapters
+
+
+class Loads:
+    """Loads of random adapters: whole, corrupt, broken off, taken up again, for other chips and into no slot."""
+
+    def __init__(self, model: IntegerModel, config: ChipConfig, chip: GoldenChip, rng: random.Random, seed: int):
+        self._format, self._config, self._chip, self._rng = model.format, config, chip, rng
+        self._adapters = random_adapters(model, config, seed)
+        self._half: tuple[int, IntegerAdapter, list[int]] | None = None
+        self._first = True
+
+    def _frame(self, adapter: IntegerAdapter, number: int) -> list[int]:
+        return frame(adapter, self._format, number, self._config.lora_lanes, self._config.vector_lanes).tolist()
+
+    def next(self, used: int | None = None) -> tuple[Load, int | None]:
+        """A load, and the number of the adapter that must not be used before it has ended.
+
+        ``used``: it must be for this adapter, and may begin when a token that uses it is under way.
+        """
+        rng, chip = self._rng, self._chip
+        if self._half is not None and used is None and rng.random() < 0.5:
+            number, adapter, rest = self._half
+            self._half = None
+            chip.adapters[number] = adapter
+            return Load(tuple(rest), False, ((number, LoadStatus.OK),)), None
+        broken = ()
+        if self._half is not None:
+            broken = ((self._half[0], LoadStatus.INCOMPLETE),)
+            self._half = None
+        number = used or rng.randint(1, self._config.n_adapters)
+        adapter = self._adapters[0] if self._first else rng.choice(self._adapters)
+        self._first = False
+        words = self._frame(adapter, number)
+        chip.adapters.pop(number, None)
+        kind = rng.choice(["whole", "whole", "beside", "corrupt", "half", "layout", "number"]) if used is None else "late"
+        if kind == "half":
+            cut = rng.randint(1, len(words) - 1)
+            self._half = number, adapter, words[cut:]
+            return Load(tuple(words[:cut]), True, broken), None
+        if kind == "corrupt":
+            words[rng.randrange(2, len(words))] ^= 1 << rng.randrange(32)
+            return Load(tuple(words), True, (*broken, (number, LoadStatus.BAD_CHECKSUM))), None
+        if kind == "layout":
+            words[1] ^= 1 << rng.randrange(32)
+            return Load(tuple(words), True, (*broken, (number, LoadStatus.BAD_LAYOUT))), None
+        if kind == "number":
+            other = rng.choice([0, self._config.n_adapters + 1, 255])
+            words[0] = words[0] & ~255 | other
+            # ``number`` was not meant by it after all.
+            chip.adapters = self._before
+            return Load(tuple(words), True, (*broken, (other, LoadStatus.NO_ADAPTER))), None
+        chip.adapters[number] = adapter
+        waits = kind == "whole"
+        return Load(tuple(words), True, (*broken, (number, LoadStatus.OK)), waits, kind == "late"), None if waits else number
+
+    def before(self) -> None:
+        """Remember which adapters are there."""
+        self._before = dict(self._chip.adapters)
 
 
 def make_plan(
@@ -138,8 +265,42 @@ def make_plan(
     seed: int,
 ) -> Plan:
     """Golden's answers to a random conversation.  ``ends``: an end-of-text token occurs in them."""
-    chip = GoldenChip(model, config)
-    commands = conversation(model.format, config, n_tokens, random.Random(f"conversation {seed}"))
-    exchanges = tuple((command, chip.token(command)) for command in commands)
-    sampled = [reply.token for _, reply in exchanges if reply.logits is not None]
-    return Plan(model.format, config, exchanges, sampled[END_AT] if ends else None, stall_in, stall_out, seed)
+    rng = random.Random(f"conversation {seed}")
+    chip, tokens = GoldenChip(model, config), Tokens(model.format, config, rng)
+    loads = Loads(model, config, chip, rng, seed) if config.lora_rank else None
+    refusals = tokens.refusals()
+    exchanges: list[tuple[Command, Reply] | Load] = []
+    busy = None  # an adapter that is being loaded beside the tokens
+
+    def say(command: Command) -> None:
+        exchanges.append((command, chip.token(command)))
+
+    for i in range(n_tokens):
+        if loads and (i == config.n_sequences or rng.random() < 0.12):
+            there = [n for n in chip.adapters if n not in (0, busy)]
+            loads.before()
+            if there and rng.random() < 0.3:
+                # Loaded anew while a token uses it: the token has the old one, the next that may use it the new one.
+                used = rng.choice(there)
+                commands = list(tokens.next([used]))
+                for command in commands[:-1]:
+                    say(command)
+                answer = chip.token(commands[-1])
+                load, busy = loads.next(used)
+                exchanges += [load, (commands[-1], answer)]
+                if answer.status != Status.OK:  # it was refused for something else
+                    exchanges[-2] = Load(load.words, load.starts, load.replies)
+                    busy = None
+                continue
+            load, busy = loads.next()
+            exchanges.append(load)
+        if i >= n_tokens // 3 and refusals:
+            say(refusals.pop(0))
+        choices = [0]
+        if loads:
+            choices = [n for n in (0, *range(1, config.n_adapters + 1), *chip.adapters) if n != busy]
+        for command in tokens.next(choices):
+            say(command)
+    plan = Plan(model.format, config, tuple(exchanges), None, stall_in, stall_out, seed)
+    sampled = [reply.token for reply in plan.replies if reply.logits is not None]
+    return Plan(model.format, config, plan.exchanges, sampled[END_AT] if ends else None, stall_in, stall_out, seed)

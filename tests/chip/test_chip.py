@@ -29,6 +29,7 @@ PORTS = (
     "logits_valid",
     "logits",
 )
+LOAD_PORTS = ("load__valid", "load__ready", "load__payload", "loaded__valid", "loaded__ready", "loaded__payload")
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,36 @@ CASES = {
         },
         n_tokens=26,
     ),
+    "8_sequences_3_adapters": Case(
+        {"dim": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 30, "vocab_size": 37},
+        {
+            "row_lanes": 4,
+            "block_lanes": 32,
+            "max_context": 7,
+            "n_sequences": 8,
+            "lora_rank": 4,
+            "n_adapters": 3,
+        },
+        n_tokens=1800,
+        stall_in=0.3,
+        stall_out=0.3,
+    ),
+    "sliding_window_16_rank": Case(
+        {"dim": 40, "n_layers": 1, "n_heads": 3, "n_kv_heads": 1, "head_dim": 16, "ffn_dim": 50, "vocab_size": 33},
+        {
+            "row_lanes": 8,
+            "block_lanes": 16,
+            "vector_lanes": 4,
+            "attention_heads": 1,
+            "max_context": 6,
+            "n_sinks": 1,
+            "n_sequences": 2,
+            "lora_rank": 16,
+            "lora_lanes": 2,
+        },
+        wide_bits=24,
+        n_tokens=150,
+    ),
     "4_bit_tied_6_to_2": Case(
         {"dim": 64, "n_heads": 6, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 64, "vocab_size": 59},
         {
@@ -204,8 +235,8 @@ def test_chip_equals_golden(name, tmp_path, runtime):
     plan = make_plan(model, config, **talk, stall_in=case.stall_in, stall_out=case.stall_out, seed=seed)
     # The conversation is worth having: everything that a chip may reply, and no text without a choice.
     never = {Status.FULL} if config.n_sinks else set()
-    assert {reply.status for _, reply in plan.exchanges} == set(Status) - never
-    assert len({reply.token for _, reply in plan.exchanges if reply.logits is not None}) > 2
+    assert {reply.status for reply in plan.replies} == set(Status) - never
+    assert len({reply.token for reply in plan.replies if reply.logits is not None}) > 2
     model = replace(model, eos_token_ids=() if plan.end_token is None else (plan.end_token,))
 
     (tmp_path / "plan.pickle").write_bytes(pickle.dumps(plan))
@@ -213,7 +244,8 @@ def test_chip_equals_golden(name, tmp_path, runtime):
     lanes = {lane: getattr(config, lane) for lane in ("row_lanes", "block_lanes", "vector_lanes")}
     write_rom_images(rom_images(model, **lanes), tmp_path)
     defines = {"SYNTHESIS": "1"} if case.fpga else {}
-    simulation = build(tmp_path / "chip.v", TOP, PORTS, tmp_path, defines=defines, runtime=runtime)
+    ports = PORTS + (LOAD_PORTS if config.lora_rank else ())
+    simulation = build(tmp_path / "chip.v", TOP, ports, tmp_path, defines=defines, runtime=runtime)
     run(simulation, TOP, "bench", tmp_path, seed=seed)
     if name == "stories_tiny":
         # The bench sees the smallest fault: one bit of one weight.
