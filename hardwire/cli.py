@@ -88,6 +88,15 @@ Gptq = Annotated[
         "file as calibration text, instead of rounding to nearest; for float checkpoints.",
     ),
 ]
+AdapterFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        show_default=False,
+        help="A LoRA adapter as peft writes it; a chip needs --lora-rank for it.",
+    ),
+]
 Temperature = Annotated[
     float,
     typer.Option(
@@ -148,6 +157,19 @@ def compile_(
         typer.Option(show_default="as trained", help="Positions that the KV cache holds for a sequence."),
     ] = None,
     n_sequences: Annotated[int, typer.Option(help="Sequences that the KV cache holds.")] = 1,
+    n_sinks: Annotated[
+        int,
+        typer.Option(
+            help="Let the window slide: a full sequence forgets its oldest positions but for this many at its "
+            "beginning (4 is usual), instead of refusing tokens."
+        ),
+    ] = 0,
+    lora_rank: Annotated[
+        int,
+        typer.Option(help="Largest rank of a LoRA adapter, a power of two from 2 to 64; 0 leaves the adder out."),
+    ] = 0,
+    lora_lanes: Annotated[int, typer.Option(help="Rows of an adapter's A at once, with 32 multipliers each.")] = 1,
+    n_adapters: Annotated[int, typer.Option(help="LoRA adapters in the chip's memory at once.")] = 2,
     gptq: Gptq = None,
     no_simulation: Annotated[
         bool,
@@ -176,6 +198,10 @@ def compile_(
         multiplier=multiplier.value,
         max_context=max_context,
         n_sequences=n_sequences,
+        n_sinks=n_sinks,
+        lora_rank=lora_rank,
+        lora_lanes=lora_lanes,
+        n_adapters=n_adapters,
     )
     show(report, as_json, report_lines(report, out))
 
@@ -213,6 +239,11 @@ def run(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt to the model as a question, in its chat template.")
     ] = False,
+    adapter: AdapterFolder = None,
+    ignore_end: Annotated[
+        bool,
+        typer.Option("--ignore-end", help="Go on after the model's end-of-text token, with whatever it says next."),
+    ] = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -232,13 +263,14 @@ def run(
     from sim.session import Sampling
 
     figures = run_model(
-        Subject(out, _name(tokenizer)),
+        Subject(out, _name(tokenizer), adapter),
         prompt,
         tokens,
         backend=backend and backend.value,
         sampling=Sampling(temperature, seed),
         chat=chat,
         check=check,
+        ignore_end=ignore_end,
         clock_mhz=clock,
         write=(lambda text: None) if as_json else write,
     )
@@ -266,13 +298,14 @@ def verify(
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens to write after each prompt, as far as the context reaches.")
     ] = 100,
+    adapter: AdapterFolder = None,
     as_json: Json = False,
 ) -> None:
     """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
     from hardwire.subject import Subject
     from hardwire.verify import verify as verify_model
 
-    figures = verify_model(Subject(out), prompt or [], tokens)
+    figures = verify_model(Subject(out, adapter=adapter), prompt or [], tokens)
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)
@@ -297,6 +330,7 @@ def perplexity(
         int, typer.Option(min=1, help="Tokens of a window, each of which starts with an empty context.")
     ] = 512,
     tokenizer: TokenizerFile = None,
+    adapter: AdapterFolder = None,
     as_json: Json = False,
 ) -> None:
     """How well a model predicts a text, in floating point or on the chip's integers."""
@@ -305,7 +339,7 @@ def perplexity(
 
     if backend == Backend.rtl:
         raise typer.BadParameter("rtl computes what golden computes: measure that", param_hint="--backend")
-    figures = evaluate(Subject(model, _name(tokenizer)), text, tokens, backend.value, window)
+    figures = evaluate(Subject(model, _name(tokenizer), adapter), text, tokens, backend.value, window)
     how = f"{figures['tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
     show(figures, as_json, [f"perplexity {figures['perplexity']} ({how})"])
 

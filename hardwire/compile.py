@@ -19,6 +19,7 @@ from hardwire.output import (
 )
 from hardwire.source import Source
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import adapter_bits
 from weights_to_rom.rom_image import rom_images, write_rom_images
 
 if TYPE_CHECKING:
@@ -138,10 +139,13 @@ def _cast(
 def derived(model: IntegerModel, config: "ChipConfig", manifest: Mapping[str, Mapping]) -> dict:
     """Figures that follow from shapes alone.  ROM bits are all bits of the images' words."""
     rom_bits = sum(rom["width"] * rom["depth"] for rom in manifest.values())
+    fmt, rank = model.format, config.lora_rank
     return {
         "parameters": model.parameters(),
         "rom_bits": rom_bits,
         "bits_per_weight": round(rom_bits / model.parameters(), 3),
+        "kv_sram_bits": config.kv_bits(fmt),
+        "lora_sram_bits": config.n_adapters * adapter_bits(fmt, rank, config.lora_lanes) if rank else 0,
         "multipliers_per_cycle": config.row_lanes * config.block_lanes,
         "weight_words_per_token": manifest["weights_00"]["depth"],
         "lanes": config.as_dict(),

@@ -27,13 +27,10 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
     """
     output = Output(out)
     config, fmt = output.config, output.format
-    if not config.lora_rank:
-        raise OutputError(
-            f"{out}: its chip has no LoRA adder (build one with: hardwire compile {output.about['source']} -o {out} --lora-rank 8)"
-        )
+    output.check_lora()
     if not 1 <= slot <= config.n_adapters:
         raise OutputError(f"{out}: its chip holds adapters 1 to {config.n_adapters}, not {slot}")
-    adapter = open_peft(adapter_dir, _shape(fmt))
+    adapter = open_peft(adapter_dir, shape_of(fmt))
     integers = quantise_adapter(adapter, fmt, output.model.residual_shift, config.lora_rank)
     words = frame(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
     name = adapter_dir.resolve().name
@@ -59,7 +56,7 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
     return figures
 
 
-def _shape(fmt: ModelFormat) -> LlamaConfig:
+def shape_of(fmt: ModelFormat) -> LlamaConfig:
     """The base model's shape, as far as the sizes of tensors depend on it."""
     names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
     return LlamaConfig(**{name: getattr(fmt, name) for name in names})

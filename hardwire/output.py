@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING
 from hardwire.source import Source
 from weights_to_rom.checkpoint import CheckpointError
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import IntegerAdapter, frame
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.peft import PeftAdapter
 from weights_to_rom.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -153,19 +155,39 @@ class Output:
         library = build_library(self.verilog, self.folder / "simulation", defines, progress)
         return RtlChip(library, self.folder / "rom", self.format, self.config)
 
+    def check_lora(self) -> None:
+        """Raises OutputError if the chip takes no adapters."""
+        if not self.config.lora_rank:
+            again = f"hardwire compile {self.about['source']} -o {self.folder} --lora-rank 8"
+            raise OutputError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
+
     def session(
-        self, backend: str = "rtl", progress: Callable[[float, str], None] = lambda done, what: None
+        self,
+        backend: str = "rtl",
+        progress: Callable[[float, str], None] = lambda done, what: None,
+        adapter: PeftAdapter | None = None,
+        integers: IntegerAdapter | None = None,
     ) -> "Session":
-        """A session with the simulated chip, the integer model, or the checkpoint it was compiled from."""
+        """A session with the simulated chip, the integer model, or the checkpoint it was compiled from.
+
+        ``adapter`` is what float adds, ``integers`` is the same for the others; the chip loads it as number 1.
+        """
+        from hdl.lora_loader import LoadStatus
         from sim.session import FloatSession, GoldenSession, RtlSession
 
+        config, fmt = self.config, self.format
         if backend == "rtl":
-            return RtlSession(self.chip(progress), self.format.vocab_size, self.config.max_context)
+            chip = self.chip(progress)
+            if integers is not None:
+                reply = chip.load(frame(integers, fmt, 1, config.lora_lanes, config.vector_lanes))
+                if reply.status != LoadStatus.OK:
+                    raise OutputError(f"{self.folder}: the chip did not take the adapter: {reply.status.name}")
+            return RtlSession(chip, fmt.vocab_size, config.max_context, config.n_sinks > 0, int(integers is not None))
         if backend == "golden":
-            return GoldenSession(self.model, self.config.max_context)
+            return GoldenSession(self.model, config.max_context, config.n_sinks, integers)
         if backend == "float":
             checkpoint = self.source().checkpoint
-            return FloatSession(checkpoint.config, checkpoint.tensor, self.config.max_context)
+            return FloatSession(checkpoint.config, checkpoint.tensor, config.max_context, config.n_sinks, adapter)
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
 
 

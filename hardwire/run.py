@@ -21,12 +21,14 @@ def run(
     sampling: "Sampling",
     chat: bool = False,
     check: bool = False,
+    ignore_end: bool = False,
     clock_mhz: float = CLOCK_MHZ,
     write: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """Continue a prompt by up to ``n_tokens`` tokens; ``write`` gets the text as it comes, the prompt first.
 
-    ``check`` compares every token and logit of the chip with golden's afterwards.
+    The text goes on after its end token if ``ignore_end``.  ``check`` compares every token and logit of the chip
+    with golden's afterwards.
     Returns the text, its tokens, and figures: times measured here, cycles by the simulation.
     """
     from sim.session import generate
@@ -41,13 +43,14 @@ def run(
     middle = time.monotonic()
     text = _Text(subject, prompt, ids, chat, write)
     replies = []
-    for reply in generate(session, ids[-1:], n_tokens, sampling, subject.eos_token_ids):
+    stop = () if ignore_end else subject.eos_token_ids
+    for reply in generate(session, ids[-1:], n_tokens, sampling, stop):
         replies.append(reply)
         text.add(reply.token)
     text.finish()
     end = time.monotonic()
     session.close()
-    if replies[-1].token in subject.eos_token_ids:
+    if replies[-1].token in stop:
         stopped = "end of text"
     else:
         stopped = "tokens" if len(replies) == n_tokens else "context full"

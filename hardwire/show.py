@@ -27,6 +27,7 @@ def report_lines(report: dict, out: Path) -> list[Line]:
     lines: list[Line] = [
         f"{out}: {derived['parameters']:,} parameters, {derived['multipliers_per_cycle']} multipliers",
         f"{derived['rom_bits']:,} bits of ROM, {derived['bits_per_weight']} for each weight",
+        f"SRAM: {derived['kv_sram_bits']:,} bits of KV cache, {derived['lora_sram_bits']:,} of LoRA adapters",
     ]
     if name := measured["worst_block_error_in"]:
         error = f"{measured['worst_block_error']:.1%}"

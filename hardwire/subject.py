@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardwire.console import step
+from hardwire.lora import shape_of
 from hardwire.output import BACKENDS, Output, OutputError, is_output
 from hardwire.source import Source
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import RANKS, IntegerAdapter, quantise_adapter
+from weights_to_rom.peft import PeftAdapter, open_peft
 from weights_to_rom.tokenizer import Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from sim.golden.llama import GoldenLlama
     from sim.session import Session
 
 STEPS = {"rtl": "build the simulation", "golden": "read the integer model", "float": "read the weights"}
@@ -22,11 +26,13 @@ STEPS = {"rtl": "build the simulation", "golden": "read the integer model", "flo
 class Subject:
     """A model by the name a person gives it: OUT, a checkpoint's path or a known name.
 
+    ``adapter``: a folder that peft wrote, for everything that is computed.
+
     Raises OutputError or CheckpointError if it is none of them.
     """
 
-    def __init__(self, name: str, tokenizer: str | None = None):
-        self.name = name
+    def __init__(self, name: str, tokenizer: str | None = None, adapter: Path | None = None):
+        self.name, self._adapter = name, adapter
         self.output = Output(name) if is_output(Path(name)) else None
         if self.output is not None and tokenizer is not None:
             raise OutputError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
@@ -43,6 +49,35 @@ class Subject:
     @cached_property
     def model(self) -> IntegerModel:
         return self.output.model if self.output else self._source.quantise()
+
+    @cached_property
+    def adapter(self) -> PeftAdapter | None:
+        """Raises AdapterError for a folder that peft did not write, or not for this model."""
+        if self._adapter is None:
+            return None
+        return open_peft(self._adapter, shape_of(self.output.format) if self.output else self._source.checkpoint.config)
+
+    @cached_property
+    def integer_adapter(self) -> IntegerAdapter | None:
+        """For the chip's rank, or, of a checkpoint, for the least that holds it.
+
+        Raises AdapterError, and OutputError if the chip takes no adapters.
+        """
+        if self.adapter is None:
+            return None
+        if self.output:
+            self.output.check_lora()
+            rank = self.output.config.lora_rank
+        else:
+            rank = next((rank for rank in RANKS if rank >= self.adapter.rank), RANKS[-1])
+        return quantise_adapter(self.adapter, self.model.format, self.model.residual_shift, rank)
+
+    def golden(self) -> "GoldenLlama":
+        """The integer model with the chip's window; what it is to add is ``integer_adapter``."""
+        from sim.golden.llama import GoldenLlama
+
+        config = self.output.config if self.output else None
+        return GoldenLlama(self.model, config and config.max_context, config.n_sinks if config else 0)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -64,6 +99,11 @@ class Subject:
     def max_context(self) -> int:
         return self.output.config.max_context if self.output else self._source.checkpoint.config.max_seq_len
 
+    @property
+    def slides(self) -> bool:
+        """A text may be longer than the context."""
+        return self.output is not None and self.output.config.n_sinks > 0
+
     def backend(self, wanted: str | None) -> str:
         """The backend to use: by default rtl, or golden if this is no compiled model.  Raises OutputError."""
         if wanted == "rtl" and self.output is None:
@@ -74,16 +114,17 @@ class Subject:
 
     def session(self, backend: str) -> "Session":
         """A session; what it takes to have one is shown as it is done."""
+        integers = None if backend == "float" else self.integer_adapter
         if self.output is not None:
             with step(STEPS[backend]) as running:
-                return self.output.session(backend, lambda done, what: running.update(what, done))
+                return self.output.session(backend, lambda done, what: running.update(what, done), self.adapter, integers)
         from sim.session import FloatSession, GoldenSession
 
         if backend == "golden":
-            return GoldenSession(self.model)
+            return GoldenSession(self.model, adapter=integers)
         with step(STEPS[backend]):
             checkpoint = self._source.checkpoint
-            return FloatSession(checkpoint.config, checkpoint.tensor)
+            return FloatSession(checkpoint.config, checkpoint.tensor, adapter=self.adapter)
 
     def logits(self, backend: str) -> Callable[[Sequence[int]], np.ndarray]:
         """A function from tokens, in an empty context, to real logits [T, vocab_size]."""
@@ -92,14 +133,12 @@ class Subject:
 
             with step(STEPS[backend]):
                 checkpoint = self._source.checkpoint
-                return FloatLlama(checkpoint.config, checkpoint.tensor).forward
-        from sim.golden.llama import GoldenLlama
-
-        llama = GoldenLlama(self.model)
+                return FloatLlama(checkpoint.config, checkpoint.tensor, adapter=self.adapter).forward
+        llama, adapter = self.golden(), self.integer_adapter
 
         def golden(tokens: Sequence[int]) -> np.ndarray:
             llama.reset()
-            return llama.extend(tokens) * 2.0**-12  # Wide's LSB
+            return llama.extend(tokens, adapter=adapter) * 2.0**-12  # Wide's LSB
 
         return golden
 
@@ -118,7 +157,7 @@ class Subject:
             ids = self.tokenizer.encode(prompt)
         if not ids:
             raise TokenizerError("the prompt is empty: a model continues at least one token")
-        if len(ids) > self.max_context:
+        if len(ids) > self.max_context and not self.slides:
             raise TokenizerError(
                 f"the prompt has {len(ids)} tokens, and the context holds {self.max_context}"
             )

@@ -14,6 +14,7 @@ from sim.golden.sampler import inverse_temperature, sampler
 from sim.rtl import RtlReply
 from sim.session import Sampling, Session
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.lora import IntegerAdapter
 
 PROMPTS = ("Once upon a time", "The little dog was", "One day, a girl named Lily")
 CHUNK = 32
@@ -76,6 +77,7 @@ class Comparison:
 def compare(
     model: IntegerModel,
     golden: GoldenLlama,
+    adapter: IntegerAdapter | None,
     inputs: Sequence[int],
     replies: Sequence[RtlReply],
     sampling: Sampling,
@@ -85,7 +87,7 @@ def compare(
     """Let golden read what the chip read, from where golden stands, and compare what comes out."""
     inv_temperature = inverse_temperature(sampling.temperature)
     first = golden.position
-    for offset, (logits, reply) in enumerate(zip(golden.extend(inputs), replies, strict=True)):
+    for offset, (logits, reply) in enumerate(zip(golden.extend(inputs, adapter=adapter), replies, strict=True)):
         position = first + offset
         token = int(sampler(logits, inv_temperature, sampling.seed, position))
         end = bool(model.eos_token_ids) and token == model.eos_token_ids[0]
@@ -96,14 +98,14 @@ def check(
     subject: Subject, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling
 ) -> dict:
     """Compare a text that the chip wrote: ``ids`` are the prompt's, ``replies`` follow its last one."""
-    result, golden = Comparison(), GoldenLlama(subject.model)
+    result, golden, adapter = Comparison(), subject.golden(), subject.integer_adapter
     inputs = [ids[-1], *(reply.token for reply in replies[:-1])]
     with step("check against golden") as running:
         if len(ids) > 1:
-            golden.extend(ids[:-1], last_only=True)
+            golden.extend(ids[:-1], last_only=True, adapter=adapter)
         for start in range(0, len(inputs), CHUNK):
             part = slice(start, start + CHUNK)
-            compare(subject.model, golden, inputs[part], replies[part], sampling, prompt, result)
+            compare(subject.model, golden, adapter, inputs[part], replies[part], sampling, prompt, result)
             running.update(f"token {result.tokens}", result.tokens, len(inputs))
             if result.first_difference:
                 break
@@ -119,10 +121,12 @@ def verify(subject: Subject, prompts: Sequence[str], n_tokens: int) -> dict:
     texts = list(prompts) or default_prompts(subject)
     encoded = [subject.encode(text) for text in texts]
     session = subject.session("rtl")
-    golden, result, start = GoldenLlama(subject.model), Comparison(), time.monotonic()
+    golden, result, start = subject.golden(), Comparison(), time.monotonic()
     with step("verify") as running:
         for number, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
-            n_positions = min(len(ids) + n_tokens - 1, session.max_context)
+            n_positions = len(ids) + n_tokens - 1
+            if not session.slides:
+                n_positions = min(n_positions, session.max_context)
 
             def told(done: int, number: int = number, n_positions: int = n_positions) -> None:
                 running.update(
@@ -132,7 +136,7 @@ def verify(subject: Subject, prompts: Sequence[str], n_tokens: int) -> dict:
             session.reset()
             golden.reset()
             for inputs, replies in greedy(session, ids, n_positions, told):
-                compare(subject.model, golden, inputs, replies, Sampling(), text, result)
+                compare(subject.model, golden, subject.integer_adapter, inputs, replies, Sampling(), text, result)
                 if result.first_difference:
                     break
             if result.first_difference:

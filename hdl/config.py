@@ -106,5 +106,10 @@ class ChipConfig:
         """Bits of a position: with a sliding window a sequence ends after 2**32 of them."""
         return 32 if self.n_sinks else max(1, (self.max_context - 1).bit_length())
 
+    def kv_bits(self, model: ModelFormat) -> int:
+        """Bits of SRAM of the KV cache: words of ``attention_lanes`` mantissas and an exponent, for k and for v."""
+        words = model.n_layers * model.n_kv_heads * self.max_context * model.head_dim // self.attention_lanes
+        return 2 * self.n_sequences * words * 8 * (self.attention_lanes + 1)
+
     def as_dict(self) -> dict:
         return asdict(self)

@@ -97,7 +97,7 @@ class RtlChip:
             tuple(statistics.busy), tuple(statistics.within))
 
     def load(self, frame: np.ndarray) -> LoadReply:
-        """Load an adapter: the words of a frame (docs/arithmetic.md, section 6), and what the chip says to it."""
+        """Load an adapter: the words of a frame (docs/arithmetic.md, section 6); returns what the chip says to it."""
         words, reply = np.ascontiguousarray(frame, np.uint32), np.zeros(1, np.uint32)
         load = self._library.simulation_load
         load.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
