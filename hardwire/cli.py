@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hardwire.console import say, write
-from hardwire.show import adapter_lines, check_lines, report_lines, run_lines, show
+from hardwire.show import adapter_lines, check_lines, cost_lines, report_lines, run_lines, show
 from sim.verilator import SimulationError
 
 app = typer.Typer(
@@ -391,6 +391,19 @@ def pack(
 
     figures = pack_adapter(Path(out), adapter, slot)
     show(figures, as_json, adapter_lines(figures))
+
+
+@lora.command(epilog="Example:  hardwire lora cost out --context 128")
+def cost(
+    out: OutFolder,
+    context: Annotated[int, typer.Option(min=2, help="Positions of the token that is measured.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Measure what adapters cost: cycles of a token without one, with one on q and v, with one on all seven projections."""
+    from hardwire.lora import cost as measure_cost
+
+    figures = measure_cost(Path(out), context)
+    show(figures, as_json, cost_lines(figures))
 
 
 @app.command()

@@ -87,6 +87,21 @@ def adapter_lines(figures: dict) -> list[Line]:
     ]
 
 
+def cost_lines(figures: dict) -> list[Line]:
+    table = Table("adapter", f"cycles at context {figures['context']}", "more", box=None)
+    for name, cycles in figures["cycles"].items():
+        more = figures["more"].get(name)
+        table.add_row(name.replace("q_v", "q, v"), f"{cycles:,}", "" if more is None else f"{more:.2%}")
+    lines: list[Line] = [
+        f"rank {figures['rank']}: {figures['multipliers']} multipliers and {figures['lora_multipliers']} for LoRA",
+        f"{figures['sram_bits']:,} bits of SRAM for adapters",
+        table,
+    ]
+    if (switching := figures["switching_cycles"]) is not None:
+        lines.append(f"another adapter than the sequence before: {switching} cycles")
+    return lines
+
+
 def check_lines(figures: dict) -> list[Line]:
     return [*difference_lines(figures), cycles_line(figures)]
 
