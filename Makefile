@@ -12,7 +12,7 @@ TOKENS ?= 200
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verilog sim clean
+.PHONY: help setup demo test formal lint verilog sim clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ test: $(SETUP) ## run the whole test suite and the linter
 	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+formal: $(SETUP) ## prove what must hold whatever the units are given (docs/formal.md)
+	$(BIN)/python tests/formal/prove.py
 
 lint: $(SETUP) ## run the linter alone
 	$(BIN)/ruff check .

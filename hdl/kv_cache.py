@@ -101,8 +101,10 @@ class KvCache(wiring.Component):
         whole = Signal()
 
         # Readers: a request is kept until both have taken it.
-        start, end = Signal(address), Signal(address)
-        pending, busy = Signal(2), Signal(2)
+        start = Signal(address)
+        end = Signal(address)
+        pending = Signal(2)
+        busy = Signal(2)
         for r, (name, o) in enumerate((("k", self.k), ("v", self.v))):
             ports = [memory.read_port() for memory in memories[r]]
             self._reader(m, name, ports, o, start, end, pending[r], busy[r])
