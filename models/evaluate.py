@@ -21,6 +21,8 @@ from sim.golden.llama import GoldenLlama
 from sim.perplexity import negative_log_likelihood
 from weights_to_rom.checkpoint import CheckpointError, open_checkpoint
 from weights_to_rom.integer_model import quantise_checkpoint
+from weights_to_rom.lora import RANKS, IntegerAdapter, quantise_adapter
+from weights_to_rom.peft import AdapterError, open_peft
 
 WIDE_LSB = 2.0**-12
 SAMPLES = 10
@@ -35,21 +37,23 @@ def opening(story: str) -> str:
 
 
 def continue_greedily(
-    model: GoldenLlama, prompt: list[int], length: int, end: int, context: int
+    model: GoldenLlama, adapter: IntegerAdapter | None, prompt: list[int], length: int, end: int, context: int
 ) -> list[int]:
     """Up to ``length`` likeliest tokens after the prompt; the end token is not among them."""
     model.reset()
-    logits = model.extend(prompt, last_only=True)
+    logits = model.extend(prompt, last_only=True, adapter=adapter)
     written: list[int] = []
     while (token := int(np.argmax(logits[-1]))) != end and len(written) < length:
         written.append(token)
         if len(prompt) + len(written) >= context:
             break
-        logits = model.extend([token])
+        logits = model.extend([token], adapter=adapter)
     return written
 
 
-def evaluate(model_dir: Path, text_file: Path, *, n_stories: int, n_tokens: int) -> dict:
+def evaluate(
+    model_dir: Path, text_file: Path, adapter_dir: Path | None, *, n_stories: int, n_tokens: int
+) -> dict:
     text = read_text(text_file)
     checkpoint = open_checkpoint(model_dir)
     if checkpoint.tokenizer is None:
@@ -58,8 +62,14 @@ def evaluate(model_dir: Path, text_file: Path, *, n_stories: int, n_tokens: int)
     end = tokenizer.token_to_id(SEPARATOR)
     if end is None:
         raise SystemExit(f"{model_dir}: its tokenizer has no token {SEPARATOR!r}: train it with train.py")
-    real = FloatLlama(checkpoint.config, checkpoint.tensor)
-    golden = GoldenLlama(quantise_checkpoint(checkpoint))
+    integers = quantise_checkpoint(checkpoint)
+    golden = GoldenLlama(integers)
+    adapter = integer_adapter = None
+    if adapter_dir is not None:
+        adapter = open_peft(adapter_dir, checkpoint.config)
+        rank = next((rank for rank in RANKS if rank >= adapter.rank), RANKS[-1])
+        integer_adapter = quantise_adapter(adapter, integers.format, integers.residual_shift, rank)
+    real = FloatLlama(checkpoint.config, checkpoint.tensor, adapter=adapter)
 
     step = max(1, len(text.held_out) // n_stories)
     measured = encode(tokenizer, text.held_out[::step][:n_stories])
@@ -68,7 +78,9 @@ def evaluate(model_dir: Path, text_file: Path, *, n_stories: int, n_tokens: int)
         inputs, targets = story[:-1][:context], story[1:][:context]
         losses["float"].append(negative_log_likelihood(real.forward(inputs), targets))
         golden.reset()
-        losses["golden"].append(negative_log_likelihood(golden.extend(inputs) * WIDE_LSB, targets))
+        losses["golden"].append(
+            negative_log_likelihood(golden.extend(inputs, adapter=integer_adapter) * WIDE_LSB, targets)
+        )
     float_loss, golden_loss = (float(np.concatenate(losses[name]).mean()) for name in ("float", "golden"))
 
     training = TrainingTokens(encode(tokenizer, text.train), checkpoint.config.vocab_size)
@@ -77,7 +89,7 @@ def evaluate(model_dir: Path, text_file: Path, *, n_stories: int, n_tokens: int)
     for story in track(text.held_out[::step][:SAMPLES], "samples", console=console):
         prompt = opening(story)
         ids = [end, *tokenizer.encode(prompt, add_special_tokens=False).ids]
-        written = continue_greedily(golden, ids, n_tokens, end, context)
+        written = continue_greedily(golden, integer_adapter, ids, n_tokens, end, context)
         start, stop = training.longest_run(written)
         samples.append(
             {
@@ -128,6 +140,7 @@ def main() -> None:
     parser.add_argument(
         "text", type=Path, help="the stories it was trained on; their last 5 %% is the held-out part"
     )
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter for the model, as peft writes it")
     parser.add_argument(
         "--stories", type=int, default=100, help="held-out stories for the loss (default %(default)s)"
     )
@@ -135,8 +148,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     a = parser.parse_args()
     try:
-        r = evaluate(a.model, a.text, n_stories=a.stories, n_tokens=a.tokens)
-    except CheckpointError as error:
+        r = evaluate(a.model, a.text, a.adapter, n_stories=a.stories, n_tokens=a.tokens)
+    except (CheckpointError, AdapterError) as error:
         raise SystemExit(str(error)) from None
     print(json.dumps(r, indent=2) if a.json else report(r))
 

@@ -13,6 +13,7 @@ from readers_common import write_safetensors
 
 from sim.float_llama import FloatLlama
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.huggingface import HuggingFaceCheckpoint
 from weights_to_rom.peft import CONFIG, WEIGHTS, AdapterError, open_peft
 from weights_to_rom.safetensors_file import SafetensorsFile
 
@@ -251,3 +252,13 @@ def test_truncated_weights(folder):
     for length in (0, 7, 8, 100, len(whole) // 2, len(whole) - 1):
         (folder / WEIGHTS).write_bytes(whole[:length])
         refuse(folder, "truncated|not that of a safetensors file")
+
+
+def test_the_bundled_adapter_is_for_the_bundled_model():
+    models = Path(__file__).parent.parent / "models"
+    config = HuggingFaceCheckpoint(models / "stories-260k").config
+    adapter = open_peft(models / "stories-260k-pirates", config)
+    assert (adapter.rank, len(adapter.matrices)) == (8, 7 * config.n_layers)
+    about = json.loads((models / "stories-260k-pirates" / CONFIG).read_text())
+    assert about["base_model_name_or_path"] == "stories-260k"
+    assert (models / "stories-260k-pirates" / WEIGHTS).stat().st_size < 300_000
