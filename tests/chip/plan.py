@@ -125,7 +125,7 @@ class Tokens:
 
     The first tokens of a sequence are a prompt, without samples; half of the others are sampled at a
     temperature.  Sequences begin as the reset left them; a full one is released or restarted, unless its
-    window slides, and one in 16 is released before.
+    window slides, and one of several is released before now and then.
     """
 
     def __init__(self, model: ModelFormat, config: ChipConfig, rng: random.Random):
@@ -141,7 +141,8 @@ class Tokens:
         full = lengths[s] == config.max_context and not config.n_sinks
         if full:
             yield Command(rng.randrange(model.vocab_size), s, adapter=rng.choice(adapters))
-        if rng.random() < (0.5 if full else 1 / 16):
+        early = 1 / 16 if config.n_sequences > 1 else 0  # one sequence alone must get to its end
+        if rng.random() < (0.5 if full else early):
             yield Command(rng.randrange(2**32), s, release=True, restart=rng.random() < 0.5)
             lengths[s], full = 0, False
         lengths[s] = 1 if full else lengths[s] + 1
