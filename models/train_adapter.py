@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of AdamW (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="initial weights and order of the text")
     a = parser.parse_args()
+    if min(a.rank, a.steps, a.tokens) < 1:
+        parser.error("--rank, --steps and --tokens must be positive")
     train(a.base, a.text, a.out, targets=a.targets, rank=a.rank, alpha=a.alpha, steps=a.steps, tokens=a.tokens, rate=a.rate,
           seed=a.seed)  # fmt: skip
 
