@@ -209,7 +209,7 @@ SHAPES = [  # rank, lora_lanes, vector_lanes
 
 @pytest.mark.parametrize("rank, lanes, vl", SHAPES)
 def test_equals_golden(rank, lanes, vl):
-    fmt = random_format(n_layers=1, wide_bits=24 if lanes == 2 else 32)
+    fmt = random_format(n_layers=1, ffn_dim=32 if rank == 64 else 48, wide_bits=24 if lanes == 2 else 32)
     check(fmt, rank, lanes, vl, masks=(15, 1 + (5 * rank + lanes) % 14, 15), seed=vl)
 
 
@@ -245,10 +245,10 @@ def test_every_mask():
 
 
 @pytest.mark.parametrize("rank, exponents, wide_bits", [
-    (8, "wild", 24), (8, "far", 24), (8, "wild", 32), (8, "far", 32), (64, "wild", 32), (64, "far", 24)])
+    (8, "wild", 24), (8, "far", 32), (64, "wild", 32), (64, "far", 24)])
 def test_corners(rank, exponents, wide_bits):
     """Shifts of all sizes; terms, addends and results that saturate, some by all three; exponents at both ends."""
-    check(random_format(n_layers=1, wide_bits=wide_bits), rank, 2, exponents=exponents, stall=0.0, seed=wide_bits)
+    check(random_format(n_layers=1, ffn_dim=32, wide_bits=wide_bits), rank, 2, exponents=exponents, stall=0.0, seed=wide_bits)
 
 
 def constant_adapter(fmt, rank, a, b):
@@ -367,7 +367,7 @@ def test_the_check_catches_rows_of_another_projection():
         check_broken(change)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 2), (8, 4, 4), (64, 1, 4), (64, 4, 2)])
+@pytest.mark.parametrize("shape", [(2, 1, 2), (8, 2, 4), (64, 4, 4)])
 def test_verilog(tmp_path, shape):
     """Verilator's linter finds nothing in it that it does not find in every unit."""
     rank, lanes, vl = shape

@@ -97,8 +97,7 @@ class Bench:
         return times
 
 
-@pytest.mark.parametrize("stall", [0.0, 0.5])
-@pytest.mark.parametrize("rank, lanes", SHAPES)
+@pytest.mark.parametrize("rank, lanes, stall", [*((*shape, 0.0) for shape in SHAPES), (*SHAPES[1], 0.5), (*SHAPES[2], 0.5)])
 def test_writes_what_is_in_the_frame(rank, lanes, stall):
     """Adapters one after another, one of them twice: memory, replies, steps, and when each is ready."""
     n = len(packed(rank, lanes, 1, 0)[0])
