@@ -104,9 +104,11 @@ class LoraLoader(wiring.Component):
                 reply(LoadStatus.INCOMPLETE, number)
                 m.next = "BETWEEN"
 
-        number, steps = Signal(range(self.n_adapters + 1)), Signal(STEPS)
+        number = Signal(range(self.n_adapters + 1))
+        steps = Signal(STEPS)
         new_number, new_steps = word[:NUMBER_BITS], word[NUMBER_BITS:NUMBER_BITS + STEPS]
-        address, lane = Signal.like(self.write.addr), Signal.like(self.write.lane)
+        address = Signal.like(self.write.addr)
+        lane = Signal.like(self.write.lane)
         address_left = Signal(range(self.words))
         parts = -(-self.word_bits // FRAME_BITS)
         part = Signal(range(max(2, parts)))

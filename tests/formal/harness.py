@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """What a proof is made of: a unit, inputs that the solver chooses, what is assumed of them and what is claimed."""
 
 import inspect

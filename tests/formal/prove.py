@@ -20,8 +20,9 @@ import kv_cache_progress
 import kv_cache_reads
 import kv_cache_streams
 import kv_cache_writes
+import lora_loader
 
-GROUPS = (kv_cache_writes, kv_cache_reads, kv_cache_progress, kv_cache_streams)
+GROUPS = (kv_cache_writes, kv_cache_reads, kv_cache_progress, kv_cache_streams, lora_loader)
 TRACES = Path("build/formal")
 TOOLS = Path(sys.executable).parent
 TIMEOUT = 240
