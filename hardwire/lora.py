@@ -72,6 +72,7 @@ def cost(out: Path, context: int) -> dict:
     No cycle depends on a weight, so the adapters are made up.  ``switching`` is what a token of one sequence takes more
     because the token before it, of another sequence, used another adapter.  Raises OutputError.
     """
+    from hdl.chip import Status
     from hdl.lora_loader import LoadStatus
 
     output = Output(out)
@@ -93,11 +94,17 @@ def cost(out: Path, context: int) -> dict:
         if reply.status != LoadStatus.OK:
             raise OutputError(f"{out}: the chip did not take an adapter: {reply.status.name}")
 
+    def cycles_of(sequence: int, adapter: int) -> int:
+        reply = chip.token(0, sequence=sequence, adapter=adapter)
+        if reply.status != Status.OK:
+            raise OutputError(f"{out}: the chip refused a token with adapter {adapter}: {reply.status.name}")
+        return reply.cycles
+
     def at_context(sequence: int, adapter: int) -> int:
         """Cycles of the token that the context ends with."""
         for position in range(context - 1):
             chip.token(0, sequence=sequence, restart=position == 0, sample=False)
-        return chip.token(0, sequence=sequence, adapter=adapter).cycles
+        return cycles_of(sequence, adapter)
 
     cycles, last = {"none": at_context(0, 0)}, {}
     with step("measure") as running:
@@ -105,14 +112,14 @@ def cost(out: Path, context: int) -> dict:
             running.update(name)
             load(1, kinds)
             cycles[name] = at_context(0, 1)
-        if config.n_sequences > 1 and config.n_adapters > 1:
+        if config.n_sequences > 1 and config.n_adapters > 1 and context < config.max_context:
             # At the next position, sequence 1 with q and v between two tokens of sequence 0 with all seven.
             load(2, ("q", "v"))
             at_context(1, 2)
-            last["alone"] = chip.token(0, sequence=1, adapter=2).cycles
+            last["alone"] = cycles_of(1, 2)
             at_context(1, 2)
-            chip.token(0, sequence=0, adapter=1)
-            last["switching"] = chip.token(0, sequence=1, adapter=2).cycles
+            cycles_of(0, 1)
+            last["switching"] = cycles_of(1, 2)
     chip.close()
     return {
         "context": context,

@@ -59,9 +59,9 @@ class Lora(wiring.Component):
 
     - A step takes a_words + b_words addresses, one a cycle, and between A and B nb / lora_lanes + 14 cycles.  Its A begins
       2 cycles after x's last beat; the next step's follows B without a gap, if its x is here.
-    - From x's last beat to the first addend in the queue's output, if that is one group of rows: a_words + nb / lora_lanes
-      + s + j + 28 cycles; the result that waits for it is on ``o`` one later.  With vector_lanes more than the rows of an
-      address, a beat is several addresses.
+    - From x's last beat to the first addend in the queue's output, if that is one group of rows, ``lead``: a_words
+      + nb / lora_lanes + s + j + 28 cycles; the result that waits for it is on ``o`` one later.  With vector_lanes more
+      than the rows of an address, a beat is several addresses.
 
     Members
     -------
@@ -131,6 +131,11 @@ class Lora(wiring.Component):
     def _result(self) -> int:
         """Two lanes that share a row are added in one stage more."""
         return self._SUM + self.row_lanes - 1
+
+    def lead(self, matrix: LoraMatrix) -> int:
+        """Cycles from x's last beat to the first addend of a step in the queue's output, if that is one group of rows."""
+        return (matrix.a_words(self.rank, self.lora_lanes) + self.nb // self.lora_lanes + self.row_addresses + self.row_lanes
+                + 28)
 
     def elaborate(self, platform) -> Module:
         m = Module()

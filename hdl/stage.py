@@ -8,7 +8,6 @@ from hdl.attention import Attention
 from hdl.clock_gate import add_gated
 from hdl.config import ChipConfig
 from hdl.lora import Lora
-from hdl.lora_lane import lora_word_bits
 from hdl.lora_loader import LoraLoader, frame_beat, load_reply
 from hdl.matvec import ROW_BITS, Matvec
 from hdl.mx import Mx
@@ -110,9 +109,10 @@ class Stage(wiring.Component):
                            "mx_attention": mx_attention, "swiglu": swiglu, "mx_swiglu": mx_swiglu}.items():
             add_gated(m, name, unit)
         add_gated(m, "rmsnorm", rmsnorm, wake=rmsnorm.restart)
+        lora = self._lora_unit()
         m.submodules.matvec = matvec = Matvec(
             row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl,
-            matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier, queue=self._queue())
+            matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier, queue=self._queue(lora))
         for producer, consumer in ((rmsnorm, mx_norm), (rope, mx_qkv), (mx_qkv, attention), (attention, mx_attention),
                                    (swiglu, mx_swiglu)):
             connect(m, producer.o, consumer.i)
@@ -125,7 +125,10 @@ class Stage(wiring.Component):
             m.d.sync += [context.eq(self.i.payload.context), loading.eq(1)]
             m.d.comb += rmsnorm.restart.eq(1)
 
-        result, lora = self._lora(m, matvec, rmsnorm.restart, context)
+        result = matvec.o
+        if lora is not None:
+            self._connect_lora(m, lora, matvec, rmsnorm.restart, context)
+            result = lora.o
 
         # Residual: the vector that arrives replaces it, results of o and down are added.
         to_residual = Signal()
@@ -236,28 +239,27 @@ class Stage(wiring.Component):
     def _is(result, step: Step):
         return result.payload.tag == step
 
-    def _queue(self) -> int:
-        """Groups of results that the fabric may have to hold until the adder has the first addend of their matrix."""
-        config = self.config
-        if not config.lora_rank:
-            return 0
-        lead = [m.a_words(config.lora_rank, config.lora_lanes) + config.lora_rank + 30 for m in lora_matrices(self.model)]
-        return max(-(-cycles // (m.words(config.row_lanes, config.block_lanes) // m.groups(config.row_lanes)))
-                   for m, cycles in zip(self.matrices, lead, strict=True))
-
-    def _lora(self, m, matvec, start, context):
-        """(the fabric's results, the adder), which stands behind the fabric if there is one."""
+    def _lora_unit(self) -> Lora | None:
         config, model = self.config, self.model
         if not config.lora_rank:
-            return matvec.o, None
-        matrices = lora_matrices(model)
-        shape = {"lora_lanes": config.lora_lanes, "n_adapters": config.n_adapters}
-        lora = Lora(matrices=matrices, n_layers=self.n_layers, k_rows=model.n_kv_heads * model.head_dim,
-                    rank=config.lora_rank, vector_lanes=config.vector_lanes, wide_bits=model.wide_bits, **shape)
+            return None
+        return Lora(matrices=lora_matrices(model), n_layers=self.n_layers, k_rows=model.n_kv_heads * model.head_dim,
+                    rank=config.lora_rank, lora_lanes=config.lora_lanes, n_adapters=config.n_adapters,
+                    vector_lanes=config.vector_lanes, wide_bits=model.wide_bits)
+
+    def _queue(self, lora: Lora | None) -> int:
+        """Groups of results that the fabric may have to hold until the adder has the first addend of their matrix."""
+        if lora is None:
+            return 0
+        r, b = self.config.row_lanes, self.config.block_lanes
+        return max(-(-lora.lead(of) // (m.words(r, b) // m.groups(r))) for m, of in zip(self.matrices, lora.matrices, strict=True))
+
+    def _connect_lora(self, m, lora, matvec, start, context):
+        """The adder behind the fabric, and the loader of its memory."""
+        config, model = self.config, self.model
         m.submodules.lora_loader = loader = LoraLoader(
-            words=self.n_layers * sum(of.words(config.lora_rank, config.lora_lanes) for of in matrices),
-            word_bits=lora_word_bits(config.lora_rank), layout=layout_word(
-                model, config.lora_rank, config.lora_lanes, config.vector_lanes), **shape)
+            n_adapters=config.n_adapters, words=lora.words, lora_lanes=config.lora_lanes, word_bits=lora.word_bits,
+            layout=layout_word(model, config.lora_rank, config.lora_lanes, config.vector_lanes))
         adapter = self.i.payload.context.adapter
         uses = Signal()
         m.d.comb += uses.eq(context.adapter != 0)
@@ -270,7 +272,6 @@ class Stage(wiring.Component):
             self.ready.eq(loader.ready), loader.in_use.eq(self.in_use),
             lora.start.eq(start & (adapter != 0)), lora.adapter.eq(adapter), lora.steps.eq(Array(loader.steps)[adapter]),
         ]
-        return lora.o, lora
 
     def _roms(self, m, matvec):
         """The ROMs, and who reads them: the fabric, or the embedding while no token is here."""
