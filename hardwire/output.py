@@ -5,7 +5,7 @@ chip.v              Verilog, the same for every model of the shape
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
-simulation/KEY.so   the simulated chip, named by a hash of all that goes into it
+simulation/KEY.so   the simulated chip, of each kind that was asked for, named by a hash of all that goes into it
 adapters/NAME/      LoRA adapters packed for it (hardwire/lora.py)
 report.json         figures
 """
@@ -142,18 +142,22 @@ class Output:
                 f"{self.folder}: backend float needs the checkpoint it was compiled from: {error}"
             ) from None
 
-    def chip(self, progress: Callable[[float, str], None] = lambda done, what: None) -> "RtlChip":
+    def chip(
+        self, progress: Callable[[float, str], None] = lambda done, what: None, kind: "type[RtlChip] | None" = None
+    ) -> "RtlChip":
         """The simulated chip just after reset; builds it if that has not been done, with ``progress``."""
         from sim.rtl import RtlChip, harness_defines
         from sim.verilator import build_library
 
+        kind = kind or RtlChip
         defines = harness_defines(self.format, self.config)
         if defines != self.about["ports"]:
             raise OutputError(
                 f"{self.folder}: its chip has the ports of another version of hardwire: compile it again"
             )
-        library = build_library(self.verilog, self.folder / "simulation", defines, progress)
-        return RtlChip(library, self.folder / "rom", self.format, self.config)
+        addition = kind.addition(self.format, self.config)
+        library = build_library(self.verilog, self.folder / "simulation", defines, progress, addition)
+        return kind(library, self.folder / "rom", self.format, self.config)
 
     def check_lora(self) -> None:
         """Raises OutputError if the chip takes no adapters."""
@@ -167,8 +171,9 @@ class Output:
         progress: Callable[[float, str], None] = lambda done, what: None,
         adapter: PeftAdapter | None = None,
         integers: IntegerAdapter | None = None,
+        kind: "type[RtlChip] | None" = None,
     ) -> "Session":
-        """A session with the simulated chip, the integer model, or the checkpoint it was compiled from.
+        """A session with the simulated chip (of a ``kind``), the integer model, or the checkpoint it was compiled from.
 
         ``adapter`` is what float adds, ``integers`` is the same for the others; the chip loads it as number 1.
         """
@@ -177,7 +182,7 @@ class Output:
 
         config, fmt = self.config, self.format
         if backend == "rtl":
-            chip = self.chip(progress)
+            chip = self.chip(progress, kind)
             if integers is not None:
                 reply = chip.load(frame(integers, fmt, 1, config.lora_lanes, config.vector_lanes))
                 if reply.status != LoadStatus.OK:

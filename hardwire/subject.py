@@ -18,6 +18,7 @@ from weights_to_rom.tokenizer import Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
     from sim.golden.llama import GoldenLlama
+    from sim.rtl import RtlChip
     from sim.session import Session
 
 STEPS = {"rtl": "build the simulation", "golden": "read the integer model", "float": "read the weights"}
@@ -112,12 +113,14 @@ class Subject:
             )
         return wanted or BACKENDS[0 if self.output else 1]
 
-    def session(self, backend: str) -> "Session":
-        """A session; what it takes to have one is shown as it is done."""
+    def session(self, backend: str, kind: "type[RtlChip] | None" = None) -> "Session":
+        """A session, with a ``kind`` of simulated chip; what it takes to have one is shown as it is done."""
         integers = None if backend == "float" else self.integer_adapter
         if self.output is not None:
             with step(STEPS[backend]) as running:
-                return self.output.session(backend, lambda done, what: running.update(what, done), self.adapter, integers)
+                return self.output.session(
+                    backend, lambda done, what: running.update(what, done), self.adapter, integers, kind
+                )
         from sim.session import FloatSession, GoldenSession
 
         if backend == "golden":

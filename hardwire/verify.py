@@ -8,9 +8,11 @@ import numpy as np
 
 from hardwire.console import step
 from hardwire.measure import busy_fractions
+from hardwire.sample import Sample, chosen_layers
 from hardwire.subject import Subject
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
+from sim.observe import ObservedChip
 from sim.rtl import RtlReply
 from sim.session import Sampling, Session
 from weights_to_rom.integer_model import IntegerModel
@@ -18,7 +20,10 @@ from weights_to_rom.lora import IntegerAdapter
 
 PROMPTS = ("Once upon a time", "The little dog was", "One day, a girl named Lily")
 CHUNK = 32
-"""Positions that the chip runs ahead of golden, which is much faster on many at once."""
+"""Positions that the chip runs ahead of golden at most: golden is much faster on many at once."""
+
+REPLIES = {"token": "sampler", "end": "constant", "position": "sequences"}
+"""The unit that each part of a reply comes from."""
 
 
 @dataclass
@@ -112,16 +117,21 @@ def check(
     return result.as_dict()
 
 
-def verify(subject: Subject, prompts: Sequence[str], n_tokens: int) -> dict:
+def verify(subject: Subject, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None) -> dict:
     """Run prompts on chip and golden; compare every token and every logit, those after each prompt token too.
 
-    Stops at the first difference.  What ``hardwire verify --json`` prints.
+    With ``layers``, every beat at the ports of these layers' units, too (all layers, if it is empty): the first difference
+    then names the unit that made it.  Stops at the first difference.  What ``hardwire verify --json`` prints.
     """
     subject.backend("rtl")
     texts = list(prompts) or default_prompts(subject)
     encoded = [subject.encode(text) for text in texts]
-    session = subject.session("rtl")
-    golden, result, start = subject.golden(), Comparison(), time.monotonic()
+    golden, sample = subject.golden(), None
+    chosen = None if layers is None else chosen_layers(layers, golden.format.n_layers)
+    session = subject.session("rtl", None if chosen is None else ObservedChip)
+    if chosen is not None:
+        sample = Sample(session.chip, golden, golden.format, subject.output.config, chosen)
+    result, start = Comparison(), time.monotonic()
     with step("verify") as running:
         for number, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
             n_positions = len(ids) + n_tokens - 1
@@ -136,26 +146,43 @@ def verify(subject: Subject, prompts: Sequence[str], n_tokens: int) -> dict:
             session.reset()
             golden.reset()
             for inputs, replies in greedy(session, ids, n_positions, told):
+                if sample is not None:
+                    sample.begin()
                 compare(subject.model, golden, subject.integer_adapter, inputs, replies, Sampling(), text, result)
+                if sample is not None:
+                    sample.end()
+                    result.first_difference = culprit(sample.first_difference, result.first_difference, text)
                 if result.first_difference:
                     break
             if result.first_difference:
                 break
     session.close()
-    return result.as_dict() | {
+    return result.as_dict() | ({} if sample is None else {"sample": sample.as_dict()}) | {
         "prompts": texts,
         "prompt_tokens": sum(map(len, encoded)),
         "seconds": round(time.monotonic() - start, 2),
     }
 
 
+def culprit(inside: dict | None, outside: dict | None, prompt: str) -> dict | None:
+    """The earlier one of a difference at a unit's port and one in what the chip replied; the former, where both are as early.
+
+    A reply of which every logit is right is the fault of what comes after the LM head.
+    """
+    if inside is not None and (outside is None or inside["position"] <= outside["position"]):
+        return {"prompt": prompt} | inside
+    if outside is not None:
+        return outside | {"unit": REPLIES.get(outside["what"], "matvec"), "layer": None}
+    return None
+
+
 def greedy(
     session: Session, ids: Sequence[int], n_positions: int, told: Callable[[int], None]
 ) -> Iterator[tuple[list[int], list[RtlReply]]]:
-    """A prompt and its continuation, a reply at each position: inputs and replies, CHUNK at a time."""
+    """A prompt and its continuation, a reply at each position: inputs and replies, in ever longer pieces up to CHUNK."""
     inputs: list[int] = []
     replies: list[RtlReply] = []
-    token = ids[0]
+    token, length = ids[0], 1
     for position in range(n_positions):
         if position < len(ids):
             token = ids[position]
@@ -165,9 +192,9 @@ def greedy(
         replies.append(reply)
         token = reply.token
         told(position + 1)
-        if len(replies) == CHUNK or position + 1 == n_positions:
+        if len(replies) == length or position + 1 == n_positions:
             yield inputs, replies
-            inputs, replies = [], []
+            inputs, replies, length = [], [], min(2 * length, CHUNK)
 
 
 def default_prompts(subject: Subject) -> list[str]:

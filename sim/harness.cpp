@@ -10,8 +10,7 @@
 #include <cstring>
 #include <memory>
 
-#include "Vchip.h"
-#include "verilated.h"
+#include "harness.h"
 
 namespace {
 
@@ -44,20 +43,6 @@ int32_t lane(const T& beat, int i) {
     return static_cast<int32_t>(static_cast<uint32_t>(pair >> shift) << (32 - WIDE_BITS)) >> (32 - WIDE_BITS);
 }
 
-struct Simulation {
-    VerilatedContext context;
-    std::unique_ptr<Vchip> chip{new Vchip{&context}};
-    uint64_t cycles = 0;
-
-    void tick() {
-        chip->clk = 1;
-        chip->eval();
-        chip->clk = 0;
-        chip->eval();
-        ++cycles;
-    }
-};
-
 }  // namespace
 
 extern "C" {
@@ -74,6 +59,10 @@ Simulation* simulation_new(const char* rom_folder) {
     char here[4096];
     if (!getcwd(here, sizeof here) || chdir(rom_folder)) return nullptr;
     auto* s = new Simulation;
+#if VM_TRACE
+    s->context.traceEverOn(true);
+#endif
+    s->chip = std::make_unique<Vchip>(&s->context);
     s->chip->clk = 0;
     s->chip->rst = 1;
     s->chip->i___05Fvalid = 0;

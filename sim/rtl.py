@@ -10,7 +10,7 @@ from amaranth.lib import data
 from hdl.chip import Status, command_layout, reply_layout
 from hdl.config import ChipConfig
 from hdl.lora_loader import LoadStatus, load_reply
-from sim.verilator import SimulationError
+from sim.verilator import PLAIN, Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step
 
@@ -76,6 +76,11 @@ class RtlChip:
         self._chip = self._library.simulation_new(str(rom_folder.resolve()).encode())
         if not self._chip:
             raise SimulationError(f"{rom_folder}: the ROM images are not there")
+
+    @classmethod
+    def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        """What this kind of chip needs in its library."""
+        return PLAIN
 
     def token(self, token: int, *, sequence: int = 0, adapter: int = 0, restart: bool = False, sample: bool = True,
               inv_temperature: int = 0, seed: int = 0) -> RtlReply:

@@ -146,11 +146,11 @@ class RtlSession(Session):
 
     def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0):
         super().__init__(vocab_size, max_context, slides)
-        self._chip, self._adapter = chip, adapter
+        self.chip, self._adapter = chip, adapter
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
         chosen = sampling or Sampling()
-        reply = self._chip.token(
+        reply = self.chip.token(
             token, adapter=self._adapter, restart=self.position == 0, sample=sampling is not None,
             inv_temperature=inverse_temperature(chosen.temperature), seed=chosen.seed)
         if reply.status != Status.OK:
@@ -161,7 +161,7 @@ class RtlSession(Session):
         pass  # the next token restarts the sequence
 
     def close(self) -> None:
-        self._chip.close()
+        self.chip.close()
 
 
 def generate(session: Session, prompt: Sequence[int], n_tokens: int, sampling: Sampling = Sampling(),

@@ -7,16 +7,35 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
 HARNESS = Path(__file__).with_name("harness.cpp")
+HARNESS_HEADER = Path(__file__).with_name("harness.h")
 VERILATOR_FLAGS = (
     "--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
     "--output-split", "20000", "--prefix", "Vchip", "--top-module", "chip",
 )
 CXX_FLAGS = ("-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
-             "-DVM_TRACE=0", "-Wno-attributes")
+             "-Wno-attributes")
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What a build has beside the chip and its harness: C++ of its own, options and a configuration file of Verilator.
+
+    ``runtime`` are sources of Verilator's own that it needs.
+    """
+
+    source: Path | None = None
+    configuration: str = ""
+    verilator_flags: tuple[str, ...] = ()
+    cxx_flags: tuple[str, ...] = ("-DVM_TRACE=0",)
+    runtime: tuple[str, ...] = ()
+
+
+PLAIN = Addition()
 
 
 class SimulationError(RuntimeError):
@@ -42,23 +61,26 @@ def verilator(*arguments: str, cwd: Path | None = None) -> str:
     return result.stdout
 
 
-def content_key(verilog: str, defines: dict[str, int]) -> str:
+def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAIN) -> str:
     """Names a build by everything that goes into it."""
     digest = hashlib.sha256()
-    for part in (verilog, HARNESS.read_text(), repr(sorted(defines.items())), repr(VERILATOR_FLAGS), repr(CXX_FLAGS)):
+    source, *others = astuple(addition)
+    sources = (HARNESS_HEADER, HARNESS, *([source] if source else []))
+    for part in (verilog, *(path.read_text() for path in sources), repr(sorted(defines.items())), repr(VERILATOR_FLAGS),
+                 repr(CXX_FLAGS), repr(others)):
         digest.update(part.encode())
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 
 
 def build_library(verilog: Path, folder: Path, defines: dict[str, int],
-                  progress: Callable[[float, str], None] = lambda done, what: None) -> Path:
+                  progress: Callable[[float, str], None] = lambda done, what: None, addition: Addition = PLAIN) -> Path:
     """Build ``folder/KEY.so`` unless it is there.  ``defines`` tells the harness the widths of the ports.
 
     ``progress`` gets the fraction that is done and what is going on.
     Raises SimulationError if Verilator or g++ is missing or fails.
     """
-    target = folder / f"{content_key(verilog.read_text(), defines)}.so"
+    target = folder / f"{content_key(verilog.read_text(), defines, addition)}.so"
     if target.exists():
         return target
     compiler = shutil.which("g++")
@@ -68,10 +90,13 @@ def build_library(verilog: Path, folder: Path, defines: dict[str, int],
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
         work = Path(scratch)
         progress(0.0, "verilating")
-        verilator(*VERILATOR_FLAGS, "--Mdir", str(work), str(verilog.resolve()))
+        configuration = work / "addition.vlt"
+        configuration.write_text("`verilator_config\n" + addition.configuration)
+        verilator(*VERILATOR_FLAGS, *addition.verilator_flags, "--Mdir", str(work), str(verilog.resolve()), str(configuration))
         include = verilator_root() / "include"
-        sources = [*sorted(work.glob("*.cpp")), include / "verilated.cpp", include / "verilated_threads.cpp", HARNESS]
-        flags = [*CXX_FLAGS, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}",
+        runtime = [include / name for name in ("verilated.cpp", "verilated_threads.cpp", *addition.runtime)]
+        sources = [*sorted(work.glob("*.cpp")), *runtime, HARNESS, *([addition.source] if addition.source else [])]
+        flags = [*CXX_FLAGS, *addition.cxx_flags, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}",
                  *(f"-D{name}={value}" for name, value in defines.items())]
         finished = 0
 
