@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hardwire.console import say, write
-from hardwire.show import adapter_lines, check_lines, cost_lines, report_lines, run_lines, show
+from hardwire.show import adapter_lines, check_lines, cost_lines, explain_lines, report_lines, run_lines, show
 from sim.verilator import SimulationError
 
 app = typer.Typer(
@@ -309,6 +309,47 @@ def verify(
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\nhardwire explain out --context 256\n\nhardwire explain smollm2-135m --row-lanes 64 --png lanes.png"
+)
+def explain(
+    out: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|OUT", show_default=False, help="A compiled model, or a checkpoint that might become one."),
+    ],
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="128, or all it holds", help="Positions of the token that is looked at, itself included."),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default="OUT/explain.png", help="Where the picture goes; of a MODEL only on demand."),
+    ] = None,
+    row_lanes: Annotated[int | None, typer.Option(show_default="1", help="Of a MODEL's chip, as in compile.")] = None,
+    block_lanes: Annotated[int | None, typer.Option(show_default="32", help="The same.")] = None,
+    vector_lanes: Annotated[int | None, typer.Option(show_default="enough", help="The same.")] = None,
+    attention_heads: Annotated[int | None, typer.Option(show_default="enough", help="The same.")] = None,
+    attention_lanes: Annotated[int | None, typer.Option(show_default="most", help="The same.")] = None,
+    max_context: Annotated[int | None, typer.Option(show_default="as trained", help="The same.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where a token's cycles go, unit by unit: predicted from shapes alone, beside what was measured; with a picture."""
+    from hardwire.explain import explain as explain_chip
+
+    figures = explain_chip(
+        out,
+        context,
+        png,
+        row_lanes=row_lanes,
+        block_lanes=block_lanes,
+        vector_lanes=vector_lanes,
+        attention_heads=attention_heads,
+        attention_lanes=attention_lanes,
+        max_context=max_context,
+    )
+    show(figures, as_json, explain_lines(figures))
 
 
 @app.command(

@@ -102,6 +102,41 @@ def cost_lines(figures: dict) -> list[Line]:
     return lines
 
 
+def explain_lines(figures: dict) -> list[Line]:
+    decode, prefill = (figures["predicted"][kind] for kind in ("decode", "prefill"))
+    units = Table("unit", "cycles of a token", "share", "without LM head", "share", "kind", box=None)
+    for unit, cycles in decode["by_unit"].items():
+        if cycles:
+            units.add_row(unit, *_part(cycles, decode), *_part(prefill["by_unit"][unit], prefill), "predicted")
+    units.add_row("all", *_part(decode["cycles"], decode), *_part(prefill["cycles"], prefill), "predicted")
+    columns = [f"{kind} {what}" for kind in ("decode", "prefill") for what in ("predicted", "measured", "difference")]
+    contexts = Table("context", *columns, box=None)
+    for context, at in figures["contexts"].items():
+        row = []
+        for kind in ("decode", "prefill"):
+            known, difference = at[kind]["measured"], at[kind]["difference"]
+            row.append(f"{at[kind]['predicted']:,}")
+            row += ["", ""] if known is None else [f"{known:,}", f"{difference:+.2%}"]
+        contexts.add_row(context, *row)
+    waits_for = f"{figures['waits_most_for']}, {decode['by_unit'][figures['waits_most_for']]:,}"
+    lines: list[Line] = [
+        f"a token at context {figures['context']}:",
+        units,
+        contexts,
+        f"the fabric reads words in {figures['fabric']:.1%} of the cycles; of the others most go to {waits_for}",
+    ]
+    for chip in figures["instead"]:
+        option = f"--{chip['lane'].replace('_', '-')} {chip['value']} instead of {chip['instead_of']}"
+        lines.append(f"{option}: {chip['cycles']:,} cycles ({chip['more']:+.1%}), predicted")
+    if figures["picture"]:
+        lines.append(f"picture: {figures['picture']}")
+    return lines
+
+
+def _part(cycles: int, token: dict) -> tuple[str, str]:
+    return f"{cycles:,}", f"{cycles / token['cycles']:.1%}"
+
+
 def check_lines(figures: dict) -> list[Line]:
     return [*difference_lines(figures), cycles_line(figures)]
 
