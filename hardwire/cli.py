@@ -97,6 +97,35 @@ AdapterFolder = Annotated[
         help="A LoRA adapter as peft writes it; a chip needs --lora-rank for it.",
     ),
 ]
+BackendName = Annotated[
+    Backend | None,
+    typer.Option(
+        show_default="rtl, or golden for a MODEL",
+        help="The simulated chip, its integers in numpy, or floating point.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same text, on golden and chip alike."),
+]
+SaveFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        metavar="FILE",
+        show_default=False,
+        help="Keep the simulated chip, with its KV cache and adapters, and the text in a file at the end.",
+    ),
+]
+ResumeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="FILE",
+        show_default=False,
+        help="Go on from a file that --save wrote, without reading its text again.",
+    ),
+]
 Temperature = Annotated[
     float,
     typer.Option(
@@ -222,20 +251,9 @@ def run(
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens to write at most; a model may end its text sooner.")
     ] = 128,
-    backend: Annotated[
-        Backend | None,
-        typer.Option(
-            show_default="rtl, or golden for a MODEL",
-            help="The simulated chip, its integers in numpy, or floating point.",
-        ),
-    ] = None,
+    backend: BackendName = None,
     temperature: Temperature = 0.0,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**32 - 1, help="The same seed gives the same text, on golden and chip alike."
-        ),
-    ] = 0,
+    seed: Seed = 0,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt to the model as a question, in its chat template.")
     ] = False,
@@ -254,6 +272,8 @@ def run(
     clock: Annotated[
         float, typer.Option(min=0.001, metavar="MHZ", help="Clock for which tokens a second are projected.")
     ] = 50.0,
+    save: SaveFile = None,
+    resume: ResumeFile = None,
     tokenizer: TokenizerFile = None,
     as_json: Json = False,
 ) -> None:
@@ -272,6 +292,8 @@ def run(
         check=check,
         ignore_end=ignore_end,
         clock_mhz=clock,
+        save_to=save,
+        resume=resume,
         write=(lambda text: None) if as_json else write,
     )
     if as_json:
@@ -284,7 +306,47 @@ def run(
 
 
 @app.command(
-    epilog="Example:  hardwire verify out --tokens 200 --prompt 'Once upon a time' --prompt 'The little dog'"
+    epilog="Examples:\n\nhardwire chat smollm2-135m\n\n"
+    "hardwire chat out --save talk.saved\n\nhardwire chat out --resume talk.saved"
+)
+def chat(
+    out: ModelOrOut,
+    backend: BackendName = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", show_default=False, help="What the model is told before you speak.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
+    adapter: AdapterFolder = None,
+    save: SaveFile = None,
+    resume: ResumeFile = None,
+    tokenizer: TokenizerFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
+) -> None:
+    """Talk with a model: lines in, answers on stdout as they come, figures on stderr.  /help lists what else it does.
+
+    A model without a chat template continues what you write.  Without a terminal, lines come from stdin as it is.
+    """
+    from hardwire.chat import chat as chat_with
+    from hardwire.subject import Subject
+    from sim.session import Sampling
+
+    chat_with(
+        Subject(out, _name(tokenizer), adapter),
+        backend=backend and backend.value,
+        sampling=Sampling(temperature, seed),
+        system=system,
+        n_tokens=tokens,
+        save_to=save,
+        resume=resume,
+        as_json=as_json,
+    )
+
+
+@app.command(
+    epilog="Examples:\n\nhardwire verify out --tokens 200 --prompt 'Once upon a time' --prompt 'The little dog'\n\n"
+    "hardwire verify out --sample --tokens 20    # which unit is wrong, in which layer"
 )
 def verify(
     out: OutFolder,

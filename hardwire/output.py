@@ -31,6 +31,7 @@ from weights_to_rom.peft import PeftAdapter
 from weights_to_rom.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from hardwire.saved import Saved
     from hdl.config import ChipConfig
     from sim.rtl import RtlChip
     from sim.session import Session
@@ -172,22 +173,31 @@ class Output:
         adapter: PeftAdapter | None = None,
         integers: IntegerAdapter | None = None,
         kind: "type[RtlChip] | None" = None,
+        saved: "Saved | None" = None,
     ) -> "Session":
         """A session with the simulated chip (of a ``kind``), the integer model, or the checkpoint it was compiled from.
 
-        ``adapter`` is what float adds, ``integers`` is the same for the others; the chip loads it as number 1.
+        ``adapter`` is what float adds, ``integers`` is the same for the others; the chip loads it as number 1.  With ``saved``
+        the chip goes on from there.
         """
         from hdl.lora_loader import LoadStatus
         from sim.session import FloatSession, GoldenSession, RtlSession
 
         config, fmt = self.config, self.format
         if backend == "rtl":
+            number = saved.adapter if saved else int(integers is not None)
+            words = integers and frame(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
+            if saved is not None:
+                saved.check_adapter(words)
             chip = self.chip(progress, kind)
-            if integers is not None:
-                reply = chip.load(frame(integers, fmt, 1, config.lora_lanes, config.vector_lanes))
+            if saved is not None:
+                saved.restore(chip)
+            elif words is not None:
+                reply = chip.load(words)
                 if reply.status != LoadStatus.OK:
                     raise OutputError(f"{self.folder}: the chip did not take the adapter: {reply.status.name}")
-            return RtlSession(chip, fmt.vocab_size, config.max_context, config.n_sinks > 0, int(integers is not None))
+            position = len(saved.read) if saved else 0
+            return RtlSession(chip, fmt.vocab_size, config.max_context, config.n_sinks > 0, number, position)
         if backend == "golden":
             return GoldenSession(self.model, config.max_context, config.n_sinks, integers)
         if backend == "float":

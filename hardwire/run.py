@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.console import step
+from hardwire.console import say
+from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.measure import CLOCK_MHZ, busy_fractions
+from hardwire.saved import SavedError, check_writable, load, save
 from hardwire.subject import Subject
 
 if TYPE_CHECKING:
-    from sim.session import Reply, Sampling, Session
+    from sim.session import Reply, Sampling
 
 
 def run(
@@ -23,32 +26,41 @@ def run(
     check: bool = False,
     ignore_end: bool = False,
     clock_mhz: float = CLOCK_MHZ,
+    save_to: Path | None = None,
+    resume: Path | None = None,
     write: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """Continue a prompt by up to ``n_tokens`` tokens; ``write`` gets the text as it comes, the prompt first.
 
     The text goes on after its end token if ``ignore_end``.  ``check`` compares every token and logit of the chip
-    with golden's afterwards.
+    with golden's afterwards.  ``save_to`` is a file for the chip and the text; from such a file, ``resume``, both go on,
+    and the prompt, which then may be empty, follows that text.
     Returns the text, its tokens, and figures: times measured here, cycles by the simulation.
     """
-    from sim.session import generate
-
     backend = subject.backend(backend)
     if check and backend != "rtl":
         raise ValueError(f"--check compares the chip with golden: it needs backend rtl, not {backend}")
-    ids = subject.encode(prompt, chat)
-    session = subject.session(backend)
+    if save_to is not None:
+        check_writable(save_to, backend)
+    saved = load(resume, subject.output, backend) if resume else None
+    if check and saved and saved.adapter and subject.adapter is None:
+        raise SavedError(f"{resume}: was saved with an adapter, and --check needs it: give --adapter")
+    conversation = Conversation(subject, chat, saved=saved)
+    asked = conversation.prompt(prompt)
+    before = [] if asked.again else [*conversation.read]
+    session = subject.session(backend, saved=saved)
+    if asked.again:
+        say(READ_AGAIN)
     start = time.monotonic()
-    _feed(session, ids[:-1], backend)
+    conversation.feed(session, asked)
     middle = time.monotonic()
-    text = _Text(subject, prompt, ids, chat, write)
-    replies = []
+    write(prompt + ("\n" if chat else ""))
     stop = () if ignore_end else subject.eos_token_ids
-    for reply in generate(session, ids[-1:], n_tokens, sampling, stop):
-        replies.append(reply)
-        text.add(reply.token)
-    text.finish()
+    replies = [*conversation.answer(session, asked, n_tokens, sampling, stop, write)]
+    write("\n")
     end = time.monotonic()
+    if save_to is not None:
+        save(save_to, subject.output, session, conversation)
     session.close()
     if replies[-1].token in stop:
         stopped = "end of text"
@@ -57,8 +69,9 @@ def run(
     figures = {
         "backend": backend,
         "prompt": prompt,
-        "text": text.text,
-        "prompt_tokens": ids,
+        "text": conversation.text,
+        "position": len(before),
+        "prompt_tokens": asked.ids,
         "tokens": [reply.token for reply in replies],
         "stopped_by": stopped,
         "measured": {
@@ -73,18 +86,9 @@ def run(
         from hardwire.verify import check as check_text
 
         figures["check"] = check_text(
-            subject, prompt, ids, [reply.rtl for reply in replies if reply.rtl], sampling
+            subject, prompt, before + asked.ids, [reply.rtl for reply in replies if reply.rtl], sampling
         )
     return figures
-
-
-def _feed(session: "Session", ids: Sequence[int], backend: str) -> None:
-    """Feed the prompt but for its last token."""
-    at_once = 64 if backend == "golden" else 1
-    with step("read the prompt") as running:
-        for first in range(0, len(ids), at_once):
-            session.feed(ids[first : first + at_once])
-            running.update(f"token {first + 1}", first, len(ids))
 
 
 def _of_chip(measured: dict, replies: "Sequence[Reply]", seconds: float, clock_mhz: float) -> dict:
@@ -102,29 +106,3 @@ def _of_chip(measured: dict, replies: "Sequence[Reply]", seconds: float, clock_m
             "tokens_per_second": round(clock_mhz * 1e6 * len(chip) / cycles, 1),
         },
     }
-
-
-class _Text:
-    """Tokens become text, or numbers where there is no tokenizer."""
-
-    def __init__(
-        self, subject: Subject, prompt: str, ids: Sequence[int], chat: bool, write: Callable[[str], None]
-    ):
-        from weights_to_rom.tokenizer import StreamDecoder
-
-        self.text = ""
-        self._write = write
-        self._decoder = StreamDecoder(subject.tokenizer, ids) if subject.tokenizer else None
-        write(prompt + ("\n" if chat else ""))
-
-    def _add(self, piece: str) -> None:
-        self.text += piece
-        self._write(piece)
-
-    def add(self, token: int) -> None:
-        self._add(self._decoder.push(token) if self._decoder else f" {token}")
-
-    def finish(self) -> None:
-        if self._decoder:
-            self._add(self._decoder.finish())
-        self._write("\n")

@@ -1,6 +1,6 @@
 """What ``run``, ``verify`` and ``perplexity`` work on: a compiled model, or a checkpoint as it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from weights_to_rom.peft import PeftAdapter, open_peft
 from weights_to_rom.tokenizer import Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from hardwire.saved import Saved
     from sim.golden.llama import GoldenLlama
     from sim.rtl import RtlChip
     from sim.session import Session
@@ -113,13 +114,18 @@ class Subject:
             )
         return wanted or BACKENDS[0 if self.output else 1]
 
-    def session(self, backend: str, kind: "type[RtlChip] | None" = None) -> "Session":
-        """A session, with a ``kind`` of simulated chip; what it takes to have one is shown as it is done."""
+    def session(
+        self, backend: str, kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None
+    ) -> "Session":
+        """A session, with a ``kind`` of simulated chip; what it takes to have one is shown as it is done.
+
+        With ``saved``, which is of backend rtl, it goes on from there.
+        """
         integers = None if backend == "float" else self.integer_adapter
         if self.output is not None:
             with step(STEPS[backend]) as running:
                 return self.output.session(
-                    backend, lambda done, what: running.update(what, done), self.adapter, integers, kind
+                    backend, lambda done, what: running.update(what, done), self.adapter, integers, kind, saved
                 )
         from sim.session import FloatSession, GoldenSession
 
@@ -145,25 +151,34 @@ class Subject:
 
         return golden
 
-    def encode(self, prompt: str, chat: bool = False) -> list[int]:
-        """Token numbers of a prompt, which is token numbers itself for a model without a tokenizer.
+    def encode(self, prompt: str, before: Sequence[int] = ()) -> list[int]:
+        """Token numbers of a text after those ``before`` it; for a model without a tokenizer it is token numbers itself.
 
-        Raises TokenizerError if there are none or too many.
+        Raises TokenizerError if there are none, and ContextFull if there are too many.
         """
         if self.tokenizer is None:
-            if chat:
-                raise TokenizerError(f"{self.name}: has no tokenizer, which --chat needs")
             ids = self._numbers(prompt)
-        elif chat:
-            ids = self.tokenizer.encode(self.tokenizer.chat([{"role": "user", "content": prompt}]), bos=False)
         else:
-            ids = self.tokenizer.encode(prompt)
+            ids = self.tokenizer.encode(prompt, bos=not before)
+        return self._fitting(ids, before)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token numbers of a conversation in the model's chat template, up to where the model is to answer.
+
+        Raises as ``encode``, and TokenizerError if there is no template.
+        """
+        if self.tokenizer is None:
+            raise TokenizerError(f"{self.name}: has no tokenizer, which a chat needs")
+        return self._fitting(self.tokenizer.encode(self.tokenizer.chat(messages), bos=False))
+
+    def _fitting(self, ids: list[int], before: Sequence[int] = ()) -> list[int]:
         if not ids:
             raise TokenizerError("the prompt is empty: a model continues at least one token")
-        if len(ids) > self.max_context and not self.slides:
-            raise TokenizerError(
-                f"the prompt has {len(ids)} tokens, and the context holds {self.max_context}"
-            )
+        if len(before) + len(ids) > self.max_context and not self.slides:
+            from sim.session import ContextFull
+
+            after = f" after {len(before)} others" if before else ""
+            raise ContextFull(f"the prompt has {len(ids)} tokens{after}, and the context holds {self.max_context}")
         return ids
 
     def _numbers(self, prompt: str) -> list[int]:

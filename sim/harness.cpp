@@ -6,11 +6,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 
 #include "harness.h"
+#include "verilated_save.h"
 
 namespace {
 
@@ -42,6 +44,32 @@ int32_t lane(const T& beat, int i) {
     // Up to the top and down again: the sign extends.
     return static_cast<int32_t>(static_cast<uint32_t>(pair >> shift) << (32 - WIDE_BITS)) >> (32 - WIDE_BITS);
 }
+
+// Verilator's stream of all that a chip holds, in memory: counted as a whole, kept as far as there is room.
+class Writer final : public VerilatedSerialize {
+public:
+    Writer(uint8_t* bytes, uint64_t room) : bytes(bytes), room(room) {}
+    void flush() override {
+        const uint64_t n = m_cp - m_bufp;
+        if (size < room) std::memcpy(bytes + size, m_bufp, std::min(n, room - size));
+        size += n;
+        m_cp = m_bufp;
+    }
+    uint64_t size = 0;
+
+private:
+    uint8_t* bytes;
+    uint64_t room;
+};
+
+class Reader final : public VerilatedDeserialize {
+public:
+    Reader(const uint8_t* bytes, uint64_t size) {
+        m_cp = const_cast<uint8_t*>(bytes);
+        m_endp = m_cp + size;
+    }
+    void fill() override {}  // all of it is there
+};
 
 }  // namespace
 
@@ -81,6 +109,22 @@ Simulation* simulation_new(const char* rom_folder) {
 }
 
 void simulation_delete(Simulation* s) { delete s; }
+
+// All registers and memories, ROMs too, between two tokens.  Returns how many bytes that is; writes as many as there is
+// room for.
+uint64_t simulation_state(Simulation* s, uint8_t* bytes, uint64_t room) {
+    Writer writer(bytes, room);
+    writer << *s->chip;
+    writer.flush();
+    return writer.size;
+}
+
+// Put such a state back.  It must be one of this library: Verilator ends the process if it is not.
+void simulation_restore(Simulation* s, const uint8_t* bytes, uint64_t size) {
+    Reader reader(bytes, size);
+    reader >> *s->chip;
+    s->chip->eval();
+}
 
 // One token in, one reply out.  Returns 0, 1 if the chip gave none within max_cycles, 2 if more logits came than fit.
 int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, int32_t* logits, uint64_t capacity,

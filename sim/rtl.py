@@ -1,6 +1,7 @@
 """The chip's Verilog as a Python object: a token in, a reply and every logit out."""
 
 import ctypes
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +60,16 @@ def _words(layout: data.StructLayout) -> int:
     return -(-layout.size // 32)
 
 
+def frame_sha256(frame: np.ndarray) -> str:
+    """Names what a frame loads, in hexadecimal."""
+    return hashlib.sha256(frame.astype("<u4").tobytes()).hexdigest()
+
+
 class RtlChip:
-    """A simulated chip just after reset.  ``close`` frees it."""
+    """A simulated chip just after reset.  ``close`` frees it.
+
+    ``adapters`` has the ``frame_sha256`` of what was loaded last under each number.
+    """
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
         self._library = ctypes.CDLL(str(library.resolve()))
@@ -71,6 +80,11 @@ class RtlChip:
             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64,
             ctypes.POINTER(_Statistics)]
         self._command, self._reply = command_layout(config), reply_layout(config)
+        self._library.simulation_state.restype = ctypes.c_uint64
+        self._library.simulation_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
+        self._library.simulation_restore.restype = None
+        self._library.simulation_restore.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
+        self.adapters: dict[int, str] = {}
         self._vocab_size = model.vocab_size
         self._logits = np.zeros(-(-model.vocab_size // config.vector_lanes) * config.vector_lanes, np.int32)
         self._chip = self._library.simulation_new(str(rom_folder.resolve()).encode())
@@ -109,7 +123,20 @@ class RtlChip:
         if load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
             raise SimulationError("the chip gave no reply to an adapter")
         fields = load_reply().from_bits(int(reply[0]))
+        self.adapters[fields["adapter"]] = frame_sha256(words)
         return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
+
+    def state(self) -> np.ndarray:
+        """All that the chip holds between two tokens, uint8: registers, SRAM and, although they never change, ROMs."""
+        size = self._library.simulation_state(self._chip, None, 0)
+        state = np.empty(size, np.uint8)
+        self._library.simulation_state(self._chip, state.ctypes.data, size)
+        return state
+
+    def restore(self, state: np.ndarray) -> None:
+        """Put back a ``state`` of this very simulation and these ROMs, which is the caller's to know (hardwire/saved.py)."""
+        state = np.ascontiguousarray(state, np.uint8)
+        self._library.simulation_restore(self._chip, state.ctypes.data, state.size)
 
     def close(self) -> None:
         if self._chip:

@@ -23,6 +23,10 @@ class SessionError(ValueError):
     """A token that the model cannot take: one line that says why."""
 
 
+class ContextFull(SessionError):
+    """There is no position left for it."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen: greedily at temperature 0, else by Gumbel-max from ``seed`` and the position."""
@@ -47,7 +51,10 @@ class Session(ABC):
     """One sequence that grows a token at a time.
 
     ``position`` is that of the next token; ``max_context`` positions fit, or, where the window slides, any number.
+    ``at_once`` is how many tokens ``feed`` best gets: as many more cost little more.
     """
+
+    at_once = 1
 
     def __init__(self, vocab_size: int, max_context: int, slides: bool = False):
         self.vocab_size, self.max_context, self.slides, self.position = vocab_size, max_context, slides, 0
@@ -58,7 +65,7 @@ class Session(ABC):
         return self.position >= self.max_context and not self.slides
 
     def step(self, token: int, sampling: Sampling = Sampling()) -> Reply:
-        """Feed a token and sample the next.  Raises SessionError if the context is full or the token is not one."""
+        """Feed a token and sample the next.  Raises ContextFull, and SessionError if the token is not one."""
         reply = self._checked(token, sampling)
         assert reply is not None
         return reply
@@ -72,7 +79,7 @@ class Session(ABC):
         if not 0 <= token < self.vocab_size:
             raise SessionError(f"token {token} is not in the vocabulary of {self.vocab_size}")
         if self.full:
-            raise SessionError(f"the context is full: all {self.max_context} positions are used")
+            raise ContextFull(f"the context is full: all {self.max_context} positions are used")
         reply = self._token(token, sampling)
         self.position += 1
         return reply
@@ -117,6 +124,8 @@ class FloatSession(Session):
 class GoldenSession(Session):
     """The integer model."""
 
+    at_once = 64
+
     def __init__(self, model: IntegerModel, max_context: int | None = None, n_sinks: int = 0,
                  adapter: IntegerAdapter | None = None):
         super().__init__(model.format.vocab_size, max_context or model.format.max_seq_len, n_sinks > 0)
@@ -142,16 +151,20 @@ class GoldenSession(Session):
 
 
 class RtlSession(Session):
-    """One of the simulated chip's sequences.  ``adapter`` is the number of one that is loaded, or 0."""
+    """The simulated chip's first sequence.  ``adapter`` is the number of one that is loaded, or 0.
 
-    def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0):
+    ``position`` is not 0 if the chip was restored from a state in which the sequence had that many.
+    """
+
+    def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0,
+                 position: int = 0):
         super().__init__(vocab_size, max_context, slides)
-        self.chip, self._adapter = chip, adapter
+        self.chip, self.adapter, self.position = chip, adapter, position
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
         chosen = sampling or Sampling()
         reply = self.chip.token(
-            token, adapter=self._adapter, restart=self.position == 0, sample=sampling is not None,
+            token, adapter=self.adapter, restart=self.position == 0, sample=sampling is not None,
             inv_temperature=inverse_temperature(chosen.temperature), seed=chosen.seed)
         if reply.status != Status.OK:
             raise SessionError(f"the chip refused token {token} at position {self.position}: {reply.status.name}")

@@ -15,7 +15,7 @@ HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
 VERILATOR_FLAGS = (
     "--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-    "--output-split", "20000", "--prefix", "Vchip", "--top-module", "chip",
+    "--output-split", "20000", "--savable", "--prefix", "Vchip", "--top-module", "chip",
 )
 CXX_FLAGS = ("-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
              "-Wno-attributes")
@@ -94,7 +94,8 @@ def build_library(verilog: Path, folder: Path, defines: dict[str, int],
         configuration.write_text("`verilator_config\n" + addition.configuration)
         verilator(*VERILATOR_FLAGS, *addition.verilator_flags, "--Mdir", str(work), str(verilog.resolve()), str(configuration))
         include = verilator_root() / "include"
-        runtime = [include / name for name in ("verilated.cpp", "verilated_threads.cpp", *addition.runtime)]
+        runtime = [include / f"{name}.cpp" for name in ("verilated", "verilated_threads", "verilated_save")]
+        runtime += [include / name for name in addition.runtime]
         sources = [*sorted(work.glob("*.cpp")), *runtime, HARNESS, *([addition.source] if addition.source else [])]
         flags = [*CXX_FLAGS, *addition.cxx_flags, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}",
                  *(f"-D{name}={value}" for name, value in defines.items())]
