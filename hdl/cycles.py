@@ -77,6 +77,7 @@ class _Token:
 
     def __init__(self, model: ModelFormat, config: ChipConfig, context: int):
         self.model, self.config, self.context, self.lanes = model, config, context, config.vector_lanes
+        # Before a LoRA adder the queue is longer: the fabric runs further ahead of attention, which ends no sooner for it.
         self.matvec = Matvec(
             row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=self.lanes, matrices=all_matrices(model),
             wide_bits=model.wide_bits, multiplier=config.multiplier)
@@ -129,7 +130,7 @@ class _Token:
         self._multiply(gate_up)
         self._work("swiglu", self.work[-1].start + self.matvec.latency, self.now + SWIGLU)
         self._to("swiglu", self.now + SWIGLU)
-        self._convert(BLOCK)
+        self._convert()
         self._multiply(down)
 
     def _work(self, unit: str, start: int, end: int) -> None:
@@ -137,24 +138,22 @@ class _Token:
 
     def _normalise(self) -> None:
         """From the last beat that the residual takes to the last of the vector that enters the fabric."""
-        beats = self._beats(self.model.dim_padded)
-        start = self.now + 1
+        beats, start = self._beats(self.model.dim_padded), self.now + 1
+        # RMSNorm: beats + 15 + log2(lanes) from its last beat in to its first one out.
         self._to("norm", self.now + RESIDUAL + 2 * beats + 14 + ceil_log2(self.lanes))
         self._work("norm", start, self.now)
-        self._convert(BLOCK)
+        self._convert()
 
-    def _convert(self, block: int) -> None:
-        """The last block of a vector: its first beat out 4 cycles after its last one in."""
+    def _convert(self) -> None:
+        """The last block of a vector."""
         start = self.now + 1
-        self._to("mx", self.now + MX + self._beats(block) - 1)
+        self._to("mx", self.now + MX + self._beats(BLOCK) - 1)
         self._work("mx", start, self.now)
 
     def _fabric(self, matrix: MatrixShape) -> tuple[int, int]:
-        """The cycles of the first and of the last word, if nothing holds the fabric up; the path goes on to before the first."""
+        """Go on to the matrix's first word; the cycles of that and of the last one, if nothing holds the fabric up."""
         self._to("matvec", self.now + 3)
-        first = self.now + 1
-        end = self.now + matrix.words(self.config.row_lanes, self.config.block_lanes)
-        return first, end
+        return self.now + 1, self.now + matrix.words(self.config.row_lanes, self.config.block_lanes)
 
     def _multiply(self, matrix: MatrixShape, stall: int = 0) -> None:
         """A matrix whose results are taken as they come, the first one ``stall`` cycles late."""
@@ -163,10 +162,10 @@ class _Token:
         self._work(matrix.step.name.lower(), first, end)
         self._to(matrix.step.name.lower(), end)
         # A group's beats leave one after the other, and so do those of groups that come faster than they leave.
-        beats = self._beats(matrix.rows)
-        first_result = first + (end + 1 - first) // groups * min(groups, max(1, self.lanes // rows)) - 1 + self.matvec.latency
-        own = self._beats(matrix.rows - (groups - 1) * rows) - 1
-        self._to("matvec", max(end + self.matvec.latency + own, first_result + stall + beats - 1))
+        cycles, of_first_beat = (end + 1 - first) // groups, min(groups, max(1, self.lanes // rows))
+        first_result = first + cycles * of_first_beat - 1 + self.matvec.latency
+        last_group = self._beats(matrix.rows - (groups - 1) * rows)
+        self._to("matvec", max(end + self.matvec.latency + last_group - 1, first_result + stall + self._beats(matrix.rows) - 1))
         if self.config.lora_rank:
             self._to("lora", self.now + 1)
 
