@@ -45,7 +45,7 @@ class ChipConfig:
     @classmethod
     def for_model(cls, model: ModelFormat, *, row_lanes: int = 1, block_lanes: int = 32,
                   vector_lanes: int | None = None, attention_heads: int | None = None,
-                  attention_lanes: int | None = None, multiplier: str = "booth",
+                  attention_lanes: int | None = None, multiplier: str = "plain",
                   max_context: int | None = None, n_sequences: int = 1, n_sinks: int = 0, lora_rank: int = 0,
                   lora_lanes: int = 1, n_adapters: int = 2) -> "ChipConfig":
         """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""

@@ -1,7 +1,7 @@
 """The LoRA adder: an adapter's B (A x) joins the fabric's results (docs/arithmetic.md, lora)."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from math import gcd
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
@@ -14,6 +14,7 @@ from hdl.bits import saturate
 from hdl.lora_lane import LoraLane, lora_word_bits, rank_block
 from hdl.matvec import TAG_BITS
 from hdl.mx import Mx
+from hdl.part import add_part
 from hdl.rom import address_bits
 from hdl.row_lane import RESULT_SHIFT, ROUND_RESULT, TERM_FRACTION
 from hdl.row_output import RowOutput, result_beat
@@ -172,11 +173,12 @@ class Lora(wiring.Component):
 
         operands = self._operands(m, step, row, part, marks[1].a, buffer, self._z(m, mx.o))
         lanes = []
+        make_lane = partial(LoraLane, rank=self.rank, wide_bits=self.wide_bits, sum_bits=self.sum_bits,
+                            constant=ROUND_RESULT // self.row_lanes)
         for index, (mant, exp) in enumerate(operands):
             m.submodules[f"memory_{index:02}"] = memory = Memory(
                 shape=self.word_bits, depth=self.n_adapters * self.words, init=[])
-            m.submodules[f"lane_{index:02}"] = lane = LoraLane(
-                rank=self.rank, wide_bits=self.wide_bits, sum_bits=self.sum_bits, constant=ROUND_RESULT // self.row_lanes)
+            lane = add_part(m, f"lane_{index:02}", make_lane, "lora_lane", platform)
             write, read = memory.write_port(), memory.read_port()
             whole, add = marks[self._WORD + LoraLane.WHOLE], marks[self._WORD + LoraLane.ADD]
             m.d.comb += [

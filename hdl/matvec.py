@@ -1,6 +1,7 @@
 """The fabric: a matrix in ROM times MX vectors, ``row_lanes`` rows and ``block_lanes`` elements a cycle."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
@@ -8,6 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.multiplier import MULTIPLIERS, total_shape
+from hdl.part import add_part
 from hdl.rom import RomPort
 from hdl.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, product_latency, word_bits
 from hdl.row_output import RowOutput, result_beat
@@ -214,10 +216,10 @@ class Matvec(wiring.Component):
         scale = of_block(p, scale, "scale", since=1)
         start, first = at(p - 1, part_starts, "part_starts", since=1), at(p + 4, first_term, "first_term")
 
+        make_lane = partial(RowLane, multiplier=self.multiplier, wide_bits=self.wide_bits, max_terms=self.max_terms)
         for index, (word, row, result) in enumerate(
                 zip(self.weights.data, self.rows.data, output.results, strict=True)):
-            m.submodules[f"lane_{index:02}"] = lane = RowLane(
-                multiplier=self.multiplier, wide_bits=self.wide_bits, max_terms=self.max_terms)
+            lane = add_part(m, f"lane_{index:02}", make_lane, "row_lane", platform)
             connect(m, prepared, lane.prepared)
             m.d.comb += [
                 lane.word.eq(word), lane.row.eq(row), lane.start.eq(start), lane.total.eq(total),

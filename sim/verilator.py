@@ -20,6 +20,11 @@ VERILATOR_FLAGS = (
 CXX_FLAGS = ("-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
              "-Wno-attributes")
 
+MANY_LANES = 24
+"""Row lanes from which they share their code (verilator.vlt).  The optimisation that tells instances apart is off then; with
+fewer lanes it gains more than sharing does."""
+SHARED = ("-fno-dfg", str(Path(__file__).with_name("verilator.vlt")))
+
 
 @dataclass(frozen=True)
 class Addition:
@@ -66,6 +71,7 @@ def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAI
     digest = hashlib.sha256()
     source, *others = astuple(addition)
     sources = (HARNESS_HEADER, HARNESS, *([source] if source else []))
+    sources += (Path(SHARED[-1]),)
     for part in (verilog, *(path.read_text() for path in sources), repr(sorted(defines.items())), repr(VERILATOR_FLAGS),
                  repr(CXX_FLAGS), repr(others)):
         digest.update(part.encode())
@@ -90,9 +96,11 @@ def build_library(verilog: Path, folder: Path, defines: dict[str, int],
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
         work = Path(scratch)
         progress(0.0, "verilating")
+        shared = SHARED if verilog.read_text().count("\n  row_lane lane_") >= MANY_LANES else ()
         configuration = work / "addition.vlt"
         configuration.write_text("`verilator_config\n" + addition.configuration)
-        verilator(*VERILATOR_FLAGS, *addition.verilator_flags, "--Mdir", str(work), str(verilog.resolve()), str(configuration))
+        verilator(*VERILATOR_FLAGS, *shared, *addition.verilator_flags, "--Mdir", str(work), str(verilog.resolve()),
+                  str(configuration))
         include = verilator_root() / "include"
         runtime = [include / f"{name}.cpp" for name in ("verilated", "verilated_threads", "verilated_save")]
         runtime += [include / name for name in addition.runtime]
