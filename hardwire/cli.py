@@ -177,7 +177,7 @@ def compile_(
     multiplier: Annotated[
         Multiplier,
         typer.Option(help="Circuit that multiplies codes with activations; the results are the same."),
-    ] = Multiplier.booth,
+    ] = Multiplier.plain,
     wide_bits: Annotated[
         int, typer.Option(help="Width of the residual stream and of sums: 32, or 24 for small boards.")
     ] = 32,
@@ -361,13 +361,29 @@ def verify(
         int, typer.Option(min=1, help="Tokens to write after each prompt, as far as the context reaches.")
     ] = 100,
     adapter: AdapterFolder = None,
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample",
+            help="Compare what every unit of the chip computes, too: the first one that differs is named.  Builds a second "
+            "simulation, with the units' ports in sight.",
+        ),
+    ] = False,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            show_default="all", help="With --sample: only this layer's units, and those outside of layers; may be repeated."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
     from hardwire.subject import Subject
     from hardwire.verify import verify as verify_model
 
-    figures = verify_model(Subject(out, adapter=adapter), prompt or [], tokens)
+    if layer and not sample:
+        raise typer.BadParameter("says which layers --sample compares: add --sample", param_hint="--layer")
+    figures = verify_model(Subject(out, adapter=adapter), prompt or [], tokens, (layer or []) if sample else None)
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)
