@@ -73,7 +73,9 @@ class Sample:
                 name, first = list(chain.from_iterable(zip(*beats, strict=True) if turns else beats))[beat]
                 return _element(name, first + lane, shapes[name])
 
-            self._compare(unit, layer, offset, expected, np.concatenate(exponents, 1) if exponents else expected[..., :0], where)
+            enters = "after_ffn" in parts and layer is not None and layer + 1 in self.layers
+            self._compare(unit, layer, offset, expected, np.concatenate(exponents, 1) if exponents else expected[..., :0], where,
+                          enters)
 
     def _cached(self, layer: int | None, name: str, mant: np.ndarray, exp: np.ndarray, offset: int) -> None:
         """k or v as the heads read it: in each pass, place by place and word by word, that of each bank."""
@@ -102,13 +104,17 @@ class Sample:
         expected: np.ndarray,
         exponents: np.ndarray,
         where: Callable[[int, int], str],
+        enters: bool = False,
     ) -> None:
-        """The next beats of a port, from the ``offset``th token on: elements [T, beats, n], exponents [T, beats, 0 or more]."""
+        """The next beats of a port, from the ``offset``th token on: elements [T, beats, n], exponents [T, beats, 0 or more].
+
+        ``enters``: it is what enters a chosen layer.
+        """
         n_time, n_beats, n_elements = expected.shape
         tokens = slice(offset, offset + n_time)
         first = self._next[port][tokens].copy()
         self._next[port][tokens] += n_beats
-        if not (layer is None or layer in self.layers or (port == "residual" and layer + 1 in self.layers)):
+        if not (self._sampled(layer) or enters):
             return
         missing = self._next[port][tokens] > self._ends[port][tokens]
         if missing.any():
@@ -130,7 +136,12 @@ class Sample:
                 values = (int(array[at, beat, lane]) for array in (elements, expected))
                 self._differ(offset + at, port, layer, where(beat, lane), *values)
 
+    def _sampled(self, layer: int | None) -> bool:
+        return layer is None or layer in self.layers
+
     def _differ(self, offset: int, port: str, layer: int | None, what: str, rtl: int, golden: int) -> None:
+        if not self._sampled(layer):
+            what += ": the fault is in a layer that was not sampled"
         position = self._first + offset
         if self.first_difference is None or position < self.first_difference["position"]:
             self.first_difference = {"position": position, "unit": port.partition(".")[0], "layer": layer, "what": what,

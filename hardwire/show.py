@@ -138,14 +138,24 @@ def _part(cycles: int, token: dict) -> tuple[str, str]:
 
 
 def check_lines(figures: dict) -> list[Line]:
-    return [*difference_lines(figures), cycles_line(figures)]
+    lines = difference_lines(figures)
+    if (sample := figures.get("sample")) is not None:
+        identical, compared = (sum(sample[kind].values()) for kind in ("identical_beats", "beats"))
+        lines.append(
+            f"{identical:,} of {compared:,} beats at {len(sample['beats'])} ports inside the chip identical to golden, "
+            f"layers {', '.join(map(str, sample['layers']))}"
+        )
+    return [*lines, cycles_line(figures)]
 
 
 def difference_lines(figures: dict) -> list[Line]:
     lines = []
     if (first := figures["first_difference"]) is not None:
+        where = "" if first.get("layer") is None else f"layer {first['layer']}, "
+        if "unit" in first:
+            where += f"unit {first['unit']}, "
         lines.append(
-            f"DIFFERENT: prompt {first['prompt']!r}, position {first['position']}, {first['what']}: "
+            f"DIFFERENT: prompt {first['prompt']!r}, position {first['position']}, {where}{first['what']}: "
             f"rtl {first['rtl']}, golden {first['golden']}"
         )
     n, total = figures["identical_logits"], figures["logits_compared"]

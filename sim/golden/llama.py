@@ -71,8 +71,8 @@ class GoldenLlama:
         self._tell("embedding", None, h=h)
         self._tell("residual", None, h=h)
         for i in range(f.n_layers):
-            h = self._add(i, h, self._attention(i, *self._norm(i, "attn_norm", h), positions, adapter))
-            h = self._add(i, h, self._ffn(i, *self._norm(i, "ffn_norm", h), adapter))
+            h = self._add(i, "after_attention", h, self._attention(i, *self._norm(i, "attn_norm", h), positions, adapter))
+            h = self._add(i, "after_ffn", h, self._ffn(i, *self._norm(i, "ffn_norm", h), adapter))
         if last_only:
             h = h[-1:]
         logits, = self._matvec(None, ("embed" if f.tied else "head",), *self._norm(None, "norm", h))
@@ -83,9 +83,9 @@ class GoldenLlama:
         if self.observe is not None:
             self.observe(unit, layer, parts)
 
-    def _add(self, layer, h, y):
+    def _add(self, layer, which, h, y):
         h = residual(h, y, self.format.wide_bits)
-        self._tell("residual", layer, h=h)
+        self._tell("residual", layer, **{which: h})
         return h
 
     def _matvec(self, layer, kinds, mant, exp, adapter=None):
