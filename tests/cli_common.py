@@ -1,5 +1,7 @@
 """The hardwire command in this process, and a small model for it."""
 
+import io
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -30,17 +32,31 @@ class Result(NamedTuple):
 
 
 class Hardwire:
-    """``hardwire("run", "out", ...)``: exit code, stdout and stderr."""
+    """``hardwire("run", "out", ..., stdin="")``: exit code, stdout and stderr."""
 
     def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
         self._capsys, self._monkeypatch = capsys, monkeypatch
 
-    def __call__(self, *arguments: object) -> Result:
+    def __call__(self, *arguments: object, stdin: str = "") -> Result:
         self._monkeypatch.setattr(sys, "argv", ["hardwire", *map(str, arguments)])
+        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as exit:
             main()
         return Result(exit.value.code, *self._capsys.readouterr())
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def write_talker(folder: Path, model: str = "stories-tiny", template: str = TEMPLATE) -> Path:
+    """A bundled model with a chat template, in which it talks nonsense."""
+    shutil.copytree(Path("models") / model, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
 
 
 def write_model(folder: Path, seed: int = 0, config: LlamaConfig = SHAPE) -> Path:
