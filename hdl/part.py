@@ -1,13 +1,14 @@
 """Units that a chip has many of, as one Verilog module."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, PureInterface
 
 
+@runtime_checkable
 class Parts(Protocol):
     """A platform that keeps the text of modules (``hdl.verilog``)."""
 
@@ -16,14 +17,14 @@ class Parts(Protocol):
 
 
 def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module: str,
-             platform: Parts | None) -> PureInterface | wiring.Component:
+             platform) -> PureInterface | wiring.Component:
     """Add what ``make`` gives as the submodule ``name``, and return its ports.
 
     In Verilog it is an instance of ``module``, which all of its kind share: the text does not grow with the lanes, and
     simulators which keep modules apart (``sim/verilator.vlt``) run one piece of code for all of them, which then fits a
     processor's cache.
     """
-    if platform is None:
+    if not isinstance(platform, Parts):  # a simulation, or a board's own flow
         m.submodules[name] = unit = make()
         return unit
     signature = platform.part(module, make)
