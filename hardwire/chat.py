@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,7 +174,8 @@ def _lines() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
-    import readline  # noqa: F401 (input uses it)
+    with suppress(ImportError):  # not every Python has it
+        import readline  # noqa: F401 (input uses it)
 
     while True:
         try:

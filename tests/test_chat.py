@@ -7,11 +7,14 @@ import select
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_common import TEMPLATE, Hardwire, write_model, write_talker
+import tokenizers
+from cli_common import SHAPE, TEMPLATE, Hardwire, write_model, write_talker
+from tokenizers import decoders, models, pre_tokenizers
 
 import hdl.verilog
 from hardwire.compile import compile_model
@@ -34,14 +37,18 @@ def talker(tmp_path_factory) -> Path:
     return write_talker(tmp_path_factory.mktemp("chat") / "talker", "stories-260k")
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """A compiled model with a context of 64 and no Verilog, for backend golden; characters are its tokens."""
-    folder = tmp_path_factory.mktemp("chat")
+def small_chip(folder: Path, model: str) -> Path:
+    """A compiled model with a context of 64 and no Verilog, for backend golden."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(hdl.verilog, "chip_verilog", lambda *arguments: "")
-        compile_model(Source.open(str(write_talker(folder / "talker"))), folder / "out", simulation=False, max_context=64)
+        compile_model(Source.open(model), folder / "out", simulation=False, max_context=64)
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("chat")
+    return small_chip(folder, str(write_talker(folder / "talker")))
 
 
 def talk(hardwire: Hardwire, *arguments: object, lines=LINES) -> tuple[list[dict], str]:
@@ -121,8 +128,7 @@ def test_an_answer_in_other_tokens_than_the_tokenizers_is_read_again(hardwire, t
     answers = iter([first, second, *[tokenizer.eos_ids[0]] * 2])
     step = GoldenSession.step
     monkeypatch.setattr(
-        GoldenSession, "step", lambda self, token, sampling: type(step(self, token, sampling))(next(answers), np.zeros(1))
-    )
+        GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(answers)))
     answers, _ = talk(hardwire, talker, lines=LINES[:2])
     assert answers[0]["answer"] == "th" and answers[1]["read_again"]
     assert answers[1]["prompt_ids"] == tokenizer.encode(
@@ -167,6 +173,17 @@ def test_a_full_context_says_so_and_what_to_do(hardwire, small):
     assert err.count("and the context holds 64: /reset starts a new conversation") == 2
     alone, _ = talk(hardwire, small, "--backend", "golden", "--tokens", 12, lines=("No",))
     assert answers[2]["ids"] == alone[0]["ids"] and answers[2]["prompt_ids"] == alone[0]["prompt_ids"]
+
+
+def test_a_text_that_fills_the_context_says_so_too(hardwire, tmp_path):
+    """There, a line of more characters than there are positions left is refused, and so is one without any once all are used."""
+    lines = ("x" * 40, "y" * 10, "z" * 11, "y" * 3, "", "", "/reset", "", "w")
+    out = small_chip(tmp_path, "stories-tiny")
+    answers, err = talk(hardwire, out, "--backend", "golden", "--tokens", 5, lines=lines)
+    # Read and written, of 64: 1 + 40 + 4, then 1 + 10 + 4; of the last answer's tokens one is not read yet.
+    assert [(answer["prompt"][:1], len(answer["ids"])) for answer in answers] == [("x", 5), ("y", 5), ("y", 1), ("w", 5)]
+    assert "the prompt has 11 tokens after 61 others, and the context holds 64: /reset starts a new conversation" in err
+    assert err.count("the context is full: all 64 positions are used: /reset starts a new conversation") == 2
 
 
 def test_a_nearly_full_context_says_so(hardwire, small):
@@ -238,6 +255,41 @@ def test_ctrl_c_stops_a_prompt(hardwire, talker, monkeypatch):
     assert "stopped before the answer" in err
     tokenizer = tokenizer_of(talker)
     assert answers[0]["prompt_ids"] == tokenizer.encode(tokenizer.chat([{"role": "user", "content": "Hi"}]), bos=False)
+
+
+def test_ctrl_c_stops_a_line_that_is_continued(hardwire, monkeypatch):
+    """The last answer's end was read with what was read of the line, and is not read twice."""
+    feed, fed = GoldenSession.feed, []
+
+    def interrupted(self, tokens):
+        fed.extend(tokens)
+        if len(tokens) == 64:
+            signal.raise_signal(signal.SIGINT)
+        return feed(self, tokens)
+
+    monkeypatch.setattr(GoldenSession, "feed", interrupted)
+    long = "The dog was big. " * 40
+    answers, err = talk(hardwire, "stories-260k", "--tokens", 1, lines=("Once", long, " So"))
+    tokenizer = tokenizer_of("stories-260k")
+    assert [answer["prompt"] for answer in answers] == ["Once", " So"] and "stopped before the answer" in err
+    line = tokenizer.encode(long, bos=False)
+    once = tokenizer.encode("Once")
+    assert fed == [*once[:-1], *answers[0]["ids"], *line[:63], *answers[1]["prompt_ids"][:-1]]
+    assert answers[1]["prompt_ids"] == tokenizer.encode(" So", bos=False)
+
+
+def test_half_a_character_at_the_end_is_said_to_be_one(hardwire, tmp_path, monkeypatch):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = tokenizers.Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    bytes_only.pre_tokenizer, bytes_only.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    model = write_model(tmp_path / "model", config=replace(SHAPE, vocab_size=len(letters)))
+    tokenizer = Tokenizer(bytes_only, chat_template="{{ messages[-1].content }}")
+    tokenizer.save(model)
+    halves, step = iter(tokenizer.encode("é")[:1] * 2), GoldenSession.step
+    monkeypatch.setattr(
+        GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(halves)))
+    answers, _ = talk(hardwire, model, "--tokens", 1, lines=("Hi", "Hi So?"))
+    assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("\N{REPLACEMENT CHARACTER}", False)] * 2
 
 
 def test_ctrl_c_twice_ends(hardwire, talker, monkeypatch):

@@ -318,7 +318,7 @@ def test_help_imports_nothing_heavy():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "\n"
     )
-    for name in ("", "compile", "run", "verify", "perplexity", "respin", "models"):
+    for name in ("", "compile", "run", "verify", "perplexity", "respin", "models", "chat"):
         result = subprocess.run(command(*name.split(), "--help"), capture_output=True, text=True)
         assert result.returncode == 0 and "Usage" in result.stdout and not result.stderr
 
