@@ -161,11 +161,12 @@ class _Token:
         first, end = self._fabric(matrix)
         self._work(matrix.step.name.lower(), first, end)
         self._to(matrix.step.name.lower(), end)
-        # A group's beats leave one after the other, and so do those of groups that come faster than they leave.
+        # Beats leave one after the other, a group that is a part of one takes as long: groups may come faster than that.
         cycles, of_first_beat = (end + 1 - first) // groups, min(groups, max(1, self.lanes // rows))
         first_result = first + cycles * of_first_beat - 1 + self.matvec.latency
+        follow = groups - of_first_beat if rows < self.lanes else self._beats(matrix.rows) - 1
         last_group = self._beats(matrix.rows - (groups - 1) * rows)
-        self._to("matvec", max(end + self.matvec.latency + last_group - 1, first_result + stall + self._beats(matrix.rows) - 1))
+        self._to("matvec", max(end + self.matvec.latency + last_group - 1, first_result + stall + follow))
         if self.config.lora_rank:
             self._to("lora", self.now + 1)
 

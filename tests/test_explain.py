@@ -38,28 +38,27 @@ class Case:
 
 
 EIGHT = dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), 8)
+# Shapes in which most of what can hold a beat up does so, and changes a token's cycles.
 CASES = {
-    # Results come faster than a beat holds them, attention takes one head at a time, and the LoRA adder stands between.
-    "results_wait": Case(
-        {"n_layers": 1, "vocab_size": 70},
-        {"row_lanes": 8, "block_lanes": 16, "vector_lanes": 2, "attention_heads": 1, "max_context": 64, "lora_rank": 2},
+    "attention_waits": Case(
+        {"dim": 24, "n_heads": 9, "n_kv_heads": 3, "ffn_dim": 48, "vocab_size": 7},
+        {"row_lanes": 8, "block_lanes": 8, "vector_lanes": 4, "attention_heads": 3, "attention_lanes": 2, "n_sequences": 2},
     ),
-    "untied_3_to_1_8_bits": Case(
-        {"dim": 48, "n_heads": 3, "n_kv_heads": 1, "head_dim": 16, "ffn_dim": 100, "vocab_size": 77, "tied": False},
-        {"row_lanes": 4, "block_lanes": 16, "attention_heads": 3, "attention_lanes": 4, "max_context": 40},
+    "rope_waits": Case(
+        {"n_layers": 1, "n_heads": 6, "n_kv_heads": 3, "head_dim": 24, "ffn_dim": 33, "vocab_size": 70, "tied": False},
+        {"row_lanes": 4, "vector_lanes": 8, "attention_heads": 2, "attention_lanes": 4},
         EIGHT | {"embed": 8, "head": 4},
     ),
-    # One lane, so that a beat is four groups; half a block of q, and a last block of attention's that is not full.
-    "sliding_window_5_heads": Case(
-        {"dim": 40, "n_layers": 3, "n_heads": 5, "n_kv_heads": 5, "head_dim": 8, "ffn_dim": 33, "vocab_size": 101},
-        {"row_lanes": 1, "block_lanes": 8, "attention_lanes": 2, "max_context": 24, "n_sinks": 4, "n_sequences": 2},
+    "a_beat_is_eight_groups": Case(
+        {"dim": 24, "n_layers": 3, "n_heads": 3, "n_kv_heads": 3, "head_dim": 16, "ffn_dim": 33, "vocab_size": 7},
+        {"row_lanes": 1, "block_lanes": 8, "vector_lanes": 8, "attention_heads": 1, "attention_lanes": 4, "lora_rank": 2},
     ),
 }
 
 
 def build(case: Case, folder: Path) -> tuple[RtlChip, ModelFormat, ChipConfig]:
     model = quantise_checkpoint(RandomBlocks(random_config(**case.shape), 0, case.bits))
-    config = ChipConfig.for_model(model.format, **case.lanes)
+    config = ChipConfig.for_model(model.format, max_context=24, n_sinks=4, **case.lanes)
     (folder / "chip.v").write_text(chip_verilog(model.format, config))
     lanes = {lane: getattr(config, lane) for lane in ("row_lanes", "block_lanes", "vector_lanes")}
     write_rom_images(rom_images(model, **lanes), folder / "rom")
@@ -68,7 +67,7 @@ def build(case: Case, folder: Path) -> tuple[RtlChip, ModelFormat, ChipConfig]:
 
 
 def compare(chip: RtlChip, model: ModelFormat, config: ChipConfig) -> None:
-    """Every context, with and without LM head; with a window that slides, some tokens more; the sequences take turns."""
+    """Every context, with and without LM head; where a window slides, some tokens more; sequences take turns."""
     for sample in (False, True):
         for position in range(config.max_context + 3 * (config.n_sinks > 0)):
             for sequence in range(config.n_sequences):
