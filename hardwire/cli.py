@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hardwire.console import say, write
-from hardwire.show import adapter_lines, check_lines, cost_lines, explain_lines, report_lines, run_lines, show
+from hardwire.show import adapter_lines, check_lines, cost_lines, explain_lines, report_lines, run_lines, show, trace_lines
 from sim.verilator import SimulationError
 
 app = typer.Typer(
@@ -428,6 +428,36 @@ def explain(
         max_context=max_context,
     )
     show(figures, as_json, explain_lines(figures))
+
+
+@app.command(epilog="Example:  hardwire trace out --token 5 --unit rmsnorm --prompt 'Once upon a time' -o rmsnorm.vcd")
+def trace(
+    out: OutFolder,
+    token: Annotated[
+        int, typer.Option(min=0, metavar="K", show_default=False, help="The position, of prompt and continuation, to look at.")
+    ],
+    unit: Annotated[
+        str,
+        typer.Option(
+            metavar="UNIT", show_default=False, help="rmsnorm, rope, attention ..., or a part of one, as in matvec.lane_00."
+        ),
+    ],
+    prompt: Annotated[
+        str, typer.Option(show_default="the opening of a story", help="The text that the chip continues, greedily.")
+    ] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.vcd", show_default="OUT/traces/UNIT-K.vcd", help="Where the waves go."),
+    ] = None,
+    adapter: AdapterFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Waves of one unit while the chip works on one token, for GTKWave or Surfer.  Builds a simulation for that unit."""
+    from hardwire.subject import Subject
+    from hardwire.trace import trace as trace_unit
+
+    figures = trace_unit(Subject(out, adapter=adapter), prompt, token, unit, file)
+    show(figures, as_json, trace_lines(figures))
 
 
 @app.command(

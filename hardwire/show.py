@@ -137,6 +137,11 @@ def _part(cycles: int, token: dict) -> tuple[str, str]:
     return f"{cycles:,}", f"{cycles / token['cycles']:.1%}"
 
 
+def trace_lines(figures: dict) -> list[Line]:
+    what = f"{figures['unit']}, token {figures['token']} at position {figures['position']}"
+    return [f"{figures['file']}: {what}, {figures['cycles']:,} cycles of two units of time, {figures['bytes']:,} bytes"]
+
+
 def check_lines(figures: dict) -> list[Line]:
     lines = difference_lines(figures)
     if (sample := figures.get("sample")) is not None:

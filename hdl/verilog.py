@@ -18,6 +18,8 @@ from hdl.rom import RomSpec, rom_verilog
 from weights_to_rom.model_format import ModelFormat
 
 TOP = "chip"
+CORE = f"{TOP}.core"
+"""Where a ``hdl.chip.Chip`` stands in its Verilog."""
 
 # Debian's Yosys is older than Amaranth asks for; the wheel beside it is not.
 os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")

@@ -12,12 +12,11 @@ from hdl.kv_cache import kv_beat
 from hdl.matvec import TAG_BITS
 from hdl.row_output import result_beat
 from hdl.streams import mx_beat, scaled_beat, vector_beat
-from hdl.verilog import TOP
+from hdl.verilog import CORE
 from sim.rtl import RtlChip, RtlReply
 from sim.verilator import Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 
-CORE = f"{TOP}.core"
 EXPONENTS = ("exp", "base")
 """What a payload may call the exponent of its elements."""
 
