@@ -37,7 +37,6 @@ class Case:
     bits: Mapping[str, int] = field(default_factory=dict)
 
 
-EIGHT = dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), 8)
 # Shapes in which most of what can hold a beat up does so, and changes a token's cycles.
 CASES = {
     "attention_waits": Case(
@@ -47,7 +46,7 @@ CASES = {
     "rope_waits": Case(
         {"n_layers": 1, "n_heads": 6, "n_kv_heads": 3, "head_dim": 24, "ffn_dim": 33, "vocab_size": 70, "tied": False},
         {"row_lanes": 4, "vector_lanes": 8, "attention_heads": 2, "attention_lanes": 4},
-        EIGHT | {"embed": 8, "head": 4},
+        {"o": 8, "down": 8, "embed": 8, "head": 4},
     ),
     "a_beat_is_eight_groups": Case(
         {"dim": 24, "n_layers": 3, "n_heads": 3, "n_kv_heads": 3, "head_dim": 16, "ffn_dim": 33, "vocab_size": 7},
