@@ -12,10 +12,10 @@ TOKENS ?= 200
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test formal lint verilog sim clean
+.PHONY: help setup demo test test-smollm2 formal lint verilog sim clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(SETUP) ## create .venv from requirements.lock (the other targets do it when it is needed)
 
@@ -37,6 +37,9 @@ test: $(SETUP) ## run the whole test suite and the linter
 	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-smollm2: $(SETUP) ## compile SmolLM2-135M, and compare its RTL with the integer model (minutes)
+	$(BIN)/pytest -m smollm2
 
 formal: $(SETUP) ## prove what must hold whatever the units are given (docs/formal.md)
 	$(BIN)/python tests/formal/prove.py

@@ -360,6 +360,9 @@ def verify(
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens to write after each prompt, as far as the context reaches.")
     ] = 100,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompts to the model as questions, in its chat template.")
+    ] = False,
     adapter: AdapterFolder = None,
     sample: Annotated[
         bool,
@@ -383,7 +386,7 @@ def verify(
 
     if layer and not sample:
         raise typer.BadParameter("says which layers --sample compares: add --sample", param_hint="--layer")
-    figures = verify_model(Subject(out, adapter=adapter), prompt or [], tokens, (layer or []) if sample else None)
+    figures = verify_model(Subject(out, adapter=adapter), prompt or [], tokens, (layer or []) if sample else None, chat)
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)

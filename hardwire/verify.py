@@ -117,15 +117,18 @@ def check(
     return result.as_dict()
 
 
-def verify(subject: Subject, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None) -> dict:
-    """Run prompts on chip and golden; compare every token and every logit, those after each prompt token too.
+def verify(
+    subject: Subject, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False
+) -> dict:
+    """Run prompts, or questions, on chip and golden; compare every token and every logit, those after each prompt token too.
 
     With ``layers``, every beat at the ports of these layers' units, too (all layers, if it is empty): the first difference
     then names the unit that made it.  Stops at the first difference.  What ``hardwire verify --json`` prints.
     """
     subject.backend("rtl")
     texts = list(prompts) or default_prompts(subject)
-    encoded = [subject.encode(text) for text in texts]
+    questions = ([{"role": "user", "content": text}] for text in texts)
+    encoded = [*map(subject.encode_chat, questions)] if chat else [*map(subject.encode, texts)]
     golden, sample = subject.golden(), None
     chosen = None if layers is None else chosen_layers(layers, golden.format.n_layers)
     session = subject.session("rtl", None if chosen is None else ObservedChip)
