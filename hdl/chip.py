@@ -14,6 +14,7 @@ from hdl.matvec import ROW_BITS
 from hdl.rom import Rom
 from hdl.row_lane import word_bits
 from hdl.sampler import Sampler
+from hdl.shared_engine import SharedEngine
 from hdl.stage import Stage
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import embedding_matrix, layer_matrices
@@ -30,6 +31,7 @@ class Status(enum.Enum, shape=3):
     NO_TOKEN = 2   # the token is not in the vocabulary
     NO_SEQUENCE = 3
     NO_ADAPTER = 4  # the adapter is not loaded, or not whole
+    NO_NOISE = 5   # a chip that is only greedy was given a temperature
 
 
 def command_layout(config: ChipConfig) -> data.StructLayout:
@@ -50,6 +52,8 @@ def reply_layout(config: ChipConfig) -> data.StructLayout:
 
 class Chip(wiring.Component):
     """One stage with every layer and the LM head, the embedding before it and the sampler behind.
+
+    With ``config.shared`` one engine is stage and embedding, and the sampler greedy: a token with a temperature is refused.
 
     Each token in gives one reply, in order.  A refused token changes nothing: not a position, not the cache.  A reset
     releases all sequences.
@@ -80,16 +84,20 @@ class Chip(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         model, config = self.model, self.config
-        vl = config.vector_lanes
-        m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
-        sampler = Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=model.wide_bits)
-        add_gated(m, "sampler", sampler)
         m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
-        embedding = self._embedding(m, stage)
+        sampler = Sampler(vocab_size=model.vocab_size, lanes=config.vector_lanes, wide_bits=model.wide_bits,
+                          noise=not config.shared)
+        add_gated(m, "sampler", sampler)
+        if config.shared:
+            m.submodules.engine = stage = SharedEngine(model=model, config=config)
+            shifted = stage
+        else:
+            m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
+            shifted = embedding = self._embedding(m, stage)
         connect(m, stage.logits, sampler.i)
         m.d.comb += [
             constant.en.eq(1),
-            embedding.residual_shift.eq(constant.data[:6].as_signed()),
+            shifted.residual_shift.eq(constant.data[:6].as_signed()),
             self.logits_valid.eq(stage.logits.valid & stage.logits.ready),
             self.logits.eq(stage.logits.payload.data),
             self.busy.eq(stage.busy), self.step.eq(stage.step),
@@ -110,15 +118,22 @@ class Chip(wiring.Component):
             read.addr.eq(self.i.payload.sequence), write.addr.eq(token.sequence),
             write.data.position.eq(position + 1), write.data.place.eq(place + 1),
             write.data.whole.eq(whole | (place == config.max_context - 1)),
-            sampler.inv_temperature.eq(token.inv_temperature), sampler.seed.eq(token.seed),
-            sampler.position.eq(position),
-            embedding.i.payload.token.eq(token.token),
-            stage.i.valid.eq(embedding.o.valid), embedding.o.ready.eq(stage.i.ready),
-            stage.i.payload.data.eq(embedding.o.payload.data), stage.i.payload.last.eq(embedding.o.payload.last),
-            stage.i.payload.context.sequence.eq(token.sequence), stage.i.payload.context.position.eq(position),
-            stage.i.payload.context.place.eq(place), stage.i.payload.context.whole.eq(whole),
-            stage.i.payload.context.adapter.eq(token.adapter), stage.i.payload.context.sample.eq(token.sample),
         ]
+        if config.shared:
+            m.d.comb += [stage.sequence.eq(token.sequence), stage.token.eq(token.token), stage.place.eq(place),
+                         stage.sample.eq(token.sample)]
+        else:
+            context = stage.i.payload.context
+            m.d.comb += [
+                sampler.inv_temperature.eq(token.inv_temperature), sampler.seed.eq(token.seed),
+                sampler.position.eq(position),
+                embedding.i.payload.token.eq(token.token),
+                stage.i.valid.eq(embedding.o.valid), embedding.o.ready.eq(stage.i.ready),
+                stage.i.payload.data.eq(embedding.o.payload.data), stage.i.payload.last.eq(embedding.o.payload.last),
+                context.sequence.eq(token.sequence), context.position.eq(position),
+                context.place.eq(place), context.whole.eq(whole),
+                context.adapter.eq(token.adapter), context.sample.eq(token.sample),
+            ]
         adapter_ready = token.adapter == 0
         if config.lora_rank:
             connect(m, flipped(self.load), stage.load)
@@ -153,6 +168,8 @@ class Chip(wiring.Component):
                     m.d.sync += reply.status.eq(Status.FULL)
                 with m.Elif(~adapter_ready):
                     m.d.sync += reply.status.eq(Status.NO_ADAPTER)
+                with m.Elif((token.inv_temperature != 0) & token.sample & config.shared):
+                    m.d.sync += reply.status.eq(Status.NO_NOISE)
                 with m.Else():
                     m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(1)]
                     m.d.comb += write.en.eq(1)
@@ -160,9 +177,13 @@ class Chip(wiring.Component):
                         m.d.sync += stage.in_use.eq(token.adapter)
                     m.next = "embed"
             with m.State("embed"):
-                m.d.comb += embedding.i.valid.eq(1)
-                with m.If(embedding.i.ready):
+                if config.shared:
+                    m.d.comb += stage.start.eq(1)
                     m.next = "run"
+                else:
+                    m.d.comb += embedding.i.valid.eq(1)
+                    with m.If(embedding.i.ready):
+                        m.next = "run"
             with m.State("run"):
                 # The stage takes the first beat of the vector some cycles after the token: it is not idle from then on.
                 with m.If(stage.done):

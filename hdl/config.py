@@ -9,6 +9,13 @@ MULTIPLIERS = ("booth", "magic", "plain")
 MAX_ADAPTERS = 15
 """Adapters have numbers of four bits, and 0 is none."""
 
+SHARED_LANES = {"row_lanes": 1, "block_lanes": 8, "vector_lanes": 1, "attention_heads": 1, "attention_lanes": 8,
+                "multiplier": "plain"}
+"""The lanes of the shared engine: eight products of the fabric, all else one at a time."""
+
+SHARED_CONTEXT = 256
+"""Positions for which the sums of the shared engine's attention are wide enough."""
+
 
 @dataclass(frozen=True)
 class ChipConfig:
@@ -27,6 +34,8 @@ class ChipConfig:
     lora_rank        largest rank of an adapter: a power of two from 2 to 64, or 0 for a chip without LoRA
     lora_lanes       rows of A computed at once, with 32 multipliers each: a power of two that divides lora_rank
     n_adapters       adapters in memory at once
+    shared           one engine, ``hdl.shared_engine``, for everything, with the lanes of SHARED_LANES: for devices that have
+                     few multipliers, and only greedy
     """
 
     row_lanes: int
@@ -41,14 +50,21 @@ class ChipConfig:
     lora_rank: int = 0
     lora_lanes: int = 1
     n_adapters: int = 2
+    shared: bool = False
 
     @classmethod
     def for_model(cls, model: ModelFormat, *, row_lanes: int = 1, block_lanes: int = 32,
                   vector_lanes: int | None = None, attention_heads: int | None = None,
                   attention_lanes: int | None = None, multiplier: str = "plain",
                   max_context: int | None = None, n_sequences: int = 1, n_sinks: int = 0, lora_rank: int = 0,
-                  lora_lanes: int = 1, n_adapters: int = 2) -> "ChipConfig":
+                  lora_lanes: int = 1, n_adapters: int = 2, shared: bool = False) -> "ChipConfig":
         """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""
+        if shared:
+            given = (row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes, multiplier)
+            lanes = (only if value == default else value for value, default, only in zip(
+                given, (1, 32, None, None, None, "plain"), SHARED_LANES.values(), strict=True))
+            return cls(*lanes, max_context or min(model.max_seq_len, SHARED_CONTEXT), n_sequences, n_sinks, lora_rank,
+                       shared=True).checked(model)
         if vector_lanes is None:
             # A group of rows takes at least dim_padded / block_lanes cycles and brings row_lanes values.
             wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
@@ -73,7 +89,9 @@ class ChipConfig:
             raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {self.block_lanes!r}")
         if self.multiplier not in MULTIPLIERS:
             raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {self.multiplier!r}")
-        if self.vector_lanes not in (2, 4, 8, 16, 32) or self.vector_lanes > self.block_lanes:
+        if self.shared:
+            self._check_shared(model)
+        elif self.vector_lanes not in (2, 4, 8, 16, 32) or self.vector_lanes > self.block_lanes:
             raise ValueError(f"vector_lanes must be a power of two from 2 to block_lanes ({self.block_lanes}), "
                              f"not {self.vector_lanes}")
         if model.kv_block % self.vector_lanes:
@@ -100,6 +118,30 @@ class ChipConfig:
         if self.n_adapters > MAX_ADAPTERS:
             raise ValueError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
         return self
+
+    def _check_shared(self, model: ModelFormat) -> None:
+        """What the shared engine has no hardware for."""
+        for name, lanes in SHARED_LANES.items():
+            if getattr(self, name) != lanes:
+                raise ValueError(f"the shared engine has {name} {lanes}, not {getattr(self, name)!r}")
+        for name in ("n_sinks", "lora_rank"):
+            if getattr(self, name):
+                raise ValueError(f"the shared engine has no {name}: it must be 0, not {getattr(self, name)}")
+        blocks, rep = model.dim_padded // BLOCK, model.n_rep
+        for name, fits, value in (
+            ("wide_bits must be 24", model.wide_bits == 24, model.wide_bits),
+            ("head_dim must be 8", model.head_dim == 8, model.head_dim),
+            ("the head must be tied to an embedding of 8 bits", model.tied and model.embed_bits == 8, f"{model.embed_bits} bits"),
+            ("query heads a key-value head must be a power of two", rep & (rep - 1) == 0, rep),
+            ("n_heads * head_dim must be a multiple of 32", model.attn_dim % BLOCK == 0, model.attn_dim),
+            ("dim must be at most 32 times a power of two, above half of it", blocks & (blocks - 1) == 0, model.dim),
+            ("the key-value heads must have at most 255 elements", model.n_kv_heads * model.head_dim < 256,
+             model.n_kv_heads * model.head_dim),
+        ):
+            if not fits:
+                raise ValueError(f"the shared engine does not fit the model: {name}, not {value}")
+        if self.max_context > SHARED_CONTEXT:
+            raise ValueError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
 
     @property
     def position_bits(self) -> int:

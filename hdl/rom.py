@@ -8,6 +8,9 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+SMALL_ROM_BITS = 256
+"""Below this a ROM is logic: a few words, for which block RAMs would be too many and hardly used."""
+
 
 def address_bits(depth: int) -> int:
     """Width of an address of ``depth`` words; a memory of one word still has one address wire."""
@@ -95,6 +98,7 @@ def rom_verilog(name: str, width: int, depth: int) -> str:
     ``<name>.hex`` where they run.
     """
     _check_size(width, depth)
+    style = "block" if width * depth >= SMALL_ROM_BITS else "logic"
     return f"""\
 module rom_{name} (
   input clk,
@@ -102,7 +106,7 @@ module rom_{name} (
   input [{address_bits(depth) - 1}:0] addr,
   output reg [{width - 1}:0] data
 );
-  (* ram_style = "block" *)
+  (* ram_style = "{style}" *)
   reg [{width - 1}:0] mem [0:{depth - 1}];
   initial $readmemh("{name}.hex", mem);
   always @(posedge clk) if (en) data <= mem[addr];
