@@ -65,8 +65,10 @@ def token_cycles(model: ModelFormat, config: ChipConfig, context: int, *, sample
     """Predict a token that makes its context ``context`` positions long, without adapter, its reply taken at once.
 
     With ``sample`` it goes through the LM head and the sampler at temperature 0; prompt tokens but the last do without.
-    Raises ValueError for a context that the chip does not hold.
+    Raises ValueError for a context that the chip does not hold, and for a chip on the shared engine, which works otherwise.
     """
+    if config.shared:
+        raise ValueError("cycles are predicted for chips of pipelined units, not for the shared engine: have them measured")
     if not 1 <= context <= config.max_context:
         raise ValueError(f"context must be 1 to max_context ({config.max_context}), not {context!r}")
     return _Token(model, config, context).run(sample)

@@ -135,6 +135,12 @@ def test_context_is_checked():
             token_cycles(fmt, ChipConfig.for_model(fmt, max_context=8), context)
 
 
+def test_the_shared_engine_is_refused():
+    fmt = Source.open("stories-tiny").format(wide_bits=24)
+    with pytest.raises(ValueError, match="not for the shared engine"):
+        token_cycles(fmt, ChipConfig.for_model(fmt, shared=True), 1)
+
+
 @pytest.fixture
 def hardwire(capsys, monkeypatch) -> Hardwire:
     return Hardwire(capsys, monkeypatch)
