@@ -46,6 +46,7 @@ LEFT = 30
 """What can move left is 26 bits at most and stands this far up: any value but 0 that would have to go further saturates."""
 
 SHIFT_BITS = 6
+RESULT_STAGE = 6
 RESULT_BITS = 32
 SCORE_BITS = 16
 TERM_BITS = 29
@@ -83,8 +84,10 @@ class SharedEngine(wiring.Component):
         1  A, B chosen; eight products of bytes
         2  A * B;  P = sum of the products, over a block
         3  ACC = base + A * B
-        4  ACC >> n; bits of ACC collected
-        5  rounded, saturated: R, and into MEM
+        4  ACC >> n, by eights; bits of ACC collected
+        5  by ones
+        6  rounded, saturated: R
+        7  R into MEM
 
     The fabric is the eight products, with codes for one operand, and P, d * P - ((m * S) << k), the shift and a sum
     of terms, five cycles a term; scores are the same products with a query, in four cycles a place; the sums of
@@ -167,14 +170,14 @@ class SharedEngine(wiring.Component):
         self.i = i = Signal(range(max(*bound, BLOCK) + 1))
         self.h = h = Signal(range(max(2, model.n_heads)))
         self.layer = layer = Signal(range(max(2, model.n_layers)))
-        self.p = p = Signal(range(config.max_context + 2))
+        self.p = p = Signal(range(config.max_context + 3))
         self.norm = norm = Signal(range(2 * model.n_layers + 1))
         self.i_1, self.i_write = self.later(i, 1, "i"), self.later(i, WRITE_DISTANCE, "i_write")
         last = Signal.like(i)
         m.d.comb += last.eq(Array(Const(b - 1, len(i)) for b in bound)[word.limit])
         self.pc = pc = Signal(8)
         back = Signal(8)
-        jump = Signal()
+        jump, paused = Signal(), Signal(3)
         m.d.comb += [fetch.addr.eq(Mux(jump, word.imm, pc)), fetch.en.eq(1)]
         m.d.sync += pc.eq(fetch.addr + 1)
         following = Signal.like(i)
@@ -205,7 +208,7 @@ class SharedEngine(wiring.Component):
                 with m.If(~jump):
                     m.d.sync += i.eq(0)
             with m.Case(Seq.LOOP_SCORE):
-                m.d.comb += jump.eq(p != self.place + 2)
+                m.d.comb += jump.eq(p != self.place + 3)
                 m.d.sync += p.eq(Mux(jump, p + 1, 0))
             with m.Case(Seq.LOOP_SUM):
                 m.d.comb += jump.eq(p != self.place)
@@ -219,9 +222,10 @@ class SharedEngine(wiring.Component):
                 m.d.comb += jump.eq(layer != model.n_layers - 1)
                 m.d.sync += layer.eq(layer + 1)
             with m.Case(Seq.WAIT):
-                with m.If(~self.divided):
-                    m.d.comb += fetch.addr.eq(pc - 1)
-                    m.d.sync += pc.eq(pc)
+                m.d.comb += jump.eq(~self.divided)
+            with m.Case(Seq.PAUSE):
+                m.d.comb += jump.eq(paused != word.limit)
+                m.d.sync += paused.eq(Mux(jump, paused + 1, 0))
             with m.Case(Seq.IDLE):
                 m.d.comb += jump.eq(~self.start)
                 m.d.sync += [i.eq(0), h.eq(0), p.eq(0)]
@@ -379,8 +383,8 @@ class SharedEngine(wiring.Component):
         """Running maxima, denominator and each place's weight, from a score in R."""
         word, config = self.word, self.config
         is_score = (word.shift == Shift.SCORE) & (self.p <= self.place)
-        scored = self.later(is_score, 6, "scored")
-        first = self.later(self.p == 0, 6, "first_place")
+        scored = self.later(is_score, RESULT_STAGE + 1, "scored")
+        first = self.later(self.p == 0, RESULT_STAGE + 1, "first_place")
         weighs, weighed_first = self.later(scored, 1, "weighs"), self.later(first, 1, "weighs_first")
         self.query_exp, self.key_exp = Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
         value_exp, score_value_exp = Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
@@ -388,7 +392,7 @@ class SharedEngine(wiring.Component):
             m.d.sync += self.query_exp.eq(self.mem[:8])
         with m.If(self._is(Event.KEY_EXP)):
             m.d.sync += [self.key_exp.eq(self.mem[:8]), value_exp.eq(self.mem[8:16])]
-        with m.If(self.later(is_score, 4, "shifts")):
+        with m.If(self.later(is_score, 4, "shifts")):  # before the next place's exponent comes
             m.d.sync += score_value_exp.eq(value_exp)
 
         self.result = Signal(signed(RESULT_BITS))
@@ -413,7 +417,7 @@ class SharedEngine(wiring.Component):
         # den < 2**16 * max_context
         self.den = den = Signal(16 + bits_for(config.max_context))
         weight, rescale = Signal(16), Signal(5)
-        self.record = Cat(weight, rescale)
+        self.record = self.later(Cat(weight, rescale), 1, "record")
         e = self.table.data
         moved = Signal.like(den)
         m.d.comb += moved.eq(Mux(grows[0], den, e) >> by[0])
@@ -567,56 +571,68 @@ class SharedEngine(wiring.Component):
             Shift.TERM: (term, 1, 1, wide + 5), Shift.EMBED: (term, 1, 1, wide), Shift.SCORE: (score, 1, 1, SCORE_BITS),
             Shift.OUT: (out, 1, 0, wide + 4),
         }
-        kind = self.later(self.word.shift, 4, "shift")
-        n, left = Signal(SHIFT_BITS), Signal()
+        kind = self.later(self.word.shift, 3, "shift")
+        wanted, left = Signal(SHIFT_BITS), Signal()
         with m.Switch(kind):
             for name, (shift, _, from_left, _) in kinds.items():
                 with m.Case(name):
-                    m.d.comb += [n.eq(shift), left.eq(from_left)]
-        # The lowest bit of ``shifted`` decides the rounding.
-        shifted = Signal(signed(ACC_BITS + 1))
-        m.d.sync += shifted.eq(shift_right(
-            Cat(Const(0, 1), Mux(left, self.acc << LEFT, self.acc)[:ACC_BITS]).as_signed(), n, ACC_BITS + 1))
+                    m.d.comb += [wanted.eq(shift), left.eq(from_left)]
+        n, left = self.later(wanted, 1, "n"), self.later(left, 1, "left")
+        # The lowest bit decides the rounding.
+        coarse, fine = Signal(signed(ACC_BITS + 1)), Signal(signed(ACC_BITS + 1))
+        doubled = Cat(Const(0, 1), Mux(left, self.acc << LEFT, self.acc)[:ACC_BITS]).as_signed()
+        m.d.sync += [coarse.eq(shift_right(doubled, n[3:], ACC_BITS + 1, unit=8)),
+                     fine.eq(shift_right(coarse, self.later(n[:3], 1, "n_fine"), ACC_BITS + 1))]
 
-        kind = self.later(kind, 1, "rounds")
-        rounds = Signal()
-        below = shifted[1:RESULT_BITS + 1].as_signed()
-        rounded = Signal(signed(RESULT_BITS + 1))
-        sign = shifted[-1]
-        m.d.comb += rounded.eq(below + (shifted[0] & rounds))
-        beyond = (shifted[RESULT_BITS:] ^ sign.replicate(ACC_BITS + 1 - RESULT_BITS)).any()
-        self.out = out = Signal(signed(RESULT_BITS))
-        m.d.comb += out.eq(rounded)
+        # What the last stage does, decided a cycle before.
+        kind = self.later(kind, 2, "rounds")
+        widths = sorted({bits for *_, bits in kinds.values() if bits is not None})
+        rounds, clips, narrow = Signal(), Signal(), Signal(len(widths))
         with m.Switch(kind):
             for name, (_, rounding, _, bits) in kinds.items():
                 with m.Case(name):
-                    m.d.comb += rounds.eq(rounding)
+                    m.d.comb += [rounds.eq(rounding), clips.eq(name == Shift.MX)]
                     if bits is not None:
-                        high = rounded[bits - 1:]
-                        fits = ~(high ^ rounded[-1].replicate(len(high))).any() & ~beyond
-                        with m.If(~fits):
-                            m.d.comb += out.eq(Cat((~sign).replicate(bits - 1), sign).as_signed())
+                        m.d.comb += narrow.eq(1 << widths.index(bits))
+        rounds, clips, narrow = (self.later(value, 1, name) for value, name in (
+            (rounds, "rounding"), (clips, "clips"), (narrow, "narrow")))
+        kind = self.later(kind, 1, "results")
+
+        sign = fine[-1]
+        beyond = (fine[RESULT_BITS:] ^ sign.replicate(ACC_BITS + 1 - RESULT_BITS)).any()
+        rounded = Signal(signed(RESULT_BITS + 1))
+        m.d.comb += rounded.eq(fine[1:RESULT_BITS + 1].as_signed() + (fine[0] & rounds))
+        out, fits = Signal(signed(RESULT_BITS)), Signal(len(widths))
+        for k, bits in enumerate(widths):
+            high = rounded[bits - 1:]
+            m.d.comb += fits[k].eq(~(high ^ rounded[-1].replicate(len(high))).any())
+        saturates = Signal()
+        m.d.comb += [saturates.eq((narrow & (~fits | beyond.replicate(len(widths)))).any()), out.eq(rounded)]
+        with m.If(saturates):
+            for k, bits in enumerate(widths):
+                with m.If(narrow[k]):
+                    m.d.comb += out.eq(Cat((~sign).replicate(bits - 1), sign).as_signed())
         clipped = Signal(signed(RESULT_BITS))
         m.d.comb += clipped.eq(out)
-        with m.If((kind == Shift.MX) & (out[:8] == 0x80)):
+        with m.If(clips & (out[:8] == 0x80)):
             m.d.comb += clipped[0].eq(1)
-        self.out = clipped
         with m.If(kind != Shift.NONE):
             m.d.sync += self.result.eq(clipped)
+        is_mantissa = self.later(clips, 1, "is_mantissa")
         with m.If(self._is(Event.SUM)):
             m.d.sync += self.total.eq(0)
-        with m.Elif(kind == Shift.MX):
-            m.d.sync += self.total.eq(self.total - clipped[:8].as_signed())
+        with m.Elif(is_mantissa):
+            m.d.sync += self.total.eq(self.total - self.result[:8].as_signed())
 
     def _rows(self, m):
         """y = sat(rshr(sum of a row's terms, 4), wide_bits), and where it goes."""
         model, term = self.model, self.term
         flags = Signal(3)
         m.d.comb += flags.eq(Cat(term.valid, term.first, term.last))
-        valid, first, last = self.later(flags, 5, "flags")
+        valid, first, last = self.later(flags, RESULT_STAGE, "flags")
         terms = max(s.blocks * s.planes for s in (*layer_matrices(model), head_matrix(model)))
         total = Signal(signed(model.wide_bits + 6 + ceil_log2(terms)))
-        arrives = self.later(self.word.shift == Shift.TERM, 6, "term")
+        arrives = self.later(self.word.shift == Shift.TERM, RESULT_STAGE + 1, "term")
         self.pending = pending = Signal()
         self.at_row = row = Signal(range(max(model.vocab_size, *(s.rows for s in layer_matrices(model)))))
         self.y = y = Signal(signed(model.wide_bits))
@@ -687,7 +703,7 @@ class SharedEngine(wiring.Component):
             Read.V: cache(Cat(i[1], Const(1, 1)), kv_head, self.p),
         }
         data_now, width = Signal(32), Signal(3)
-        m.d.comb += data_now.eq(self.out)
+        m.d.comb += data_now.eq(self.result)
         with m.If(to != Write.NONE):
             with m.Switch(to):
                 for kind, (address, n, byte) in writes.items():
@@ -696,9 +712,9 @@ class SharedEngine(wiring.Component):
         with m.Elif(self.row_leaves):
             m.d.comb += [memory.addr.eq(scratch(results, self.at_row)), memory.write.eq(0x0F), width.eq(4), data_now.eq(self.y)]
         with m.Elif(word.event == Event.RECORD):
-            # Two iterations after its score.
-            m.d.comb += [memory.addr.eq(cache(Cat(word.b, Const(1, 1)), kv_head, self.p - 2)), width.eq(4),
-                         data_now.eq(self.record), memory.write.eq(Mux(self.p >= 2, 0x0F, 0))]
+            # Three iterations after its score.
+            m.d.comb += [memory.addr.eq(cache(Cat(word.b, Const(1, 1)), kv_head, self.p - 3)), width.eq(4),
+                         data_now.eq(self.record), memory.write.eq(Mux(self.p >= 3, 0x0F, 0))]
         with m.Else():
             with m.Switch(word.read):
                 for kind, address in reads.items():

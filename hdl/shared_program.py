@@ -2,8 +2,8 @@
 
 A word is an operation on its way through the pipeline of ``hdl.shared_engine``; what it reads, multiplies, adds,
 shifts and writes happens in the stages named there, so that an operation a cycle can begin.  There are no interlocks:
-the program keeps the distances.  A result can be multiplied again (``A.R``) five words on; the bit length of what
-was collected is there for a shift two words on, for ``SH`` and exponents five; a write takes the memory's port five
+the program keeps the distances.  A result can be multiplied again (``A.R``) six words on; the bit length of what
+was collected is there for a shift three words on, for ``SH`` and exponents five; a write takes the memory's port seven
 words on, where no word may read.
 """
 
@@ -17,7 +17,8 @@ from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step
 
 PROGRAM_WORDS = 256
-WRITE_DISTANCE = 5
+WRITE_DISTANCE = 7
+RESULT_DISTANCE = 6
 
 
 class Seq(IntEnum):
@@ -33,14 +34,15 @@ class Seq(IntEnum):
     LOOP_8 = 7      # as those, for blocks of 8
     REWIND_8 = 8
     UNLESS_I = 9    # to the target unless i is ``limit``: then i = 0
-    LOOP_SCORE = 10  # p + 1, and to the target until two beyond the last place: then p = 0
+    LOOP_SCORE = 10  # p + 1, and to the target until three beyond the last place: then p = 0
     LOOP_SUM = 11   # p + 1, and to the target until beyond the last place: then p = 0
     LOOP_H = 12     # h + 1, and to the target unless that is ``limit``: then h = 0
     LOOP_TERM = 13  # the fabric's next term, and to the target unless the matrix has ended
     LOOP_LAYER = 14  # the next layer, and to the target if there is one
-    WAIT = 15       # for the divider
-    IDLE = 16       # for a token
+    WAIT = 15       # to the target until there is a reciprocal
+    IDLE = 16       # to the target until there is a token
     UNLESS_SAMPLE = 17  # to the target if no sample is wanted
+    PAUSE = 18      # to the target ``limit`` times
 
 
 class Read(IntEnum):
@@ -180,7 +182,7 @@ class Event(IntEnum):
     QUERY = 13      # keep MEM, and begin a head
     QUERY_EXP = 14
     KEY_EXP = 15
-    RECORD = 16     # in the first cycle: write how place p - 2 weighs, beside half b of its value
+    RECORD = 16     # in the first cycle: write how place p - 3 weighs, beside half b of its value
     SUMS = 17       # p * v of elements 2i, 2i + 1
     DIVIDE = 18     # reciprocal of R
     GATE = 19       # look up SiLU
@@ -216,8 +218,8 @@ class _Assembler:
         self.words.append({"imm": to, "limit": LIMITS.index(limit)} | fields)
 
     def idle(self, n: int) -> None:
-        for _ in range(n):
-            self()
+        """n cycles, 8 at most."""
+        self.words.append({"imm": len(self.words), "limit": n - 1, "seq": Seq.PAUSE})
 
     def assembled(self) -> list[int]:
         if len(self.words) > PROGRAM_WORDS:
@@ -274,7 +276,7 @@ def _trig(w) -> None:
     w.label("trig")
     w(a=A.FREQ, b=1, bsel=B.POS, base=Base.ZERO)
     w(a=A.FREQ, b=0, bsel=B.POS, base=Base.ACC, shift=Shift.PHASE)
-    w.idle(4)
+    w.idle(RESULT_DISTANCE - 1)
     w(event=Event.SINE)
     w(a=A.SIN, bsel=B.SIGN, base=Base.ZERO, shift=Shift.PASS, write=Write.SIN)
     w(a=A.SIN, bsel=B.MINUS_SIGN, base=Base.ZERO, shift=Shift.PASS, write=Write.MINUS_SIN, event=Event.SINE, b=1)
@@ -327,9 +329,9 @@ def _matvec(w) -> None:
 def _residual(w) -> None:
     w.label("residual")
     w(read=Read.Y, a=A.LO, bsel=B.ONE, base=Base.ZERO)
-    w()
-    w(read=Read.H, a=A.LO, bsel=B.ONE, base=Base.ACC, shift=Shift.ADD, write=Write.H, seq=Seq.LOOP_I, limit="dim", to="residual")
-    w.idle(WRITE_DISTANCE - 1)
+    w(read=Read.H, a=A.LO, bsel=B.ONE, base=Base.ACC, shift=Shift.ADD, write=Write.H)
+    w(seq=Seq.LOOP_I, limit="dim", to="residual")
+    w.idle(WRITE_DISTANCE - 2)
     w(seq=Seq.RETURN)
 
 
@@ -343,6 +345,7 @@ def _mx(w, name: str, limit: str, collect: Sequence[dict], convert: Sequence[dic
         w(**word)
     w(**last, bits=Bits.COLLECT, seq=Seq.REWIND_32, to=f"{name}_bits")
     w(event=Event.SUM)
+    w()
     w.label(f"{name}_mants")
     convert = [dict(word) for word in convert]
     [word for word in convert if word][-1] |= {"shift": Shift.MX, "write": Write.X}
@@ -350,7 +353,7 @@ def _mx(w, name: str, limit: str, collect: Sequence[dict], convert: Sequence[dic
     for word in first:
         w(**word)
     w(**last, seq=Seq.LOOP_32, to=f"{name}_mants")
-    w.idle(WRITE_DISTANCE - 1)
+    w.idle(WRITE_DISTANCE - 2)
     w(event=Event.BLOCK, seq=Seq.UNLESS_I, limit=limit, to=name)
 
 
@@ -358,7 +361,7 @@ def _long_product(**read) -> tuple[Sequence[dict], Sequence[dict]]:
     """Upper half times lower half, fifteen bits at a time: for the bits, and with room for a write."""
     high = read | {"a": A.HI, "bsel": B.LO_15, "base": Base.ZERO}
     low = read | {"a": A.HI, "bsel": B.LO_0, "base": Base.ACC_15}
-    return (high, low), (high, {}, low)
+    return (high, low), (high, low, {})
 
 
 def _norm(w) -> None:
@@ -372,19 +375,19 @@ def _norm(w) -> None:
     w(read=Read.H, a=A.LO, bsel=B.ONE, base=Base.ZERO, shift=Shift.SH, write=Write.H_HI)
     w(seq=Seq.LOOP_I, limit="dim", to="norm_u")
     w(a=A.EPS, bsel=B.ONE, base=Base.ZERO, shift=Shift.SH_2)
-    w.idle(4)
+    w.idle(RESULT_DISTANCE - 1)
     w(a=A.R, bsel=B.ONE, base=Base.ZERO, bits=Bits.CLEAR)
     w.label("norm_squares")
     w(read=Read.H, a=A.HI, bsel=B.HI, base=Base.ACC, seq=Seq.LOOP_I, limit="dim", to="norm_squares")
     w(a=A.ZERO, base=Base.ACC_15, bits=Bits.COLLECT)  # t << 15, so that there are seven bits
-    w()
+    w.idle(2)
     w(shift=Shift.BITS_7)
-    w.idle(4)
+    w.idle(RESULT_DISTANCE - 1)
     w(event=Event.NORM)
     w.label("norm_gains")  # r * g
     w(a=A.GAIN, bsel=B.TABLE, base=Base.ZERO, shift=Shift.PASS, write=Write.H_HI)
     w(seq=Seq.LOOP_I, limit="dim", to="norm_gains")
-    w.idle(4)
+    w.idle(WRITE_DISTANCE - 2)
     _mx(w, "mx_norm", "dim", *_long_product(read=Read.H))
     w(seq=Seq.RETURN)
 
@@ -397,8 +400,8 @@ def _rope(w, start: int, name: str, limit: str) -> None:
     w.label(name)
     w(read=Read.TRIG, event=Event.TRIG)
     w(read=Read.PAIR, b=0, a=A.LO, bsel=B.COS, base=Base.ZERO)
-    w(read=Read.PAIR, b=1, a=A.LO, bsel=B.MINUS_SIN, write=Write.PAIR_0, **turned)
     w()
+    w(read=Read.PAIR, b=1, a=A.LO, bsel=B.MINUS_SIN, write=Write.PAIR_0, **turned)
     w(read=Read.PAIR, b=0, a=A.LO, bsel=B.SIN, base=Base.ZERO)
     w()
     w(read=Read.PAIR, b=1, a=A.LO, bsel=B.COS, write=Write.PAIR_1, **turned)
@@ -413,7 +416,7 @@ def _mx_head(w, name: str, mants: Write, exp: Write, limit: str) -> None:
     w(bits=Bits.CLEAR)
     w.label(f"{name}_bits")
     w(**value, bits=Bits.COLLECT, seq=Seq.REWIND_8, to=f"{name}_bits")
-    w()
+    w.idle(2)
     w.label(f"{name}_mants")
     w(**value, shift=Shift.MX, write=mants)
     w(seq=Seq.LOOP_8, to=f"{name}_mants")
@@ -432,13 +435,14 @@ def _attention(w) -> None:
     w(a=A.P, bsel=B.ONE, base=Base.ZERO, shift=Shift.SCORE, event=Event.RECORD, b=0)
     w(event=Event.RECORD, b=1, seq=Seq.LOOP_SCORE, to="score")
     w(a=A.DEN, bsel=B.ONE, base=Base.ZERO, bits=Bits.COLLECT)
-    w()
+    w.idle(2)
     w(shift=Shift.BITS_16)
-    w.idle(4)
+    w.idle(RESULT_DISTANCE - 1)
     w(event=Event.DIVIDE)
     w.label("sum")
     w(read=Read.V, event=Event.SUMS, seq=Seq.LOOP_SUM, to="sum")
-    w(seq=Seq.WAIT)
+    w.label("wait")
+    w(seq=Seq.WAIT, to="wait")
     for b, to in enumerate((Write.OUT_0, Write.OUT_1)):
         w(a=A.NUM, b=b, bsel=B.R_15, base=Base.ZERO)
         w(a=A.NUM, b=b, bsel=B.R_0, base=Base.ACC_15, shift=Shift.OUT, write=to)
@@ -452,6 +456,6 @@ def _swiglu(w) -> None:
     w.label("silu")
     w(read=Read.PAIR, b=0, event=Event.GATE)
     w(read=Read.PAIR, b=0, a=A.SILU, bsel=B.F, base=Base.ZERO, event=Event.GATE_NEXT)
-    w(a=A.SILU, b=1, bsel=B.F, base=Base.ACC, shift=Shift.SILU, write=Write.PAIR_HI)
-    w(seq=Seq.LOOP_I, limit="ffn", to="silu")
+    w()
+    w(a=A.SILU, b=1, bsel=B.F, base=Base.ACC, shift=Shift.SILU, write=Write.PAIR_HI, seq=Seq.LOOP_I, limit="ffn", to="silu")
     w.idle(WRITE_DISTANCE - 1)
