@@ -126,10 +126,7 @@ class SharedEngine(wiring.Component):
             init=[LAYOUT.from_bits(word) for word in program(model)], attrs={"ram_style": "block"})
         fetch = rom.read_port()
         self.word = word = Signal(LAYOUT)
-        begun = Signal()          # the memory's first word is not yet there in the first cycle after a reset
-        m.d.sync += begun.eq(1)
-        with m.If(begun):
-            m.d.comb += word.eq(fetch.data)
+        m.d.comb += word.eq(fetch.data)
         self.imm = word.imm
 
         # What a word wants in later cycles.
@@ -178,13 +175,16 @@ class SharedEngine(wiring.Component):
         self.pc = pc = Signal(8)
         back = Signal(8)
         jump, paused = Signal(), Signal(3)
+        begun = Signal()  # in the first cycle after a reset no word has been read; what it does is undone when a token comes
         m.d.comb += [fetch.addr.eq(Mux(jump, word.imm, pc)), fetch.en.eq(1)]
         m.d.sync += pc.eq(fetch.addr + 1)
+        beyond = Signal.like(p)
+        m.d.sync += [begun.eq(1), beyond.eq(self.place + 3)]
         following = Signal.like(i)
         m.d.comb += following.eq(i + 1)
         self.term_next, self.matrix_ends = Signal(), Signal()
         self.divided = Signal()
-        with m.Switch(word.seq):
+        with m.Switch(Mux(begun, word.seq, Seq.NEXT)):
             with m.Case(Seq.JUMP):
                 m.d.comb += jump.eq(1)
             with m.Case(Seq.CALL):
@@ -208,7 +208,7 @@ class SharedEngine(wiring.Component):
                 with m.If(~jump):
                     m.d.sync += i.eq(0)
             with m.Case(Seq.LOOP_SCORE):
-                m.d.comb += jump.eq(p != self.place + 3)
+                m.d.comb += jump.eq(p != beyond)
                 m.d.sync += p.eq(Mux(jump, p + 1, 0))
             with m.Case(Seq.LOOP_SUM):
                 m.d.comb += jump.eq(p != self.place)
@@ -702,19 +702,24 @@ class SharedEngine(wiring.Component):
             Read.K: cache(Const(0, 2), kv_head, self.p), Read.E: cache(Const(1, 2), kv_head, self.p),
             Read.V: cache(Cat(i[1], Const(1, 1)), kv_head, self.p),
         }
+        # No other write comes when a row or a record does.
         data_now, width = Signal(32), Signal(3)
         m.d.comb += data_now.eq(self.result)
+        with m.If(word.event == Event.Y):
+            m.d.comb += data_now.eq(self.y)
+        with m.If(word.event == Event.RECORD):
+            m.d.comb += data_now.eq(self.record)
         with m.If(to != Write.NONE):
             with m.Switch(to):
                 for kind, (address, n, byte) in writes.items():
                     with m.Case(kind):
                         m.d.comb += [memory.addr.eq(address), width.eq(n), memory.write.eq(((1 << n) - 1) << byte)]
         with m.Elif(self.row_leaves):
-            m.d.comb += [memory.addr.eq(scratch(results, self.at_row)), memory.write.eq(0x0F), width.eq(4), data_now.eq(self.y)]
+            m.d.comb += [memory.addr.eq(scratch(results, self.at_row)), memory.write.eq(0x0F), width.eq(4)]
         with m.Elif(word.event == Event.RECORD):
             # Three iterations after its score.
             m.d.comb += [memory.addr.eq(cache(Cat(word.b, Const(1, 1)), kv_head, self.p - 3)), width.eq(4),
-                         data_now.eq(self.record), memory.write.eq(Mux(self.p >= 3, 0x0F, 0))]
+                         memory.write.eq(Mux(self.p >= 3, 0x0F, 0))]
         with m.Else():
             with m.Switch(word.read):
                 for kind, address in reads.items():

@@ -111,6 +111,8 @@ class GoldenChip:
             return Reply(Status.FULL, 0, position, None)
         if command.adapter not in self.adapters:
             return Reply(Status.NO_ADAPTER, 0, position, None)
+        if self._config.shared and command.sample and command.inv_temperature:
+            return Reply(Status.NO_NOISE, 0, position, None)
         if command.restart:
             sequence.reset()
         logits = sequence.extend([command.token], adapter=self.adapters[command.adapter])[0]
@@ -146,7 +148,7 @@ class Tokens:
             yield Command(rng.randrange(2**32), s, release=True, restart=rng.random() < 0.5)
             lengths[s], full = 0, False
         lengths[s] = 1 if full else lengths[s] + 1
-        hot = rng.random() < 0.5
+        hot = rng.random() < 0.5 and not config.shared
         yield Command(
             rng.choice([0, model.vocab_size - 1, *(rng.randrange(model.vocab_size) for _ in range(6))]),
             s,
@@ -166,6 +168,7 @@ class Tokens:
             Command(0, 2**16 - 1),
             Command(0, 0, restart=True, adapter=self._config.n_adapters + 1 if self._config.lora_rank else 1),
             Command(0, 0, restart=True, adapter=15),
+            *([Command(0, 0, restart=True, inv_temperature=1)] if self._config.shared else []),
         ]
 
 

