@@ -125,5 +125,9 @@ def rom_specs(model: ModelFormat, config: ChipConfig) -> list[RomSpec]:
 
 def chip_verilog(model: ModelFormat, config: ChipConfig) -> str:
     """The chip for a model's format: top module ``chip``, ROM contents in ``<name>.hex`` files beside the simulation."""
-    text = convert(_Registered(Chip(model=model, config=config)), TOP, rom_specs(model, config))
-    return text + "\n" + CLOCK_GATE_VERILOG
+    return whole_verilog(Chip(model=model, config=config), TOP, rom_specs(model, config))
+
+
+def whole_verilog(component: wiring.Component, name: str, roms: Iterable[RomSpec]) -> str:
+    """A chip, or what is built around one, with all that it needs, behind a registered reset."""
+    return convert(_Registered(component), name, roms) + "\n" + CLOCK_GATE_VERILOG

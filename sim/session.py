@@ -70,6 +70,15 @@ class Session(ABC):
         assert reply is not None
         return reply
 
+    def continued(self, token: int, n_tokens: int, sampling: Sampling, stop: Sequence[int]) -> Iterator[Reply]:
+        """``generate`` after a prompt of one token."""
+        for _ in range(n_tokens):
+            reply = self.step(token, sampling)
+            yield reply
+            token = reply.token
+            if token in stop or self.full:
+                return
+
     def feed(self, tokens: Sequence[int]) -> None:
         """Feed tokens whose logits nobody wants."""
         for token in tokens:
@@ -186,10 +195,4 @@ def generate(session: Session, prompt: Sequence[int], n_tokens: int, sampling: S
     if not prompt:
         raise SessionError("the prompt is empty: a model continues at least one token")
     session.feed(prompt[:-1])
-    token = prompt[-1]
-    for _ in range(n_tokens):
-        reply = session.step(token, sampling)
-        yield reply
-        token = reply.token
-        if token in stop or session.full:
-            return
+    yield from session.continued(prompt[-1], n_tokens, sampling, stop)

@@ -15,7 +15,7 @@ HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
 VERILATOR_FLAGS = (
     "--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-    "--output-split", "20000", "--savable", "--prefix", "Vchip", "--top-module", "chip",
+    "--output-split", "20000", "--savable", "--prefix", "Vchip",
 )
 CXX_FLAGS = ("-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
              "-Wno-attributes",
@@ -32,7 +32,7 @@ SHARED = ("-fno-dfg", str(Path(__file__).with_name("verilator.vlt")))
 class Addition:
     """What a build has beside the chip and its harness: C++ of its own, options and a configuration file of Verilator.
 
-    ``runtime`` are sources of Verilator's own that it needs.
+    ``runtime`` are sources of Verilator's own that it needs.  With another ``harness`` it is around the module ``top``.
     """
 
     source: Path | None = None
@@ -40,6 +40,8 @@ class Addition:
     verilator_flags: tuple[str, ...] = ()
     cxx_flags: tuple[str, ...] = ("-DVM_TRACE=0",)
     runtime: tuple[str, ...] = ()
+    harness: Path = HARNESS
+    top: str = "chip"
 
 
 PLAIN = Addition()
@@ -71,9 +73,9 @@ def verilator(*arguments: str, cwd: Path | None = None) -> str:
 def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAIN) -> str:
     """Names a build by everything that goes into it."""
     digest = hashlib.sha256()
-    source, *others = astuple(addition)
-    sources = (HARNESS_HEADER, HARNESS, *([source] if source else []))
-    sources += (Path(SHARED[-1]),)
+    sources = [part for part in astuple(addition) if isinstance(part, Path)]
+    others = [part for part in astuple(addition) if not isinstance(part, Path)]
+    sources += [HARNESS_HEADER, Path(SHARED[-1])]
     for part in (verilog, *(path.read_text() for path in sources), repr(sorted(defines.items())), repr(VERILATOR_FLAGS),
                  repr(CXX_FLAGS), repr(others)):
         digest.update(part.encode())
@@ -101,12 +103,12 @@ def build_library(verilog: Path, folder: Path, defines: dict[str, int],
         shared = SHARED if verilog.read_text().count("\n  row_lane lane_") >= MANY_LANES else ()
         configuration = work / "addition.vlt"
         configuration.write_text("`verilator_config\n" + addition.configuration)
-        verilator(*VERILATOR_FLAGS, *shared, *addition.verilator_flags, "--Mdir", str(work), str(verilog.resolve()),
-                  str(configuration))
+        verilator(*VERILATOR_FLAGS, "--top-module", addition.top, *shared, *addition.verilator_flags, "--Mdir", str(work),
+                  str(verilog.resolve()), str(configuration))
         include = verilator_root() / "include"
         runtime = [include / f"{name}.cpp" for name in ("verilated", "verilated_threads", "verilated_save")]
         runtime += [include / name for name in addition.runtime]
-        sources = [*sorted(work.glob("*.cpp")), *runtime, HARNESS, *([addition.source] if addition.source else [])]
+        sources = [*sorted(work.glob("*.cpp")), *runtime, addition.harness, *([addition.source] if addition.source else [])]
         flags = [*CXX_FLAGS, *addition.cxx_flags, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}",
                  *(f"-D{name}={value}" for name, value in defines.items())]
         finished = 0
