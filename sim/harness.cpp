@@ -108,7 +108,11 @@ Simulation* simulation_new(const char* rom_folder) {
     return s;
 }
 
-void simulation_delete(Simulation* s) { delete s; }
+void simulation_delete(Simulation* s) {
+    // Scopes take themselves out of the thread's context, which is that of the chip made last, and perhaps gone.
+    Verilated::threadContextp(&s->context);
+    delete s;
+}
 
 // All registers and memories, ROMs too, between two tokens.  Returns how many bytes that is; writes as many as there is
 // room for.

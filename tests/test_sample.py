@@ -1,6 +1,8 @@
 """``hardwire verify --sample``: equal at every unit's port, and the right unit named when it is not."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -282,3 +284,13 @@ def test_command(out, tmp_path, capsys, monkeypatch):
             (("--sample", "--layer", 3), 1, "there is no layer 3: the model has 0 to 2")):
         result = hardwire("verify", out, *arguments)
         assert result.code == code and complaint in result.err and result.err.count("\n") == 1 and result.out == ""
+
+
+def test_two_chips_are_closed_in_any_order(out):
+    """What a library with scopes can get wrong, by waiting for ever: in a process of its own."""
+    code = (
+        "import sys; from hardwire.output import Output; from sim.observe import ObservedChip; "
+        "out = Output(sys.argv[1]); first, second = (out.chip(kind=ObservedChip) for _ in range(2)); "
+        "second.close(); first.close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(out)], check=True, timeout=60)
