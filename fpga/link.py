@@ -19,8 +19,8 @@ class Link(wiring.Component):
     """One request after the other: each is answered before the next is looked at.
 
     It keeps the position of the next token (a mirror of the chip's), the token that was sampled last, and what was sampled at the
-    last HISTORY positions.  A request that changes nothing is answered in 2 cycles, one for the history in 3; a token adds 3 to the
-    chip's own cycles.
+    last HISTORY positions.  A request that changes nothing is answered in 2 cycles, one for the history in 4; a token adds 3 to the
+    chip's own cycles.  ``identity`` is read from identity.hex, in the first cycle after reset, unless it is given.
 
     Members
     -------
@@ -29,7 +29,8 @@ class Link(wiring.Component):
     reply : In(stream reply_layout)
     """
 
-    def __init__(self, *, model: ModelFormat, config: ChipConfig):
+    def __init__(self, *, model: ModelFormat, config: ChipConfig, identity: int | None = None):
+        self._identity = None if identity is None else [identity]
         self._vocab_size, self._position_bits = model.vocab_size, min(32, config.position_bits + 1)
         super().__init__({
             "i": In(stream.Signature(PAYLOAD_BITS)), "o": Out(stream.Signature(PAYLOAD_BITS)),
@@ -38,7 +39,7 @@ class Link(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.identity = identity = Rom(width=IDENTITY_BITS, depth=1, name="identity")
+        m.submodules.identity = identity = Rom(width=IDENTITY_BITS, depth=1, name="identity", init=self._identity)
         m.d.comb += identity.en.eq(1)
         token_bits = (self._vocab_size - 1).bit_length() or 1
         m.submodules.history = history = Memory(shape=token_bits + 2, depth=HISTORY, init=[])

@@ -75,8 +75,12 @@ def crc16(data: bytes, crc: int = 0xFFFF) -> int:
 
 
 def frame(kind: Kind, fields: bytes = b"") -> bytes:
-    """A frame as it goes on the line, an END before it, too, which ends whatever noise was there."""
-    payload = bytes([kind]) + fields.ljust(PAYLOAD - 1, b"\0")
+    """A frame as it goes on the line."""
+    return on_line(bytes([kind]) + fields.ljust(PAYLOAD - 1, b"\0"))
+
+
+def on_line(payload: bytes) -> bytes:
+    """A frame's ten bytes as they go on the line, an END before them, too, which ends whatever noise was there."""
     if len(payload) != PAYLOAD:
         raise ValueError(f"a frame has {PAYLOAD} bytes, not {len(payload)}")
     out = bytearray([END])
