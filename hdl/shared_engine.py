@@ -35,7 +35,7 @@ from hdl.shared_program import (
 )
 from hdl.spram import Spram
 from hdl.streams import EXP_BITS, vector_beat
-from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step, all_matrices, head_matrix, layer_matrices
 from weights_to_rom.tables import exp2_table, rsqrt_table, silu_tables, sine_table
 
@@ -102,7 +102,7 @@ class SharedEngine(wiring.Component):
     start : In(1), sequence, token, place, sample : In
         a token at that place of the sequence, which is its position; they stay until ``done``
     residual_shift : In(signed(6))               of the embedding
-    logits : Out(stream vector_beat(1))          Wide, LSB 2**-12; each must be taken within nine cycles
+    logits : Out(stream vector_beat(1))          Wide, LSB 2**-12; each must be taken before the next, five or more cycles later
     done : Out(1)
     busy : Out(1), step : Out(3)                 the fabric reads a weight word in this cycle, of this matrix
     """
@@ -164,7 +164,7 @@ class SharedEngine(wiring.Component):
         model, word, config = self.model, self.word, self.config
         values = limits(model)
         bound = [values[name] for name in LIMITS]
-        self.i = i = Signal(range(max(*bound, BLOCK) + 1))
+        self.i = i = Signal(range(max(*bound, model.qkv_rows) + 1))
         self.h = h = Signal(range(max(2, model.n_heads)))
         self.layer = layer = Signal(range(max(2, model.n_layers)))
         self.p = p = Signal(range(config.max_context + 3))
@@ -598,20 +598,20 @@ class SharedEngine(wiring.Component):
             (rounds, "rounding"), (clips, "clips"), (narrow, "narrow")))
         kind = self.later(kind, 1, "results")
 
-        sign = fine[-1]
-        beyond = (fine[RESULT_BITS:] ^ sign.replicate(ACC_BITS + 1 - RESULT_BITS)).any()
-        rounded = Signal(signed(RESULT_BITS + 1))
-        m.d.comb += rounded.eq(fine[1:RESULT_BITS + 1].as_signed() + (fine[0] & rounds))
-        out, fits = Signal(signed(RESULT_BITS)), Signal(len(widths))
+        sign, up = fine[-1], fine[0] & rounds
+        rounded = Signal(signed(RESULT_BITS))
+        m.d.comb += rounded.eq(fine[1:RESULT_BITS + 1] + up)
+        # Whether it saturates is known without the sum: it is beyond already, or the largest value and rounds up.
+        leaves = Signal(len(widths))
         for k, bits in enumerate(widths):
-            high = rounded[bits - 1:]
-            m.d.comb += fits[k].eq(~(high ^ rounded[-1].replicate(len(high))).any())
-        saturates = Signal()
-        m.d.comb += [saturates.eq((narrow & (~fits | beyond.replicate(len(widths)))).any()), out.eq(rounded)]
-        with m.If(saturates):
-            for k, bits in enumerate(widths):
-                with m.If(narrow[k]):
-                    m.d.comb += out.eq(Cat((~sign).replicate(bits - 1), sign).as_signed())
+            beyond = (fine[bits:-1] ^ sign.replicate(ACC_BITS - bits)).any()
+            m.d.comb += leaves[k].eq(beyond | (~sign & up & fine[1:bits].all()))
+        saturates, limit = Signal(), Signal(signed(RESULT_BITS))
+        m.d.comb += saturates.eq((narrow & leaves).any())
+        for k, bits in enumerate(widths):
+            with m.If(narrow[k]):
+                m.d.comb += limit.eq(Cat((~sign).replicate(bits - 1), sign).as_signed())
+        out = Mux(saturates, limit, rounded)
         clipped = Signal(signed(RESULT_BITS))
         m.d.comb += clipped.eq(out)
         with m.If(clips & (out[:8] == 0x80)):
@@ -640,15 +640,16 @@ class SharedEngine(wiring.Component):
         sign = total[-1]
         m.d.comb += y.eq(Mux((high ^ sign.replicate(len(high))).any(),
                              Cat((~sign).replicate(model.wide_bits - 1), sign), total[4:]))
-        head = self.step == Step.HEAD
+        head, leaves = self.step == Step.HEAD, Signal()
         self.row_leaves = Signal()
-        m.d.comb += [
-            self.row_leaves.eq(pending & ~head & (self.word.event == Event.Y)),
-            self.logits.valid.eq(pending & head), self.logits.payload.data[0].eq(y),
-            self.logits.payload.last.eq(row == model.vocab_size - 1),
-        ]
-        with m.If(self.row_leaves | (self.logits.valid & self.logits.ready)):
+        m.d.comb += [leaves.eq(pending & (self.word.event == Event.Y)), self.row_leaves.eq(leaves & ~head)]
+        with m.If(self.logits.ready):
+            m.d.sync += self.logits.valid.eq(0)
+        with m.If(leaves):
             m.d.sync += [pending.eq(0), row.eq(row + 1)]
+            with m.If(head):
+                m.d.sync += [self.logits.valid.eq(1), self.logits.payload.data[0].eq(y),
+                             self.logits.payload.last.eq(row == model.vocab_size - 1)]
         with m.If(arrives & valid):
             m.d.sync += total.eq(Mux(first, 8, total) + self.result)
             with m.If(last):
