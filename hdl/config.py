@@ -128,18 +128,19 @@ class ChipConfig:
             if getattr(self, name):
                 raise ValueError(f"the shared engine has no {name}: it must be 0, not {getattr(self, name)}")
         blocks, rep = model.dim_padded // BLOCK, model.n_rep
-        for name, fits, value in (
+        for what, fits, value in (
             ("wide_bits must be 24", model.wide_bits == 24, model.wide_bits),
             ("head_dim must be 8", model.head_dim == 8, model.head_dim),
-            ("the head must be tied to an embedding of 8 bits", model.tied and model.embed_bits == 8, f"{model.embed_bits} bits"),
+            ("the head must be tied to an embedding of 8 bits", model.tied and model.embed_bits == 8,
+             f"{'tied' if model.tied else 'untied'}, {model.embed_bits} bits"),
             ("query heads a key-value head must be a power of two", rep & (rep - 1) == 0, rep),
             ("n_heads * head_dim must be a multiple of 32", model.attn_dim % BLOCK == 0, model.attn_dim),
-            ("dim must be at most 32 times a power of two, above half of it", blocks & (blocks - 1) == 0, model.dim),
-            ("the key-value heads must have at most 255 elements", model.n_kv_heads * model.head_dim < 256,
+            ("dim must fill blocks of 32 that are a power of two in number", blocks & (blocks - 1) == 0, model.dim),
+            ("n_kv_heads * head_dim must be below 256", model.n_kv_heads * model.head_dim < 256,
              model.n_kv_heads * model.head_dim),
         ):
             if not fits:
-                raise ValueError(f"the shared engine does not fit the model: {name}, not {value}")
+                raise ValueError(f"the shared engine does not fit the model: {what}, not {value}")
         if self.max_context > SHARED_CONTEXT:
             raise ValueError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
 
