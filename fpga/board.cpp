@@ -50,7 +50,11 @@ Board* board_new(const char* rom_folder) {
     return b;
 }
 
-void board_delete(Board* b) { delete b; }
+void board_delete(Board* b) {
+    // Scopes take themselves out of the thread's context, which may be that of another board, made later and gone.
+    Verilated::threadContextp(&b->context);
+    delete b;
+}
 
 // Runs the clock for ``cycles``, or until ``capacity`` bytes have come.  ``*n_in`` bytes of ``in`` are offered, and how many of them
 // have been begun is left there.  Returns how many bytes came; those whose stop bit is not high are among them, as noise would be.

@@ -22,7 +22,7 @@ PATIENCE = 0.5
 TRIES = 20
 
 
-class LinkError(RuntimeError):
+class LinkError(ValueError):
     """The board does not answer, or is not the one it should be: one line that says so."""
 
 

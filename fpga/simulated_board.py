@@ -72,6 +72,8 @@ class SimulatedBoard:
         return self
 
     def close(self) -> None:
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._thread.join()
         self._library.board_delete(self._board)

@@ -5,6 +5,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
+BAUD = 3_000_000
+"""Bits a second on every board: what the FTDI chips on them do, and 23,000 tokens a second."""
+
 BITS = 10
 """Of a byte on the line: start, eight of data (the lowest first), stop."""
 

@@ -38,14 +38,16 @@ def chat(
     n_tokens: int,
     save_to: Path | None = None,
     resume: Path | None = None,
+    board: "Callable[[], Session] | None" = None,
     as_json: bool = False,
 ) -> None:
     """Answer the lines of stdin on stdout, by up to ``n_tokens`` tokens each, and say on stderr what there is to say.
 
+    ``board`` opens a session with a board that has the model in it, instead of ``backend``.
     With ``as_json`` an answer is a line of JSON.  ``save_to`` and ``resume`` are files as of ``run``.
     Raises what ``Subject`` and ``load`` raise; a line that cannot be answered only is complained about.
     """
-    backend = subject.backend(backend)
+    backend = "board" if board else subject.backend(backend)
     if save_to is not None:
         check_writable(save_to, backend)
     if resume is not None and system is not None:
@@ -55,7 +57,8 @@ def chat(
     if system is not None and not templated:
         raise TokenizerError(f"{subject.name}: has no chat template, which --system needs")
     conversation = Conversation(subject, templated, system, saved)
-    _Chat(subject, conversation, subject.session(backend, saved=saved), backend, sampling, n_tokens, as_json).run(save_to)
+    session = board() if board else subject.session(backend, saved=saved)
+    _Chat(subject, conversation, session, backend, sampling, n_tokens, as_json).run(save_to)
 
 
 class _Chat:

@@ -6,6 +6,7 @@ Text and figures go to stdout, everything else to stderr.  What takes long to im
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -307,7 +308,7 @@ def run(
 
 @app.command(
     epilog="Examples:\n\nhardwire chat smollm2-135m\n\n"
-    "hardwire chat out --save talk.saved\n\nhardwire chat out --resume talk.saved"
+    "hardwire chat out --save talk.saved\n\nhardwire chat out --resume talk.saved\n\nhardwire chat out --port auto"
 )
 def chat(
     out: ModelOrOut,
@@ -319,6 +320,21 @@ def chat(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     adapter: AdapterFolder = None,
+    port: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|DEVICE",
+            show_default=False,
+            help="Talk with a board that has OUT in it, at this serial port; auto looks for it.",
+        ),
+    ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Talk with a simulated board, over the same serial protocol.")
+    ] = False,
+    noise: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.05, help="With --simulate: probability that the line loses, doubles or changes a byte."),
+    ] = 0.0,
     save: SaveFile = None,
     resume: ResumeFile = None,
     tokenizer: TokenizerFile = None,
@@ -332,14 +348,26 @@ def chat(
     from hardwire.subject import Subject
     from sim.session import Sampling
 
+    subject, board = Subject(out, _name(tokenizer), adapter), None
+    if noise and not simulate:
+        raise typer.BadParameter("spoils the line of a simulated board: add --simulate", param_hint="--noise")
+    if port is not None or simulate:
+        from hardwire.board import board_session
+
+        if (port is not None) + simulate + (backend is not None) > 1:
+            raise typer.BadParameter("--port, --simulate and --backend are three ways: choose one")
+        if adapter is not None:
+            raise typer.BadParameter("is not sent to a board: use --backend rtl", param_hint="--adapter")
+        board = partial(board_session, subject.compiled(), port, noise)
     chat_with(
-        Subject(out, _name(tokenizer), adapter),
+        subject,
         backend=backend and backend.value,
         sampling=Sampling(temperature, seed),
         system=system,
         n_tokens=tokens,
         save_to=save,
         resume=resume,
+        board=board,
         as_json=as_json,
     )
 

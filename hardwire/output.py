@@ -99,6 +99,12 @@ class Output:
         return self._json("rom/manifest.json")
 
     @property
+    def identity(self) -> int:
+        """64 bits of a hash of the chip and of its ROM images: what a board says of itself, and a host compares."""
+        files = self.about["files"]
+        return int(hashlib.sha256((files["chip.v"] + files["rom/manifest.json"]).encode()).hexdigest()[:16], 16)
+
+    @property
     def report(self) -> dict:
         return self._json("report.json")
 

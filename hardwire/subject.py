@@ -106,6 +106,12 @@ class Subject:
         """A text may be longer than the context."""
         return self.output is not None and self.output.config.n_sinks > 0
 
+    def compiled(self) -> Output:
+        """Raises OutputError for a checkpoint."""
+        if self.output is None:
+            raise OutputError(f"{self.name}: is not compiled: hardwire compile {self.name} -o OUT")
+        return self.output
+
     def backend(self, wanted: str | None) -> str:
         """The backend to use: by default rtl, or golden if this is no compiled model.  Raises OutputError."""
         if wanted == "rtl" and self.output is None:
