@@ -11,6 +11,7 @@ from hdl.config import ChipConfig
 from hdl.embedding import Embedding
 from hdl.lora_loader import frame_beat, load_reply
 from hdl.matvec import ROW_BITS
+from hdl.narrow import Narrow
 from hdl.rom import Rom
 from hdl.row_lane import word_bits
 from hdl.sampler import Sampler
@@ -85,7 +86,10 @@ class Chip(wiring.Component):
         m = Module()
         model, config = self.model, self.config
         m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
-        sampler = Sampler(vocab_size=model.vocab_size, lanes=config.vector_lanes, wide_bits=model.wide_bits,
+        sampler_lanes = config.sampler_lanes or config.vector_lanes
+        m.submodules.narrow = narrow = Narrow(lanes=config.vector_lanes, to=sampler_lanes, n=model.vocab_size,
+                                              width=model.wide_bits)
+        sampler = Sampler(vocab_size=model.vocab_size, lanes=sampler_lanes, wide_bits=model.wide_bits,
                           noise=not config.shared)
         add_gated(m, "sampler", sampler)
         if config.shared:
@@ -94,7 +98,8 @@ class Chip(wiring.Component):
         else:
             m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
             shifted = embedding = self._embedding(m, stage)
-        connect(m, stage.logits, sampler.i)
+        connect(m, stage.logits, narrow.i)
+        connect(m, narrow.o, sampler.i)
         m.d.comb += [
             constant.en.eq(1),
             shifted.residual_shift.eq(constant.data[:6].as_signed()),
@@ -107,18 +112,22 @@ class Chip(wiring.Component):
         # all places are taken.  What is in the memory counts for a sequence that is ``live``.
         standing = data.StructLayout({
             "position": config.position_bits + 1, "place": bits_for(config.max_context), "whole": 1})
-        m.submodules.sequences = sequences = Memory(shape=standing, depth=max(2, config.n_sequences), init=[])
-        read, write = sequences.read_port(), sequences.write_port()
         live = Array(Signal(name=f"live_{s}") for s in range(config.n_sequences))
         token = Signal(self.i.payload.shape())
         position = Signal(config.position_bits + 1)
         place = Signal(range(max(2, config.max_context)))
         whole = Signal()
-        m.d.comb += [
-            read.addr.eq(self.i.payload.sequence), write.addr.eq(token.sequence),
-            write.data.position.eq(position + 1), write.data.place.eq(place + 1),
-            write.data.whole.eq(whole | (place == config.max_context - 1)),
-        ]
+        kept, keeps, keep = Signal(standing), Signal(), Signal(standing)
+        if config.n_sequences == 1:
+            with m.If(keeps):
+                m.d.sync += kept.eq(keep)
+        else:
+            m.submodules.sequences = sequences = Memory(shape=standing, depth=config.n_sequences, init=[])
+            read, write = sequences.read_port(), sequences.write_port()
+            m.d.comb += [read.en.eq(self.i.valid & self.i.ready), read.addr.eq(self.i.payload.sequence), kept.eq(read.data),
+                         write.en.eq(keeps), write.addr.eq(token.sequence), write.data.eq(keep)]
+        m.d.comb += [keep.position.eq(position + 1), keep.place.eq(place + 1),
+                     keep.whole.eq(whole | (place == config.max_context - 1))]
         if config.shared:
             m.d.comb += [stage.sequence.eq(token.sequence), stage.token.eq(token.token), stage.place.eq(place),
                          stage.sample.eq(token.sample)]
@@ -144,7 +153,7 @@ class Chip(wiring.Component):
         m.d.comb += [reply.sequence.eq(token.sequence), reply.position.eq(position)]
         with m.FSM(name="state"):
             with m.State("token"):
-                m.d.comb += [self.i.ready.eq(1), read.en.eq(self.i.valid)]
+                m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
                     m.d.sync += token.eq(self.i.payload)
                     m.next = "place"
@@ -153,8 +162,8 @@ class Chip(wiring.Component):
                 m.d.sync += [position.eq(0), place.eq(0), whole.eq(0)]
                 with m.If(~begins):
                     # A place beyond the last is that after the sinks, or, without them, a full sequence.
-                    m.d.sync += [position.eq(read.data.position), whole.eq(read.data.whole),
-                                 place.eq(Mux(read.data.place == config.max_context, config.n_sinks, read.data.place))]
+                    m.d.sync += [position.eq(kept.position), whole.eq(kept.whole),
+                                 place.eq(Mux(kept.place == config.max_context, config.n_sinks, kept.place))]
                 m.next = "check"
             with m.State("check"):
                 m.next = "reply"
@@ -172,7 +181,7 @@ class Chip(wiring.Component):
                     m.d.sync += reply.status.eq(Status.NO_NOISE)
                 with m.Else():
                     m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(1)]
-                    m.d.comb += write.en.eq(1)
+                    m.d.comb += keeps.eq(1)
                     if config.lora_rank:
                         m.d.sync += stage.in_use.eq(token.adapter)
                     m.next = "embed"

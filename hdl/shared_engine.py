@@ -139,7 +139,6 @@ class SharedEngine(wiring.Component):
 
         self.later = later
         self.collected = Signal(SHIFT_BITS)    # how many magnitude bits
-        self.trig = Signal(48)
         self.event = later(word.event, 1, "event")
         self.b1 = later(word.b, 1, "b")
 
@@ -491,8 +490,8 @@ class SharedEngine(wiring.Component):
             A.SIN: self.sine.data, A.DEN: self.den, A.NUM: Mux(self.b1, self.num[1], self.num[0]), A.EXP: self.exp,
         }, a), (bsel, {
             B.ONE: 1, B.D: self.d, B.M: self.m << self.row[7:], B.LO_15: lower[15:], B.LO_0: lower[:15], B.HI: upper[:16],
-            B.TABLE: self.table.data, B.POS: self.place, B.COS: self.trig[:16], B.SIN: self.trig[16:32],
-            B.MINUS_SIN: self.trig[32:48], B.SIGN: self._sign(quadrant), B.MINUS_SIGN: Mux(quadrant[1], 1, -1),
+            B.TABLE: self.table.data, B.POS: self.place, B.COS: lower[:16], B.SIN: lower[16:],
+            B.KEEP: b, B.SIGN: self._sign(quadrant), B.MINUS_SIGN: Mux(quadrant[1], 1, -1),
             B.F: Mux(large, Mux(self.b1, 0, 256), Mux(small, 0, Mux(self.b1, step, 256 - step))),
             B.R_15: self.reciprocal[15:], B.R_0: self.reciprocal[:15],
         }, b)):
@@ -579,10 +578,13 @@ class SharedEngine(wiring.Component):
                     m.d.comb += [wanted.eq(shift), left.eq(from_left)]
         n, left = self.later(wanted, 1, "n"), self.later(left, 1, "left")
         # The lowest bit decides the rounding.
-        coarse, fine = Signal(signed(ACC_BITS + 1)), Signal(signed(ACC_BITS + 1))
+        kept = 1 + RESULT_BITS + 7
+        coarse, fine = Signal(signed(ACC_BITS + 1)), Signal(signed(kept))
+        sign, much = Signal(), Signal()  # ``much``: it saturates, however far it still moves
         doubled = Cat(Const(0, 1), Mux(left, self.acc << LEFT, self.acc)[:ACC_BITS]).as_signed()
         m.d.sync += [coarse.eq(shift_right(doubled, n[3:], ACC_BITS + 1, unit=8)),
-                     fine.eq(shift_right(coarse, self.later(n[:3], 1, "n_fine"), ACC_BITS + 1))]
+                     fine.eq(shift_right(coarse[:kept].as_signed(), self.later(n[:3], 1, "n_fine"), kept)),
+                     sign.eq(coarse[-1]), much.eq((coarse[kept - 1:-1] ^ coarse[-1].replicate(ACC_BITS + 1 - kept)).any())]
 
         # What the last stage does, decided a cycle before.
         kind = self.later(kind, 2, "rounds")
@@ -598,13 +600,13 @@ class SharedEngine(wiring.Component):
             (rounds, "rounding"), (clips, "clips"), (narrow, "narrow")))
         kind = self.later(kind, 1, "results")
 
-        sign, up = fine[-1], fine[0] & rounds
+        up = fine[0] & rounds
         rounded = Signal(signed(RESULT_BITS))
         m.d.comb += rounded.eq(fine[1:RESULT_BITS + 1] + up)
         # Whether it saturates is known without the sum: it is beyond already, or the largest value and rounds up.
         leaves = Signal(len(widths))
         for k, bits in enumerate(widths):
-            beyond = (fine[bits:-1] ^ sign.replicate(ACC_BITS - bits)).any()
+            beyond = much | (fine[bits:] ^ sign.replicate(kept - bits)).any()
             m.d.comb += leaves[k].eq(beyond | (~sign & up & fine[1:bits].all()))
         saturates, limit = Signal(), Signal(signed(RESULT_BITS))
         m.d.comb += saturates.eq((narrow & leaves).any())
@@ -662,8 +664,6 @@ class SharedEngine(wiring.Component):
         model, word, bits = self.model, self.word, self.bits
         memory = add_part(m, "memory", lambda: Spram(depth=1 << bits.total), "spram", self._platform)
         m.d.comb += self.mem.eq(memory.o)
-        with m.If(self._is(Event.TRIG)):
-            m.d.sync += self.trig.eq(memory.o)
         to = self.later(word.write, WRITE_DISTANCE, "write")
         i, h = self.i_write, self.h
         rep_bits = ceil_log2(model.n_rep)

@@ -113,12 +113,12 @@ class B(IntEnum):
     M = 2           # m << k
     LO_15 = 3       # lower half of MEM >> 15
     LO_0 = 4        # its fifteen bits below
-    HI = 5
+    HI = 5          # its low bits; of an angle minus its sine
     TABLE = 6
     POS = 7
-    COS = 8
+    COS = 8         # of an angle
     SIN = 9
-    MINUS_SIN = 10
+    KEEP = 10       # what B was
     SIGN = 11       # sign of the sine, or (b) of the cosine
     MINUS_SIGN = 12
     F = 13          # SwiGLU: 256 - f, or (b) f
@@ -178,17 +178,16 @@ class Event(IntEnum):
     STEP = 9        # the fabric begins matrix imm
     Y = 10          # in the first cycle: write a row's result, if there is one
     SET_I = 11      # in the first cycle: i = imm
-    TRIG = 12       # keep MEM
-    QUERY = 13      # keep MEM, and begin a head
-    QUERY_EXP = 14
-    KEY_EXP = 15
-    RECORD = 16     # in the first cycle: write how place p - 3 weighs, beside half b of its value
-    SUMS = 17       # p * v of elements 2i, 2i + 1
-    DIVIDE = 18     # reciprocal of R
-    GATE = 19       # look up SiLU
-    GATE_NEXT = 20
-    SINE = 21       # look up the sine of R, or (b) the cosine
-    DONE = 22
+    QUERY = 12      # keep MEM, and begin a head
+    QUERY_EXP = 13
+    KEY_EXP = 14
+    RECORD = 15     # in the first cycle: write how place p - 3 weighs, beside half b of its value
+    SUMS = 16       # p * v of elements 2i, 2i + 1
+    DIVIDE = 17     # reciprocal of R
+    GATE = 18       # look up SiLU
+    GATE_NEXT = 19
+    SINE = 20       # look up the sine of R, or (b) the cosine
+    DONE = 21
 
 
 LIMITS = ("dim", "attn", "ffn", "half_head", "kv_pairs", "qkv_pairs", "kv_heads", "heads")
@@ -395,18 +394,20 @@ def _norm(w) -> None:
 def _rope(w, start: int, name: str, limit: str) -> None:
     """Pairs from row ``start`` on turn in place."""
     name = f"rope_{name}"
-    turned = {"base": Base.ACC, "shift": Shift.ROPE}
+    turned = {"a": A.LO, "bsel": B.KEEP, "base": Base.ACC, "shift": Shift.ROPE}
     w(event=Event.SET_I, to=start)
     w.label(name)
-    w(read=Read.TRIG, event=Event.TRIG)
-    w(read=Read.PAIR, b=0, a=A.LO, bsel=B.COS, base=Base.ZERO)
-    w()
-    w(read=Read.PAIR, b=1, a=A.LO, bsel=B.MINUS_SIN, write=Write.PAIR_0, **turned)
-    w(read=Read.PAIR, b=0, a=A.LO, bsel=B.SIN, base=Base.ZERO)
-    w()
-    w(read=Read.PAIR, b=1, a=A.LO, bsel=B.COS, write=Write.PAIR_1, **turned)
-    w(seq=Seq.LOOP_I, limit=limit, to=name)
-    w.idle(WRITE_DISTANCE)
+    w(read=Read.TRIG, bsel=B.COS)
+    w(bsel=B.KEEP)
+    w(read=Read.PAIR, b=0, a=A.LO, bsel=B.KEEP, base=Base.ZERO)
+    w(read=Read.TRIG, bsel=B.HI)
+    w(read=Read.PAIR, b=1, **turned, write=Write.PAIR_0)
+    w(read=Read.TRIG, bsel=B.SIN)
+    w(bsel=B.KEEP)
+    w(read=Read.PAIR, b=0, a=A.LO, bsel=B.KEEP, base=Base.ZERO)
+    w(read=Read.TRIG, bsel=B.COS)
+    w(read=Read.PAIR, b=1, **turned, write=Write.PAIR_1, seq=Seq.LOOP_I, limit=limit, to=name)
+    w.idle(WRITE_DISTANCE - 1)
 
 
 def _mx_head(w, name: str, mants: Write, exp: Write, limit: str) -> None:

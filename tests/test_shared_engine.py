@@ -146,7 +146,7 @@ FAULTS = {
     "term is not cut to its width": ({"shift": Shift.TERM}, {"shift": Shift.NONE}),
     "no epsilon": ({"a": A.EPS}, {"a": A.ZERO}),
     "t << 15 by one product": ({"base": Base.ACC_15, "a": A.ZERO}, {"base": Base.ACC}),
-    "rotation in the other sense": ({"bsel": B.MINUS_SIN}, {"bsel": B.SIN}),
+    "rotation in the other sense": ({"read": Read.TRIG, "bsel": B.HI}, {"bsel": B.SIN}),
     "reciprocal without its top bits": ({"bsel": B.R_15}, {"bsel": B.ONE}),
     "mantissas of the last value": ({"write": Write.V}, {"write": Write.K}),
     "weights from the place before": ({"event": Event.RECORD, "b": 1}, {"b": 0}),

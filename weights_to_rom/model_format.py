@@ -57,7 +57,12 @@ class ModelFormat:
 
     @classmethod
     def of(cls, config: LlamaConfig, **formats) -> "ModelFormat":
-        """The format of a checkpoint; ``formats`` overrides the number formats."""
+        """The format of a checkpoint; ``formats`` overrides the number formats.
+
+        The sine table of a Wide of 24 bits has 2**8 entries, if nothing is said of it: a block RAM of a small device.
+        """
+        if formats.get("wide_bits") == 24:
+            formats = {"sine_bits": 8} | formats
         shape = {name: getattr(config, name) for name in (
             "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")}
         return cls(**shape, **formats)
