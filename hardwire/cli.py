@@ -200,6 +200,14 @@ def compile_(
     ] = 0,
     lora_lanes: Annotated[int, typer.Option(help="Rows of an adapter's A at once, with 32 multipliers each.")] = 1,
     n_adapters: Annotated[int, typer.Option(help="LoRA adapters in the chip's memory at once.")] = 2,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="One engine for everything, with eight multipliers, for an iCE40 UP5K: with --wide-bits 24, for heads of 8 "
+            "elements, at most 256 positions, greedy.",
+        ),
+    ] = False,
     gptq: Gptq = None,
     no_simulation: Annotated[
         bool,
@@ -232,6 +240,7 @@ def compile_(
         lora_rank=lora_rank,
         lora_lanes=lora_lanes,
         n_adapters=n_adapters,
+        shared=shared,
     )
     show(report, as_json, report_lines(report, out))
 

@@ -175,6 +175,8 @@ class RtlSession(Session):
         reply = self.chip.token(
             token, adapter=self.adapter, restart=self.position == 0, sample=sampling is not None,
             inv_temperature=inverse_temperature(chosen.temperature), seed=chosen.seed)
+        if reply.status == Status.NO_NOISE:
+            raise SessionError("the chip has no noise to sample with and takes the likeliest token: leave the temperature at 0")
         if reply.status != Status.OK:
             raise SessionError(f"the chip refused token {token} at position {self.position}: {reply.status.name}")
         return None if sampling is None else Reply(reply.token, reply.logits, reply)
