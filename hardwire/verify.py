@@ -126,6 +126,9 @@ def verify(
     then names the unit that made it.  Stops at the first difference.  What ``hardwire verify --json`` prints.
     """
     subject.backend("rtl")
+    if layers is not None and subject.output.config.shared:
+        raise ValueError(f"{subject.output.folder}: has one engine for all units, and no ports between them to look at: "
+                         "leave out --sample")
     texts = list(prompts) or default_prompts(subject)
     questions = ([{"role": "user", "content": text}] for text in texts)
     encoded = [*map(subject.encode_chat, questions)] if chat else [*map(subject.encode, texts)]
