@@ -34,6 +34,7 @@ class ChipConfig:
     lora_rank        largest rank of an adapter: a power of two from 2 to 64, or 0 for a chip without LoRA
     lora_lanes       rows of A computed at once, with 32 multipliers each: a power of two that divides lora_rank
     n_adapters       adapters in memory at once
+    sampler_lanes    logits a cycle in the sampler: divides vector_lanes; 0 stands for as many
     shared           one engine, ``hdl.shared_engine``, for everything, with the lanes of SHARED_LANES: for devices that have
                      few multipliers, and only greedy
     """
@@ -50,6 +51,7 @@ class ChipConfig:
     lora_rank: int = 0
     lora_lanes: int = 1
     n_adapters: int = 2
+    sampler_lanes: int = 0
     shared: bool = False
 
     @classmethod
@@ -57,7 +59,7 @@ class ChipConfig:
                   vector_lanes: int | None = None, attention_heads: int | None = None,
                   attention_lanes: int | None = None, multiplier: str = "plain",
                   max_context: int | None = None, n_sequences: int = 1, n_sinks: int = 0, lora_rank: int = 0,
-                  lora_lanes: int = 1, n_adapters: int = 2, shared: bool = False) -> "ChipConfig":
+                  lora_lanes: int = 1, n_adapters: int = 2, sampler_lanes: int = 0, shared: bool = False) -> "ChipConfig":
         """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""
         if shared:
             given = (row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes, multiplier)
@@ -77,7 +79,7 @@ class ChipConfig:
                 attention_heads = model.n_heads
         return cls(row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes or model.kv_block,
                    multiplier, max_context or model.max_seq_len, n_sequences, n_sinks, lora_rank, lora_lanes,
-                   n_adapters).checked(model)
+                   n_adapters, sampler_lanes).checked(model)
 
     def checked(self, model: ModelFormat) -> "ChipConfig":
         """self, or a ValueError that names what does not fit the model."""
@@ -105,6 +107,10 @@ class ChipConfig:
                              f"that divides n_heads ({model.n_heads}), not {heads}")
         if model.kv_block % self.attention_lanes:
             raise ValueError(f"attention_lanes ({self.attention_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
+        if not isinstance(self.sampler_lanes, int) or self.sampler_lanes < 0 or (
+                self.sampler_lanes and self.vector_lanes % self.sampler_lanes):
+            raise ValueError(f"sampler_lanes must divide vector_lanes ({self.vector_lanes}), or be 0 for as many, "
+                             f"not {self.sampler_lanes!r}")
         if self.max_context > model.max_seq_len:
             raise ValueError(f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions "
                              "the model was trained for")

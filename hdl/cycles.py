@@ -157,8 +157,8 @@ class _Token:
         self._to("matvec", self.now + 3)
         return self.now + 1, self.now + matrix.words(self.config.row_lanes, self.config.block_lanes)
 
-    def _multiply(self, matrix: MatrixShape, stall: int = 0) -> None:
-        """A matrix whose results are taken as they come, the first one ``stall`` cycles late."""
+    def _multiply(self, matrix: MatrixShape) -> None:
+        """A matrix whose results are taken as they come."""
         rows, groups = self.config.row_lanes, matrix.groups(self.config.row_lanes)
         first, end = self._fabric(matrix)
         self._work(matrix.step.name.lower(), first, end)
@@ -168,7 +168,7 @@ class _Token:
         first_result = first + cycles * of_first_beat - 1 + self.matvec.latency
         follow = groups - of_first_beat if rows < self.lanes else self._beats(matrix.rows) - 1
         last_group = self._beats(matrix.rows - (groups - 1) * rows)
-        self._to("matvec", max(end + self.matvec.latency + last_group - 1, first_result + stall + follow))
+        self._to("matvec", max(end + self.matvec.latency + last_group - 1, first_result + follow))
         if self.config.lora_rank:
             self._to("lora", self.now + 1)
 
@@ -219,8 +219,16 @@ class _Token:
 
     def _head(self) -> None:
         """The head's results, of which the sampler takes the first a cycle late, and the winner."""
-        self._multiply(head_matrix(self.model), stall=1)
-        self._to("sampler", self.now + 4 + ceil_log2(self.lanes))
+        head, lanes = head_matrix(self.model), self.config.sampler_lanes or self.lanes
+        first, end = self._fabric(head)
+        sampler = _Sampler(self.lanes // lanes, self._beats(head.rows), -(-((head.rows - 1) % self.lanes + 1) // lanes))
+        last_result = self._results(head, first, _Pipe(1, sampler) if self.config.lora_rank else sampler)
+        self._work("head", first, max(end, last_result - self.matvec.latency))
+        self._to("head", end)
+        self._to("matvec", last_result)
+        if self.config.lora_rank:
+            self._to("lora", sampler.last)
+        self._to("sampler", sampler.last + 4 + ceil_log2(lanes))
 
 
 RESIDUAL, SWIGLU, MX = 2, 5, 4
@@ -238,6 +246,20 @@ class _Taker:
     def take(self, offered: int) -> int:
         self.last = offered
         return offered
+
+
+class _Sampler:
+    """Takes a beat in ``parts``, the first one a cycle late, and the last one of ``beats`` in ``last_parts``."""
+
+    def __init__(self, parts: int, beats: int, last_parts: int):
+        self.parts, self.beats, self.last_parts, self.count, self.last = parts, beats, last_parts, 0, 0
+
+    def take(self, offered: int) -> int:
+        self.count += 1
+        late = 1 if self.count == 1 else 0
+        parts = self.last_parts if self.count == self.beats else self.parts
+        self.last = max(offered + late, self.last + 1) + parts - 1
+        return self.last
 
 
 class _Pipe:

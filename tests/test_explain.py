@@ -41,11 +41,12 @@ class Case:
 CASES = {
     "attention_waits": Case(
         {"dim": 24, "n_heads": 9, "n_kv_heads": 3, "ffn_dim": 48, "vocab_size": 7},
-        {"row_lanes": 8, "block_lanes": 8, "vector_lanes": 4, "attention_heads": 3, "attention_lanes": 2, "n_sequences": 2},
+        {"row_lanes": 8, "block_lanes": 8, "vector_lanes": 4, "attention_heads": 3, "attention_lanes": 2, "n_sequences": 2,
+         "sampler_lanes": 1},
     ),
     "rope_waits": Case(
         {"n_layers": 1, "n_heads": 6, "n_kv_heads": 3, "head_dim": 24, "ffn_dim": 33, "vocab_size": 70, "tied": False},
-        {"row_lanes": 4, "vector_lanes": 8, "attention_heads": 2, "attention_lanes": 4},
+        {"row_lanes": 4, "vector_lanes": 8, "attention_heads": 2, "attention_lanes": 4, "sampler_lanes": 2},
         {"o": 8, "down": 8, "embed": 8, "head": 4},
     ),
     "a_beat_is_eight_groups": Case(
