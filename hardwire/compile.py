@@ -46,6 +46,7 @@ def compile_model(
     check_replaceable(out)
     seconds: dict[str, float] = {}
     model = source.quantise(wide_bits, gptq_text, seconds)
+    _check_epsilons(source, model, config)
     with replaced(out) as folder:
         return _cast(source, model, config, folder, out, simulation, seconds)
 
@@ -66,6 +67,7 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
         )
     seconds: dict[str, float] = {}
     model = source.quantise(old.format.wide_bits, gptq_text, seconds)
+    _check_epsilons(source, model, old.config)
     with replaced(out) as folder:
         report = _cast(
             source, model, old.config, folder, out, "decode" in old.report["measured"], seconds, old
@@ -79,6 +81,14 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
             "verilog_sha256": old.about["files"]["chip.v"],
         }
     }
+
+
+def _check_epsilons(source: Source, model: IntegerModel, config: "ChipConfig") -> None:
+    """The shared engine takes them as signed words."""
+    for name, norm in model.norms.items():
+        if config.shared and norm.eps_q >= 1 << 31:
+            raise OutputError(f"{source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: "
+                              "compile without --shared")
 
 
 def _cast(
