@@ -595,6 +595,50 @@ def cost(
     show(figures, as_json, cost_lines(figures))
 
 
+fpga = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Bitstreams for boards with an FPGA.")
+app.add_typer(fpga, name="fpga")
+
+
+@fpga.command(epilog="Example:  hardwire fpga build stories-260k --board ulx3s-85f")
+def build(
+    name: ModelOrOut,
+    board: Annotated[str, typer.Option(show_default=False, help="One of those that hardwire boards lists.")],
+    clock: Annotated[
+        float | None, typer.Option(min=1.0, metavar="MHZ", show_default="the estimate", help="The chip's clock.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed places the design differently.")] = 1,
+    allow_timing_fail: Annotated[
+        bool, typer.Option("--allow-timing-fail", help="Write the bitstream even if it is too slow for its clock.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="OUT", show_default="build/MODEL-BOARD", help="Where a checkpoint is compiled to."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build a bitstream: of a compiled model with the lanes it has, of a checkpoint with the fastest that fit.
+
+    Place and route takes minutes.  Bitstream, reports and report.json come to OUT/fpga/BOARD.
+    """
+    from hardwire.fpga import build as build_bitstream
+    from hardwire.fpga import build_lines
+
+    report = build_bitstream(name, board, clock_mhz=clock, seed=seed, allow_timing_fail=allow_timing_fail, out=out)
+    show(report, as_json, build_lines(report))
+
+
+@app.command()
+def boards(as_json: Json = False) -> None:
+    """The boards that bitstreams can be built for."""
+    from hardwire.fpga import boards as known_boards
+
+    rows = known_boards()
+    table = Table(*(heading.replace("_", " ") for heading in rows[0]), box=None)
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    show(rows, as_json, [table])
+
+
 @app.command()
 def models(as_json: Json = False) -> None:
     """The models known by name: where each comes from, and whether it is here."""

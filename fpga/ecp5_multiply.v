@@ -1,0 +1,71 @@
+// $mul of the selected cells in carry chains: a CCU2C adds two rows of partial products, as its LUTs have four inputs.
+(* techmap_celltype = "$mul" *)
+module _soft_mul (A, B, Y);
+  parameter A_SIGNED = 0; parameter B_SIGNED = 0;
+  parameter A_WIDTH = 1; parameter B_WIDTH = 1; parameter Y_WIDTH = 1;
+  (* force_downto *) input [A_WIDTH-1:0] A;
+  (* force_downto *) input [B_WIDTH-1:0] B;
+  (* force_downto *) output [Y_WIDTH-1:0] Y;
+  // A constant zero at the top of a signed operand makes it an unsigned one.
+  parameter _TECHMAP_CONSTMSK_A_ = 0;
+  parameter _TECHMAP_CONSTVAL_A_ = 0;
+  parameter _TECHMAP_CONSTMSK_B_ = 0;
+  parameter _TECHMAP_CONSTVAL_B_ = 0;
+  localparam A_POSITIVE = A_SIGNED && _TECHMAP_CONSTMSK_A_[A_WIDTH-1] === 1'b1 && _TECHMAP_CONSTVAL_A_[A_WIDTH-1] === 1'b0;
+  localparam B_POSITIVE = B_SIGNED && _TECHMAP_CONSTMSK_B_[B_WIDTH-1] === 1'b1 && _TECHMAP_CONSTVAL_B_[B_WIDTH-1] === 1'b0;
+  localparam AW = A_POSITIVE ? A_WIDTH - 1 : A_WIDTH;
+  localparam BW = B_POSITIVE ? B_WIDTH - 1 : B_WIDTH;
+  localparam AS = A_SIGNED && !A_POSITIVE;
+  localparam BS = B_SIGNED && !B_POSITIVE;
+  localparam swap = BW > AW;
+  localparam XW = swap ? BW : AW;
+  localparam ZW = swap ? AW : BW;
+  localparam XS = swap ? BS : AS;
+  localparam ZS = swap ? AS : BS;
+  wire [XW-1:0] x; wire [ZW-1:0] z;
+  generate if (swap) begin assign x = B; assign z = A; end else begin assign x = A; assign z = B; end endgenerate
+  // Rows: the k-th is x * z[k] << k, the top one negative where z is signed.
+  localparam N = (ZW + 1) / 2;          // pairs
+  localparam W = (XW + 2 + !XS + 1) / 2 * 2;  // bits of the sum of a pair
+  localparam SW = XW + ZW + 1;
+  wire xs;
+  assign xs = XS ? x[XW-1] : 1'b0;
+  wire [W-1:0] low, high;
+  assign low = {{(W-XW){xs}}, x};
+  assign high = {{(W-XW-1){xs}}, x, 1'b0};
+  wire [2*N-1:0] zz;
+  assign zz = {1'b0, z};
+  genvar i, j;
+  generate
+    for (i = 0; i < N; i = i + 1) begin: pair
+      localparam NEG = ZS && (2*i+2 >= ZW);
+      localparam NEG_LOW = NEG && (ZW % 2 == 1);   // the top row is the pair's lower one, and alone
+      wire [W-1:0] s;
+      wire [W:0] c;
+      wire [W-1:0] a; wire [W-1:0] b; wire za, zb;
+      assign a = NEG_LOW ? low : high;
+      assign b = NEG_LOW ? high : low;
+      assign za = NEG_LOW ? zz[2*i] : zz[2*i+1];
+      assign zb = NEG_LOW ? zz[2*i+1] : zz[2*i];
+      assign c[0] = NEG;
+      for (j = 0; j < W; j = j + 2) begin: bits
+        // (a & za, or its complement) + (b & zb)
+        localparam [15:0] INIT = NEG ? 16'h8777 : 16'h7888;
+        CCU2C #(.INIT0(INIT), .INIT1(INIT), .INJECT1_0("NO"), .INJECT1_1("NO")) add (
+          .CIN(c[j]), .A0(a[j]), .B0(za), .C0(b[j]), .D0(zb), .A1(a[j+1]), .B1(za), .C1(b[j+1]), .D1(zb),
+          .S0(s[j]), .S1(s[j+1]), .COUT(c[j+2]));
+      end
+    end
+    // Sums of pairs, a tree for up to four of them.
+    wire [SW-1:0] p0, p1, p2, p3, q0, q1;
+    assign p0 = $signed(pair[0].s);
+    if (N > 1) assign p1 = $signed(pair[1].s); else assign p1 = 0;
+    if (N > 2) assign p2 = $signed(pair[2].s); else assign p2 = 0;
+    if (N > 3) assign p3 = $signed(pair[3].s); else assign p3 = 0;
+    assign q0 = {$signed(p0[SW-1:2]) + $signed(p1[SW-3:0]), p0[1:0]};
+    assign q1 = {$signed(p2[SW-1:2]) + $signed(p3[SW-3:0]), p2[1:0]};
+    if (N > 4) wire _TECHMAP_FAIL_ = 1;
+    else if (N > 2) assign Y = {$signed(q0[SW-1:4]) + $signed(q1[SW-5:0]), q0[3:0]};
+    else assign Y = q0;
+  endgenerate
+endmodule

@@ -1,0 +1,117 @@
+"""What a chip will take of an FPGA and how fast it will be, before anything is synthesised."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from fpga.boards import Board
+from fpga.cells import Cells, Family
+from hdl.config import ChipConfig
+from hdl.cycles import token_cycles
+from hdl.rom import SMALL_ROM_BITS
+from hdl.verilog import rom_specs
+from weights_to_rom.model_format import BLOCK, ModelFormat
+
+CLOCK_MHZ = {"ecp5": 60.0}
+"""What designs of this kind have reached after route."""
+
+CONTEXT = 128
+"""The context at which tokens a second are counted, where the chip holds as much."""
+
+# LUTs of ECP5 by part, with the ends of their carry chains, as counted in placed designs of ``stories-260k`` (docs/fpga).
+LUTS_ANY = 2_500            # control, the line, what does not grow
+LUTS_ROW_LANE = 2_700       # of 32 block lanes
+LUTS_ROW_LANE_REST = 900    # of that, what does not grow with the block lanes: scale, alignment, accumulator
+LUTS_VECTOR_LANE = 2_900    # residual, norm, RoPE, SwiGLU, four conversions, embedding
+LUTS_SAMPLER_LANE = 1_300
+LUTS_HEAD = 1_200           # an attention head's exponents, shifts, division
+LUTS_HEAD_LANE = 580        # q * k, p * v, and the sum of a head's element
+FLIP_FLOPS_A_LUT = 0.55
+
+DSPS_VECTOR_LANE = 17       # norm 5, RoPE 5, SwiGLU 4, attention's end 2, embedding 1; SwiGLU's table 1
+DSPS_SAMPLER_LANE = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``cycles`` of a token at ``context`` follow from shapes and are exact; cells and clock are estimates."""
+
+    config: ChipConfig
+    cells: Cells
+    clock_mhz: float
+    context: int
+    cycles: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.clock_mhz * 1e6 / self.cycles
+
+
+def context_of(config: ChipConfig) -> int:
+    return min(CONTEXT, config.max_context)
+
+
+def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
+    """Raises ValueError for a family of which nothing is known."""
+    family = board.device.family
+    if family.name not in CLOCK_MHZ:
+        raise ValueError(f"{board.name}: there are no estimates for {family.name} yet")
+    context = context_of(config)
+    return Estimate(config, cells_of(model, config, family), CLOCK_MHZ[family.name], context,
+                    token_cycles(model, config, context).total)
+
+
+def cells_of(model: ModelFormat, config: ChipConfig, family: Family) -> Cells:
+    """LUTs within a tenth, block RAMs but for constant bits, which Yosys leaves out."""
+    lane = LUTS_ROW_LANE_REST + (LUTS_ROW_LANE - LUTS_ROW_LANE_REST) * config.block_lanes / BLOCK
+    wide = model.wide_bits / 32
+    luts = round(LUTS_ANY + config.row_lanes * lane + config.vector_lanes * LUTS_VECTOR_LANE * wide
+                 + (config.sampler_lanes or config.vector_lanes) * LUTS_SAMPLER_LANE * wide
+                 + config.attention_heads * (LUTS_HEAD + config.attention_lanes * LUTS_HEAD_LANE))
+    dsps = config.vector_lanes * DSPS_VECTOR_LANE + (config.sampler_lanes or config.vector_lanes) * DSPS_SAMPLER_LANE
+    return Cells(luts=luts, flip_flops=round(luts * FLIP_FLOPS_A_LUT), block_rams=block_rams(model, config, family),
+                 dsps=round(dsps))
+
+
+def block_rams(model: ModelFormat, config: ChipConfig, family: Family) -> int:
+    """ROMs, KV cache, and the tables that each lane has."""
+    roms = sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
+               if rom.width * rom.depth >= SMALL_ROM_BITS)
+    banks = max(1, config.attention_heads // model.n_rep)
+    width = 8 * (config.attention_lanes + 1)
+    words = config.kv_bits(model) // (2 * banks * width)
+    tables = config.vector_lanes + config.vector_lanes // 2 + (config.sampler_lanes or config.vector_lanes)  # SiLU, sine, log
+    return roms + 2 * banks * family.block_rams(words, width) + tables
+
+
+def candidates(model: ModelFormat, max_context: int) -> Iterator[ChipConfig]:
+    """Configurations worth a look: the sampler as fast as the head, plain multipliers, which carry chains are made of."""
+    powers = (1, 2, 4, 8, 16, 32)
+    for rows, block, vector, heads in product(powers, (8, 16, BLOCK), powers, range(1, model.n_heads + 1)):
+        rate = rows * block / (model.dim_padded * (2 if model.head_bits == 8 else 1))
+        sampler = min((n for n in powers if n >= rate), default=vector)
+        try:
+            yield ChipConfig.for_model(
+                model, row_lanes=rows, block_lanes=block, vector_lanes=vector, attention_heads=heads, multiplier="plain",
+                max_context=max_context, sampler_lanes=min(sampler, vector))
+        except ValueError:
+            continue
+
+
+def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate | None:
+    """The configuration of the fewest cycles a token that fits the board; None if none does."""
+    fitting = (e for e in (estimate(model, config, board) for config in candidates(model, max_context))
+               if not overflows(e.cells, board))
+    return min(fitting, key=lambda e: (e.cycles, e.cells.luts), default=None)
+
+
+FULL = 0.92
+"""The share of LUTs that place and route gets along with."""
+
+
+def overflows(cells: Cells, board: Board) -> list[str]:
+    """The resources that are not there, each as "12 block RAMs of 10"."""
+    have = replace(board.device.cells, luts=int(board.device.cells.luts * FULL))
+    return [f"{getattr(cells, name):,} {text} of {getattr(have, name):,}" for name, text in (
+        ("luts", f"LUTs that place and route gets along with ({FULL:.0%})"), ("flip_flops", "flip-flops"),
+        ("block_rams", "block RAMs"), ("dsps", "DSPs")) if getattr(cells, name) > getattr(have, name)]

@@ -1,0 +1,142 @@
+"""``hardwire fpga build``: a compiled model, or a checkpoint that is compiled for the board, as a bitstream."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from hardwire.board import board_rom
+from hardwire.console import say, step
+from hardwire.output import Output, is_output, write_json
+from hardwire.source import Source
+from weights_to_rom.model_format import ModelFormat
+
+MAX_CONTEXT = 256
+"""Positions of the chip that a checkpoint is compiled to, where the model has as many."""
+
+
+def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: int = 1, allow_timing_fail: bool = False,
+          out: Path | None = None) -> dict:
+    """Build ``name``, a compiled model (whose lanes stand) or a checkpoint (for which the fastest lanes are found).
+
+    Writes bitstream, reports and ``report.json`` to OUT/fpga/BOARD and returns the report.  Raises BuildError, ValueError for a
+    board that is not known, OutputError and CheckpointError.
+    """
+    from fpga.boards import board_named
+    from fpga.build import BuildError, bitstream
+    from fpga.estimate import overflows
+    from fpga.simulated_board import board_verilog
+
+    board = board_named(board_name)
+    output = _output(name, board, out)
+    estimated = _estimate(output.format, output.config, board)
+    for line in estimate_lines(estimated):
+        say(line)
+    if over := overflows(estimated.cells, board):
+        raise BuildError(f"{name} does not fit {board.name}: it takes {'; '.join(over)}.  {_largest(board)}")
+    wanted = clock_mhz or estimated.clock_mhz
+    folder = output.folder / "fpga" / board.name
+    roms = board_rom(output, folder / "rom")
+    verilog = board_verilog(output.format, output.config, round(wanted * 1e6 / board.baud))
+    with step(f"build for {board.name}") as running:
+        found = bitstream(board, verilog, roms, folder, clock_mhz=wanted, seed=seed,
+                          progress=lambda phase, what: running.update(f"{phase}: {what}".rstrip(": ")))
+    cycles, measured = _cycles(output, estimated)
+    clock = min(found["clock_mhz"], found["fmax_mhz"])
+    report = {
+        "model": output.about["source"], **found, "context": estimated.context, "cycles_per_token": cycles,
+        "cycles_are": "measured on the simulated chip" if measured else "predicted from shapes",
+        "tokens_per_second": round(clock * 1e6 / cycles), "timing_met": found["fmax_mhz"] >= found["clock_mhz"],
+        "estimated": asdict(estimated.cells) | {"clock_mhz": estimated.clock_mhz}, "lanes": output.config.as_dict(),
+    }
+    bit = Path(report.pop("bitstream"))
+    if not report["timing_met"] and not allow_timing_fail:
+        write_json(folder / "report.json", report)
+        raise BuildError(f"{board.name}: {report['fmax_mhz']} MHz after route, and the clock is {report['clock_mhz']:g} MHz: "
+                         f"try another --seed, or --clock {int(report['fmax_mhz'])}")
+    shutil.copyfile(bit, folder / "top.part")
+    (folder / "top.part").replace(folder / "top.bit")
+    write_json(folder / "report.json", report)
+    return report | {"bitstream": str(folder / "top.bit")}
+
+
+def _output(name: str, board, out: Path | None) -> Output:
+    """The compiled model ``name``, or the one that is made of the checkpoint, with the fastest lanes that fit."""
+    from fpga.build import BuildError
+    from fpga.estimate import fastest
+    from hardwire.compile import compile_model
+
+    if is_output(Path(name)):
+        say(f"{name} is compiled: its lanes stand")
+        return Output(name)
+    source = Source.open(name)
+    model = source.format()
+    best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
+    if best is None:
+        raise BuildError(f"{name} does not fit {board.name} with any lanes.  {_largest(board)}")
+    out = out or Path("build") / f"{Path(name).name}-{board.name}"
+    lanes = {k: v for k, v in best.config.as_dict().items() if k != "shared"}
+    if not (is_output(out) and Output(out).config == best.config):
+        compile_model(source, out, simulation=False, **lanes)
+    return Output(out)
+
+
+def _estimate(model: ModelFormat, config, board):
+    from fpga.estimate import estimate
+
+    return estimate(model, config, board)
+
+
+def _largest(board) -> str:
+    """The largest bundled model that fits, with its fastest lanes."""
+    from fpga.estimate import fastest
+    from weights_to_rom.known_models import known_models
+
+    fitting = []
+    for name, *_, path in known_models():
+        if not (path and Path(path).is_dir()):  # a folder of this repository
+            continue
+        model = Source.open(name).format()
+        if best := fastest(model, board, min(MAX_CONTEXT, model.max_seq_len)):
+            fitting.append((model.dim * model.n_layers, name, best))
+    if not fitting:
+        return "No bundled model does."
+    _, name, best = max(fitting, key=lambda entry: entry[:2])
+    config = best.config
+    return (f"The largest bundled model that fits is {name}, with --row-lanes {config.row_lanes} --vector-lanes "
+            f"{config.vector_lanes} --attention-heads {config.attention_heads} --max-context {config.max_context}.")
+
+
+def _cycles(output: Output, estimated) -> tuple[int, bool]:
+    """Cycles of a token at the context, and whether they were measured."""
+    decode = output.report["measured"].get("decode", {})
+    if entry := decode.get(str(estimated.context)):
+        return entry["cycles"], True
+    return estimated.cycles, False
+
+
+def estimate_lines(estimated) -> list[str]:
+    cells = estimated.cells
+    return [f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
+            (f"estimated: {estimated.clock_mhz:g} MHz, {estimated.cycles:,} cycles a token at context {estimated.context}, "
+            f"{estimated.tokens_per_second:,.0f} tokens/s")]
+
+
+def build_lines(report: dict) -> list[str]:
+    """For people."""
+    return [
+        (f"measured after route: {report['luts']:,} LUTs, {report['flip_flops']:,} flip-flops, {report['block_rams']} block RAMs, "
+        f"{report['dsps']} DSPs"),
+        f"measured after route: {report['fmax_mhz']} MHz; the clock is {report['clock_mhz']:g} MHz"
+        + ("" if report["timing_met"] else ", which is MISSED"),
+        (f"{report['cycles_per_token']:,} cycles a token at context {report['context']} ({report['cycles_are']}): "
+        f"{report['tokens_per_second']:,} tokens/s"),
+        f"bitstream: {report['bitstream']}",
+    ]
+
+
+def boards() -> list[dict]:
+    """What ``hardwire boards`` lists."""
+    from fpga.boards import BOARDS
+
+    return [{"name": board.name, "device": board.device.name, "package": board.package, "oscillator_mhz": board.oscillator_mhz,
+             **asdict(board.device.cells)} for board in BOARDS.values()]
