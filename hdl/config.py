@@ -142,6 +142,7 @@ class ChipConfig:
             ("query heads a key-value head must be a power of two", rep & (rep - 1) == 0, rep),
             ("n_heads * head_dim must be a multiple of 32", model.attn_dim % BLOCK == 0, model.attn_dim),
             ("dim must fill blocks of 32 that are a power of two in number", blocks & (blocks - 1) == 0, model.dim),
+            ("dim must be at most 512", model.dim <= 512, model.dim),
             ("n_kv_heads * head_dim must be below 256", model.n_kv_heads * model.head_dim < 256,
              model.n_kv_heads * model.head_dim),
         ):

@@ -40,7 +40,8 @@ from weights_to_rom.schedule import Step, all_matrices, head_matrix, layer_matri
 from weights_to_rom.tables import exp2_table, rsqrt_table, silu_tables, sine_table
 
 ACC_BITS = 56
-"""The widest are a term of the fabric before its shift, 26 + 30 bits, and v * r * g of a norm, 24 + 31 bits."""
+"""The widest are a term of the fabric before its shift, 26 + 30 bits, v * r * g of a norm, 24 + 31 bits, and its sum of
+squares, below 2**(30 + 9) with a dim of 512, times 2**15."""
 
 LEFT = 30
 """What can move left is 26 bits at most and stands this far up: any value but 0 that would have to go further saturates."""
@@ -49,7 +50,6 @@ SHIFT_BITS = 6
 RESULT_STAGE = 6
 RESULT_BITS = 32
 SCORE_BITS = 16
-TERM_BITS = 29
 
 RSQRT_AT, EXP2_AT = 320, 448
 """In the table of 512 words: SiLU from 0 to 256."""
@@ -95,7 +95,8 @@ class SharedEngine(wiring.Component):
 
     MEM (``Spram``) holds the KV cache, the residual vector, results of the fabric and its input.
 
-    Where p is the number of places seen, a token takes ``cycles(model, p, sample)`` cycles from ``start`` to ``done``.
+    From ``start`` to ``done`` a token takes the cycles that ``hdl.shared_cycles.engine_cycles`` follows: they depend on
+    its place and on ``sample`` alone.
 
     Members
     -------
@@ -407,7 +408,7 @@ class SharedEngine(wiring.Component):
             difference = Signal(signed(12), name=f"above_{shift.name}")
             m.d.comb += difference.eq(value - maximum)
             with m.If(scored):
-                # Nothing is left beyond 31; the one's complement makes a step less of a decrease.
+                # Nothing is left beyond 31.
                 distance = Mux(difference < 0, -difference, difference)
                 m.d.sync += [grown.eq(~first & (difference > 0)), shift.eq(Mux(first, 0, Mux(distance > 31, 31, distance)))]
                 with m.If(first | (difference > 0)):

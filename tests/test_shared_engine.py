@@ -194,6 +194,7 @@ def test_lanes_that_there_are_not(changes, message):
     ({"n_heads": 6}, r"query heads a key-value head must be a power of two, not 3"),
     ({"n_heads": 2}, r"n_heads \* head_dim must be a multiple of 32, not 16"),
     ({"dim": 70}, "dim must fill blocks of 32 that are a power of two in number, not 70"),
+    ({"dim": 1024}, "dim must be at most 512, not 1024"),
     ({"tied": False}, "the head must be tied to an embedding of 8 bits"),
 ])
 def test_shapes_that_do_not_fit(changes, message):
