@@ -27,14 +27,14 @@ class AttentionScores(wiring.Component):
 
     ``heads`` query heads against the same positions, heads / banks of them against each bank's kv head:
 
-        q -> waiting -> current --.
-        k ------------------------ * -> sum of a word [-> block] -> shift -> round [-> blocks] -> o
+        q -> waiting -> current -> word --.
+        k -----------------------> word -- * -> sum of a word [-> block] -> shift -> round [-> blocks] -> o
 
     q of the next heads is taken in while that of the current ones is used, and replaces it with the word
     after k's ``last``.  With ``n_sinks`` each head comes twice, and its second q meets the first ``n_sinks``
     positions of k.  Stages in brackets exist where a block has several words, a head several blocks.
 
-    ``latency`` cycles from a position's last word to its score: 4, and 1 for each bracket; a word a cycle.
+    ``latency`` cycles from a position's last word to its score: 5, and 1 for each bracket; a word a cycle.
     If no heads are being worked on, the first word of k may move 2 cycles after q's last beat.
 
     Members
@@ -51,7 +51,7 @@ class AttentionScores(wiring.Component):
         self.lanes, self.vector_lanes = lanes, vector_lanes
         self.blocks, self.block_words = head_dim // block, block // lanes
         self.head_words = head_dim // lanes
-        self.latency = 4 + (self.block_words > 1) + (self.blocks > 1)
+        self.latency = 5 + (self.block_words > 1) + (self.blocks > 1)
         super().__init__({
             "q": In(stream.Signature(mx_beat(vector_lanes))),
             "k": In(stream.Signature(kv_beat(banks, lanes))),
@@ -64,7 +64,8 @@ class AttentionScores(wiring.Component):
         advance = Signal()                   # the whole pipe moves
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
 
-        # One word: the product's operands of every head, and its marks.
+        # One word: the product's operands of every head, and its marks.  They are registered, as k comes from a memory,
+        # which is slow, and its product is an array of adders.
         have_q, release_q = Signal(), Signal()
         sub = Signal(address_bits(self.head_words))
         sink = Signal()
@@ -97,12 +98,19 @@ class AttentionScores(wiring.Component):
         product = [[Signal(signed(15), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)]
                    for h in heads]
         exp = [Signal(signed(EXP_BITS + 1), name=f"exp_{h}", reset_less=True) for h in heads]
-        at_product = stage(m, advance, word, "product")
+        at_word = stage(m, advance, word, "word")
+        k_word = Signal(self.k.payload.bank.shape(), reset_less=True)
+        q_word = [Signal(8 * self.lanes, name=f"q_word_{h}", reset_less=True) for h in heads]
+        q_word_exp = [Signal(signed(EXP_BITS), name=f"q_word_exp_{h}", reset_less=True) for h in heads]
         with m.If(advance & word.valid):
+            m.d.sync += k_word.eq(self.k.payload.bank)
+            m.d.sync += [to.eq(fro) for to, fro in zip(q_word + q_word_exp, q_mant + q_exp, strict=True)]
+        at_product = stage(m, advance, at_word, "product")
+        with m.If(advance & at_word.valid):
             for h in heads:
-                k = self.k.payload.bank[h * self.banks // self.heads]
-                m.d.sync += exp[h].eq(q_exp[h] + k.exp)
-                m.d.sync += [p.eq(q_mant[h].word_select(j, 8).as_signed() * k.mant[j])
+                k = k_word[h * self.banks // self.heads]
+                m.d.sync += exp[h].eq(q_word_exp[h] + k.exp)
+                m.d.sync += [p.eq(q_word[h].word_select(j, 8).as_signed() * k.mant[j])
                              for j, p in enumerate(product[h])]
 
         dot = [Signal(signed(15 + ceil_log2(self.lanes)), name=f"dot_{h}", reset_less=True) for h in heads]

@@ -117,7 +117,7 @@ class _Token:
         scale_words = -(-(16 if bits == 4 else 8) // (self.config.block_lanes // 2))
         self._to("control", 4)
         # One more: the stage looks at the first beat before it takes it.
-        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 7 + 1
+        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 8 + 1
                  + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)))
 
     def _beats(self, values: int) -> int:
@@ -338,7 +338,7 @@ class _Attention:
         self.kv_beats = 2 * model.n_kv_heads * model.head_dim // lanes
         self.kv_cycles = max(1, lanes // config.attention_lanes)
         block_words = model.kv_block // config.attention_lanes
-        scores = 4 + (block_words > 1) + (model.head_dim > model.kv_block)
+        scores = 5 + (block_words > 1) + (model.head_dim > model.kv_block)
         product = product_latency(24 + ceil_log2(config.max_context), 18)
         self.latency = scores + head_words - 1 + AttentionSums.latency + AttentionOutput.division + 1 + product + 2
         self.interval = AttentionOutput.division + self.pass_out + head_words

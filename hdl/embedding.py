@@ -83,9 +83,9 @@ class Embedding(wiring.Component):
     plane a cycle: nothing larger than a beat is buffered, at the price of reading words more than once.
 
     Cycles without stalls, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
-    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 7 cycles
+    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 8 cycles
     after the token moved, further ones p cycles later each and s more from block to block, the last one
-    t + 7 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
+    t + 8 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class Embedding(wiring.Component):
             members["within"] = range(self.word_chunks)
         tag_layout = data.StructLayout(members)
         reading = Signal(tag_layout)
-        stages = "rom", "code", "product", "value", "shifted", "o"
+        stages = "rom", "word", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
         advance = Signal()
         m.d.comb += [
@@ -158,7 +158,7 @@ class Embedding(wiring.Component):
             m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
 
         lane = self.read(m, advance, reading, empty=~Cat(tag.codes for tag in tags).any())
-        self.scale(m, advance, lane, at_rom=tags[0], at_product=tags[2])
+        self.scale(m, advance, lane, at_word=tags[1], at_product=tags[3])
         return m
 
     def read(self, m, advance, reading, empty):
@@ -229,7 +229,7 @@ class Embedding(wiring.Component):
                                 m.next = "token"
         return lane
 
-    def scale(self, m, advance, lane, at_rom, at_product):
+    def scale(self, m, advance, lane, at_word, at_product):
         """From the ROMs' words to Wide."""
         # e and k of the row, and two cycles later, long before the first value, how far that shifts.
         row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
@@ -246,23 +246,25 @@ class Embedding(wiring.Component):
             beyond.eq(Cat(places >= most - p for p in range(VALUE_BITS - 1))),
         ]
 
+        # A register between ROM and selections: block RAM is slow, and the lanes are all over the chip.
         word = Signal.like(self.weights.data[0])
-        m.d.comb += word.eq(Array(self.weights.data)[lane])
+        with m.If(advance):
+            m.d.sync += word.eq(Array(self.weights.data)[lane])
         scales = Signal(self.scale_words * self.block_lanes // 2)
         minimum = Signal(15)
         with m.If(advance):
-            with m.If(at_rom.scales):
+            with m.If(at_word.scales):
                 m.d.sync += scales.eq(Cat(scales, word[4 * self.block_lanes:])[self.block_lanes // 2:])
             if self.planes == 1:
                 m.d.sync += minimum.eq(scales[8:16] << row.k)
 
         codes = Signal(4 * self.vector_lanes)
         chunks = [word[i * len(codes):(i + 1) * len(codes)] for i in range(self.word_chunks)]
-        m.d.comb += codes.eq(Array(chunks)[at_rom.within] if len(chunks) > 1 else chunks[0])
+        m.d.comb += codes.eq(Array(chunks)[at_word.within] if len(chunks) > 1 else chunks[0])
         for n in range(self.vector_lanes):
             m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
             code = Signal(signed(5), name=f"code{n}")
-            nibble, high = codes[4 * n:4 * n + 4], at_rom.high
+            nibble, high = codes[4 * n:4 * n + 4], at_word.high
             with m.If(advance):
                 # The high plane holds q - 128 in its top four bits: its own top bit inverted is the sign.
                 m.d.sync += code.eq(Cat(nibble[:3], nibble[3] ^ high, ~nibble[3] & high))

@@ -117,14 +117,17 @@ class RMSNorm(wiring.Component):
                         m.next = "STORE"
         last_read = index == beats - 1
 
-        # Constants of this norm.  Settled long before the sum: one cycle after the shift.
+        # Constants of this norm.  Settled long before the sum: one cycle after the shift.  The ROM's word has a register of its
+        # own, as block RAM is slow.
+        constants = Signal(40)
         shift = Signal(range(width - 15))            # bitlen(magnitudes) <= width - 1
         eps, exponent = Signal(32), Signal(signed(EXP_BITS))
         m.d.comb += self.norm.en.eq(1)
         m.d.sync += [
             shift.eq(bitlen(magnitudes[15:])),
-            eps.eq(shift_right(self.norm.data[:32], shift, 32, unit=2)),
-            exponent.eq(self.norm.data[32:].as_signed() - 15 - shift),
+            constants.eq(self.norm.data),
+            eps.eq(shift_right(constants[:32], shift, 32, unit=2)),
+            exponent.eq(constants[32:].as_signed() - 15 - shift),
         ]
 
         # The pipe.  a * b is u * u, then v * r.
