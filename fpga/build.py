@@ -65,8 +65,10 @@ def stage_of(log: str) -> str:
     for line in log.splitlines():
         if match := re.match(r"[\d.]+\. Executing (\w+)", line):
             found = f"pass {match[1]}"
-        elif match := re.search(r"at iteration #(\d+).*wirelen = (\d+)", line):
+        elif match := re.search(r"at iteration #(\d+), .*wirelen solved = (\d+)", line):
             found = f"placing: iteration {match[1]}, wires {int(match[2]):,}"
+        elif match := re.search(r"at iteration #(\d+): temp.*wirelen = (\d+)", line):
+            found = f"refining: iteration {match[1]}, wires {int(match[2]):,}"
         elif match := re.match(r"Info:\s+(\d+) \|\s+(\d+)\s+(\d+) \|\s+\d+\s+\d+ \|\s+(\d+)", line):
             found = f"routing: {int(match[4]):,} arcs left"
         elif match := re.match(r"Info: (Packing|Creating|Running|Routing|Promoting|Checksum)[^:]*", line):

@@ -8,7 +8,7 @@ from fpga.boards import Board
 MULTIPLY = Path(__file__).with_name("ecp5_multiply.v")
 """How multiplications are made of carry chains."""
 
-IN_CARRY_CHAINS = ("*matvec*lane_*", "*attention.*heads.*sums.*", "*attention.*heads.*scores.*")
+IN_CARRY_CHAINS = ("*matvec*lane_*", "*attention.*heads.*sums.*", "*attention.*heads.*scores.*", "*swiglu.$mul*")
 """Cells whose multiplications are: those of few bits, of which there are many.  The others take DSPs."""
 
 VCO_MHZ = (400.0, 800.0)

