@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from fpga.cells import ECP5_25, ECP5_85, UP5K, Device
+from fpga.uart import BAUD
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Board:
     platform   module:class in ``amaranth_boards``
     device     what is on it
     flasher    openFPGALoader's name of it
-    baud       of the serial line
+    baud       of the serial line: BAUD where an FTDI chip is at its other end
     """
 
     name: str
@@ -62,10 +63,10 @@ class Board:
 
 
 BOARDS = {board.name: board for board in (
-    Board("ulx3s-85f", "ulx3s:ULX3S_85F_Platform", ECP5_85, flasher="ulx3s"),
+    Board("ulx3s-85f", "ulx3s:ULX3S_85F_Platform", ECP5_85, flasher="ulx3s", baud=BAUD),
     Board("icesugar-pro", "icesugar_pro:ICESugarProPlatform", ECP5_25, flasher="icesugar-pro"),
     Board("icepi-zero", "icepi_zero:IcepiZero1_3Platform", ECP5_25, flasher="icepi-zero"),
-    Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic"),
+    Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic", baud=BAUD),
 )}
 
 

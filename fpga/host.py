@@ -20,6 +20,8 @@ PATIENCE = 0.5
 """Seconds without a frame after which a request is said again."""
 
 TRIES = 20
+GREETINGS = 4
+"""Tries before a port is given up, which may be another board's, or at another rate."""
 
 
 class LinkError(ValueError):
@@ -101,7 +103,7 @@ class BoardSession(Session):
 
     def _greet(self) -> int:
         """The board's identity.  What it said before is dropped: replies come in the order of requests."""
-        return self._ask(Kind.HELLO, b"", Kind.IDENTITY, lambda fields: True)[0]
+        return self._ask(Kind.HELLO, b"", Kind.IDENTITY, lambda fields: True, GREETINGS)[0]
 
     def _read(self, tokens: Sequence[int], sampling: Sampling | None) -> int:
         """Feed tokens at ``position``; the one sampled after the last."""
@@ -180,9 +182,9 @@ class BoardSession(Session):
                     self.said_again += 1
                     self._say(Kind.GET, struct.pack("<I", self.position))
 
-    def _ask(self, kind: Kind, fields: bytes, answer: Kind, right) -> tuple[int, ...]:
+    def _ask(self, kind: Kind, fields: bytes, answer: Kind, right, tries: int = TRIES) -> tuple[int, ...]:
         """Say something until it is answered rightly; other frames are dropped."""
-        tries = _Tries()
+        tries = _Tries(tries)
         self._say(kind, fields)
         while True:
             match self._hear():
@@ -218,10 +220,10 @@ def _reply(token: int) -> Reply:
 class _Tries:
     """Counts how often in a row nothing came."""
 
-    def __init__(self):
-        self._n = 0
+    def __init__(self, most: int = TRIES):
+        self._n, self._most = 0, most
 
     def again(self) -> None:
         self._n += 1
-        if self._n == TRIES:
-            raise LinkError(f"the board has not answered for {TRIES * PATIENCE:g} s: is it flashed, and is this its port?")
+        if self._n == self._most:
+            raise LinkError(f"the board has not answered for {self._most * PATIENCE:g} s: is it flashed, and is this its port?")

@@ -6,7 +6,7 @@ from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 BAUD = 3_000_000
-"""Bits a second on every board: what the FTDI chips on them do, and 23,000 tokens a second."""
+"""Bits a second that FTDI's chips do, which many boards have: 23,000 tokens."""
 
 BITS = 10
 """Of a byte on the line: start, eight of data (the lowest first), stop."""

@@ -1,6 +1,7 @@
 """A board with a compiled model in it, as a backend of the session API: over its serial port, or simulated."""
 
 import os
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,17 +27,19 @@ def board_session(output: Output, port: str | None, noise: float = 0.0) -> "Boar
     if port is None:
         return _session(output, _simulated(output, noise))
     reasons = []
-    for name in _candidates() if port == AUTO else [port]:
+    for name, baud in product(_candidates() if port == AUTO else [port], _rates()):
         opened = None
         try:
-            opened = _open(name)
+            opened = _open(name, baud)
             return _session(output, opened)
         except (LinkError, OSError) as error:
             if opened is not None:
                 opened.close()
             hint = ": add yourself to the group dialout, and log in again" if isinstance(error, PermissionError) or (
                 "Permission denied" in str(error)) else ""
-            reasons.append(f"{name}: {error}{hint}")
+            reason = f"{name}: {error}{hint}"
+            if reason not in reasons:
+                reasons.append(reason)
     raise OutputError("; ".join(reasons) or "no serial port of a board was found: plug it in, or name one with --port")
 
 
@@ -49,12 +52,17 @@ def _session(output: Output, port: "Port") -> "BoardSession":
                         end[0] if end else None)
 
 
-def _open(name: str) -> "Port":
+def _open(name: str, baud: int) -> "Port":
     import serial
 
-    from fpga.uart import BAUD
+    return serial.Serial(name, baud, timeout=0.02)
 
-    return serial.Serial(name, BAUD, timeout=0.02)
+
+def _rates() -> list[int]:
+    """Of the serial lines of boards, the fastest first."""
+    from fpga.boards import BOARDS
+
+    return sorted({board.baud for board in BOARDS.values()}, reverse=True)
 
 
 def _candidates() -> list[str]:

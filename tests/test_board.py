@@ -115,7 +115,7 @@ def test_where_there_is_no_board(out, tmp_path, monkeypatch):
 def test_a_line_on_which_nobody_answers(out, monkeypatch):
     import os
 
-    monkeypatch.setattr("fpga.host.TRIES", 2)
+    monkeypatch.setattr("fpga.host.GREETINGS", 2)
     ours, theirs = os.openpty()
     with pytest.raises(OutputError, match="has not answered for 1 s"):
         board_session(Output(out), os.ttyname(theirs))
