@@ -38,17 +38,20 @@ class SimulatedBoard:
 
     ``rom`` is a folder with the images, ``identity.hex`` among them.  A byte on the line, of either direction, is hit with
     probability ``noise``: it vanishes, comes twice, or has a bit flipped.
+
+    ``verilog`` is another text of the module ``board``, as that of a netlist, whose line has ``divisor``.
     """
 
     def __init__(self, folder: Path, rom: Path, model: ModelFormat, config: ChipConfig, *, noise: float = 0.0, seed: int = 0,
+                 verilog: str | None = None, divisor: int = DIVISOR,
                  progress: Callable[[float, str], None] = lambda done, what: None):
         folder.mkdir(parents=True, exist_ok=True)
-        verilog = folder / "board.v"
-        text = board_verilog(model, config, DIVISOR)
-        if not verilog.exists() or verilog.read_text() != text:
-            verilog.write_text(text)
+        file = folder / "board.v"
+        text = verilog or board_verilog(model, config, divisor)
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
         addition = Addition(harness=Path(__file__).with_name("board.cpp"), top="board")
-        self._library = ctypes.CDLL(str(build_library(verilog, folder, {"DIVISOR": DIVISOR}, progress, addition).resolve()))
+        self._library = ctypes.CDLL(str(build_library(file, folder, {"DIVISOR": divisor}, progress, addition).resolve()))
         self._library.board_new.restype = ctypes.c_void_p
         self._library.board_new.argtypes = [ctypes.c_char_p]
         self._library.board_delete.argtypes = [ctypes.c_void_p]
