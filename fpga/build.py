@@ -48,7 +48,7 @@ def run_tool(module: str, function: str, arguments: list[str], folder: Path, log
                 process.wait()
     if process.returncode:
         text = (folder / log).read_text(errors="replace")
-        errors = [line for line in text.splitlines() if line.startswith("ERROR")]
+        errors = [line for line in text.splitlines() if "ERROR:" in line]  # Yosys says of which line of the source, first
         raise BuildError(f"{log.removesuffix('.log')}: {(errors or text.strip().splitlines() or ['no message'])[-1]} "
                          f"(see {folder / log})")
 
