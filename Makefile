@@ -9,10 +9,11 @@ MODEL ?= stories-260k
 OUT ?= build/$(MODEL)
 PROMPT ?= Once upon a time
 TOKENS ?= 200
+BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-smollm2 formal lint verilog sim clean
+.PHONY: help setup demo test test-smollm2 test-ice40 formal lint verilog sim bitstream flash clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,6 +42,9 @@ test: $(SETUP) ## run the whole test suite and the linter
 test-smollm2: $(SETUP) ## compile SmolLM2-135M, and compare its RTL with the integer model (minutes)
 	$(BIN)/pytest -m smollm2
 
+test-ice40: $(SETUP) ## build an iCEBreaker's bitstream, and compare its contents and its placed cells with the model (minutes)
+	$(BIN)/pytest -m ice40
+
 formal: $(SETUP) ## prove what must hold whatever the units are given (docs/formal.md)
 	$(BIN)/python tests/formal/prove.py
 
@@ -52,6 +56,12 @@ verilog: $(SETUP) ## MODEL=... OUT=...: compile a model as far as ROM images and
 
 sim: $(SETUP) ## OUT=... PROMPT=...: let the simulated chip in OUT continue a prompt
 	$(BIN)/hardwire run "$(OUT)" --prompt "$(PROMPT)" --tokens $(TOKENS)
+
+bitstream: $(SETUP) ## BOARD=... MODEL=...: build a bitstream of a model for a board (minutes)
+	$(BIN)/hardwire fpga build "$(MODEL)" --board "$(BOARD)"
+
+flash: $(SETUP) ## BOARD=... MODEL=...: load that bitstream into the board that is plugged in
+	$(BIN)/hardwire fpga flash "build/$(MODEL)-$(BOARD)" --board "$(BOARD)"
 
 clean: ## remove what was built, but not .venv
 	rm -rf build .pytest_cache .ruff_cache

