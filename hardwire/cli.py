@@ -627,6 +627,16 @@ def build(
     show(report, as_json, build_lines(report))
 
 
+@fpga.command(epilog="Example:  hardwire fpga flash build/stories-260k-ulx3s-85f --board ulx3s-85f")
+def flash(
+    out: OutFolder, board: Annotated[str, typer.Option(show_default=False, help="The board that is plugged in.")]
+) -> None:
+    """Load the bitstream that ``hardwire fpga build`` made into a board, by openFPGALoader."""
+    from hardwire.fpga import flash as load_bitstream
+
+    say(f"{load_bitstream(out, board)} is in {board}")
+
+
 @app.command()
 def boards(as_json: Json = False) -> None:
     """The boards that bitstreams can be built for."""

@@ -121,6 +121,20 @@ def estimate_lines(estimated) -> list[str]:
             f"{estimated.tokens_per_second:,.0f} tokens/s")]
 
 
+def flash(out: str, board_name: str) -> str:
+    """Load the bitstream that ``build`` made of OUT into a board; what was loaded.  Raises ValueError."""
+    from fpga.boards import board_named
+    from fpga.flash import flash as load
+
+    board = board_named(board_name)
+    bitstream = Path(out) / "fpga" / board.name / "top.bit"
+    if not bitstream.is_file():
+        raise ValueError(f"{bitstream}: no bitstream (make one with: hardwire fpga build {out} --board {board.name})")
+    with step(f"flash {board.name}"):
+        load(board, bitstream)
+    return str(bitstream)
+
+
 def build_lines(report: dict) -> list[str]:
     """For people."""
     return [
