@@ -55,10 +55,10 @@ def small(roms, tmp_path_factory):
 def test_a_small_design(small):
     folder, report = small
     assert report["clock_mhz"] == 60.0 <= report["fmax_mhz"] < 400
-    assert (report["block_rams"], report["dsps"]) == (1, 1)
+    assert (report["block_rams"], report["dsps"]) == (2, 2)
     assert 24 < report["luts"] < 300 and 24 + 10 <= report["flip_flops"] < 100
     assert Path(report["bitstream"]).read_bytes()[:2] == b"\xff\x00"  # the comment that a .bit file begins with
-    assert json.loads((folder / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 1}
+    assert json.loads((folder / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 2}
 
 
 def test_what_was_built_is_not_built_again(small, roms, monkeypatch):
