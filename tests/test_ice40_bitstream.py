@@ -47,7 +47,7 @@ def contents(output, built):
     found = {f"{ENGINE}.{name}.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
              for name in ROMS}
     for name in TABLES:
-        lines = re.findall(rf"^    {name}\[\d+\] = \d+'h(\w+);", verilog, re.MULTILINE)
+        lines = re.findall(rf"^    \\?{name} *\[\d+\] = \d+'h(\w+);", verilog, re.MULTILINE)
         found[f"{ENGINE}.{name}"] = [int(word, 16) for word in lines]
     assert [len(content) for content in found.values()] == [2048, 448, 160, 256, 512, 256]
     return found
@@ -61,6 +61,21 @@ def test_it_fits_and_the_clock_is_met(built):
     assert {name: report["used"][name][0] for name in ("ICESTORM_DSP", "ICESTORM_SPRAM", "ICESTORM_PLL")} == {
         "ICESTORM_DSP": 8, "ICESTORM_SPRAM": 4, "ICESTORM_PLL": 1}
     assert (built / "top.bin").stat().st_size == 104_090
+
+
+def tiles(path):
+    """What every tile is told, a string of bits a line, and every block RAM."""
+    blocks = re.findall(r"^\.((?:\w+_tile|ram_data) \d+ \d+)\n((?:[0-9a-f]+\n)+)", path.read_text(), re.MULTILINE)
+    return dict(blocks)
+
+
+@minutes
+def test_what_is_flashed_is_what_was_placed(built):
+    """Every bit of every tile; unpacked, there are block RAMs that are not used, too."""
+    unpack(built)
+    placed, flashed = tiles(built / "top.asc"), tiles(built / "unpacked.asc")
+    assert placed.items() <= flashed.items() and len(placed) > 800
+    assert not any(int(flashed[name].replace("\n", ""), 16) for name in flashed.keys() - placed.keys())
 
 
 @minutes
