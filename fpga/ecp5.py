@@ -1,5 +1,6 @@
 """ECP5: what Yosys and nextpnr are told, and the clock."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,28 @@ from fpga.boards import Board
 MULTIPLY = Path(__file__).with_name("ecp5_multiply.v")
 """How multiplications are made of carry chains."""
 
-IN_CARRY_CHAINS = ("*matvec*lane_*", "*attention.*heads.*sums.*", "*attention.*heads.*scores.*", "*swiglu.$mul*")
-"""Cells whose multiplications are: those of few bits, of which there are many.  The others take DSPs."""
+ALWAYS_CHAINS = ("*matvec*lane_*", "*attention.*heads.*sums.*", "*attention.*heads.*scores.*", "*swiglu.$mul*")
+"""Cells whose multiplications are: those of few bits, of which there are many."""
+
+
+@dataclass(frozen=True)
+class Multiplications:
+    """Some that take DSPs or carry chains: their cells, and what a vector lane and a sampler lane has of them."""
+
+    cells: str
+    dsps: int
+    sampler_dsps: int
+    luts: int
+    sampler_luts: int
+
+
+WHERE_DSPS_ARE_FEW = (
+    Multiplications("*embedding.*", 1, 0, 70, 0),
+    Multiplications("*rope.*phase_*", 1, 0, 200, 0),
+    Multiplications("*sampler.*product*", 0, 2, 0, 560),
+    Multiplications("*rmsnorm.*square_or_scale_*", 2, 0, 560, 0),
+)
+"""What becomes carry chains, too, from the first one on, until the others have DSPs enough."""
 
 VCO_MHZ = (400.0, 800.0)
 PHASE_DETECTOR_MHZ = 3.125
@@ -75,15 +96,15 @@ def constraints(board: Board) -> str:
     return "\n".join(lines) + "\n"
 
 
-def synthesis(source: str, netlist: str, statistics: str) -> str:
-    """Yosys' script.  ABC's wide LUTs cost more than they bring here."""
+def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] = ALWAYS_CHAINS) -> str:
+    """Yosys' script; multiplications in the cells ``chains`` take no DSPs.  ABC's wide LUTs cost more than they bring here."""
     synthesise = f"synth_ecp5 -nowidelut -top {TOP}"
-    chains = " ".join(f"t:$mul c:{cells} %i" for cells in IN_CARRY_CHAINS)
+    selected = " ".join(f"t:$mul c:{cells} %i" for cells in chains)
     return "\n".join((
         f"read_verilog {source}", f"{synthesise} -run begin:coarse",
         # Multipliers get their real widths before it is decided what they are made of.
         "proc", "flatten", "opt_expr", "opt_clean", "wreduce", "opt_clean",
-        f"select -set chains {chains}", f"techmap -map {MULTIPLY.name} @chains", "opt_expr", "opt_clean",
+        f"select -set chains {selected}", f"techmap -map {MULTIPLY.name} @chains", "opt_expr", "opt_clean",
         f"{synthesise} -json {netlist} -run coarse:", f"tee -o {statistics} stat -json",
     )) + "\n"
 

@@ -56,16 +56,22 @@ module _soft_mul (A, B, Y);
           .S0(s[j]), .S1(s[j+1]), .COUT(c[j+2]));
       end
     end
-    // Sums of pairs, a tree for up to four of them.
-    wire [SW-1:0] p0, p1, p2, p3, q0, q1;
-    assign p0 = $signed(pair[0].s);
-    if (N > 1) assign p1 = $signed(pair[1].s); else assign p1 = 0;
-    if (N > 2) assign p2 = $signed(pair[2].s); else assign p2 = 0;
-    if (N > 3) assign p3 = $signed(pair[3].s); else assign p3 = 0;
-    assign q0 = {$signed(p0[SW-1:2]) + $signed(p1[SW-3:0]), p0[1:0]};
-    assign q1 = {$signed(p2[SW-1:2]) + $signed(p3[SW-3:0]), p2[1:0]};
-    if (N > 4) wire _TECHMAP_FAIL_ = 1;
-    else if (N > 2) assign Y = {$signed(q0[SW-1:4]) + $signed(q1[SW-5:0]), q0[3:0]};
-    else assign Y = q0;
+    // Sums of neighbours, whose distance doubles; each product is signed, and has its sign.
+    wire [8*SW-1:0] p;
+    wire [4*SW-1:0] q;
+    wire [2*SW-1:0] r;
+    wire signed [SW-1:0] product;
+    for (i = 0; i < 8; i = i + 1)
+      if (i < N) assign p[i*SW+:SW] = $signed(pair[i].s);
+    for (i = 0; i < 4; i = i + 1)
+      if (2*i + 1 < N) assign q[i*SW+:SW] = {$signed(p[2*i*SW+2+:SW-2]) + $signed(p[(2*i+1)*SW+:SW-2]), p[2*i*SW+:2]};
+      else if (2*i < N) assign q[i*SW+:SW] = p[2*i*SW+:SW];
+    for (i = 0; i < 2; i = i + 1)
+      if (4*i + 2 < N) assign r[i*SW+:SW] = {$signed(q[2*i*SW+4+:SW-4]) + $signed(q[(2*i+1)*SW+:SW-4]), q[2*i*SW+:4]};
+      else if (4*i < N) assign r[i*SW+:SW] = q[2*i*SW+:SW];
+    if (N > 4) assign product = {$signed(r[8+:SW-8]) + $signed(r[SW+:SW-8]), r[0+:8]};
+    else assign product = r[0+:SW];
+    if (N > 8) wire _TECHMAP_FAIL_ = 1;
+    assign Y = product;
   endgenerate
 endmodule

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from fpga.boards import Board
-from fpga.cells import Cells, Family
+from fpga.cells import Cells, Device, Family
+from fpga.ecp5 import ALWAYS_CHAINS, WHERE_DSPS_ARE_FEW
 from hdl.config import ChipConfig
 from hdl.cycles import token_cycles
 from hdl.rom import SMALL_ROM_BITS
@@ -34,10 +35,14 @@ DSPS_SAMPLER_LANE = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """``cycles`` of a token at ``context`` follow from shapes and are exact; cells and clock are estimates."""
+    """``cycles`` of a token at ``context`` follow from shapes and are exact; cells and clock are estimates.
+
+    ``chains``: cells whose multiplications are to take no DSPs.
+    """
 
     config: ChipConfig
     cells: Cells
+    chains: tuple[str, ...]
     clock_mhz: float
     context: int
     cycles: int
@@ -57,20 +62,28 @@ def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
     if family.name not in CLOCK_MHZ:
         raise ValueError(f"{board.name}: there are no estimates for {family.name} yet")
     context = context_of(config)
-    return Estimate(config, cells_of(model, config, family), CLOCK_MHZ[family.name], context,
+    return Estimate(config, *cells_of(model, config, board.device), CLOCK_MHZ[family.name], context,
                     token_cycles(model, config, context).total)
 
 
-def cells_of(model: ModelFormat, config: ChipConfig, family: Family) -> Cells:
-    """LUTs within a tenth, block RAMs but for constant bits, which Yosys leaves out."""
+def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...]]:
+    """LUTs within a tenth, block RAMs but for constant bits, which Yosys leaves out; and what must do without DSPs."""
     lane = LUTS_ROW_LANE_REST + (LUTS_ROW_LANE - LUTS_ROW_LANE_REST) * config.block_lanes / BLOCK
     wide = model.wide_bits / 32
-    luts = round(LUTS_ANY + config.row_lanes * lane + config.vector_lanes * LUTS_VECTOR_LANE * wide
-                 + (config.sampler_lanes or config.vector_lanes) * LUTS_SAMPLER_LANE * wide
-                 + config.attention_heads * (LUTS_HEAD + config.attention_lanes * LUTS_HEAD_LANE))
-    dsps = config.vector_lanes * DSPS_VECTOR_LANE + (config.sampler_lanes or config.vector_lanes) * DSPS_SAMPLER_LANE
-    return Cells(luts=luts, flip_flops=round(luts * FLIP_FLOPS_A_LUT), block_rams=block_rams(model, config, family),
-                 dsps=round(dsps))
+    sampler = config.sampler_lanes or config.vector_lanes
+    luts = (LUTS_ANY + config.row_lanes * lane + config.vector_lanes * LUTS_VECTOR_LANE * wide
+            + sampler * LUTS_SAMPLER_LANE * wide
+            + config.attention_heads * (LUTS_HEAD + config.attention_lanes * LUTS_HEAD_LANE))
+    dsps = config.vector_lanes * DSPS_VECTOR_LANE + sampler * DSPS_SAMPLER_LANE
+    chains = ALWAYS_CHAINS
+    for few in WHERE_DSPS_ARE_FEW:
+        if dsps <= device.cells.dsps:
+            break
+        chains += (few.cells,)
+        dsps -= few.dsps * config.vector_lanes + few.sampler_dsps * sampler
+        luts += few.luts * config.vector_lanes + few.sampler_luts * sampler
+    return Cells(luts=round(luts), flip_flops=round(luts * FLIP_FLOPS_A_LUT), dsps=dsps,
+                 block_rams=block_rams(model, config, device.family)), chains
 
 
 def block_rams(model: ModelFormat, config: ChipConfig, family: Family) -> int:

@@ -38,7 +38,7 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     roms = board_rom(output, folder / "rom")
     verilog = board_verilog(output.format, output.config, round(wanted * 1e6 / board.baud))
     with step(f"build for {board.name}") as running:
-        found = bitstream(board, verilog, roms, folder, clock_mhz=wanted, seed=seed,
+        found = bitstream(board, verilog, roms, folder, clock_mhz=wanted, seed=seed, chains=estimated.chains,
                           progress=lambda phase, what: running.update(f"{phase}: {what}".rstrip(": ")))
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])

