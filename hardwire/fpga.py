@@ -23,6 +23,7 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     """
     from fpga.boards import board_named
     from fpga.build import BuildError, bitstream
+    from fpga.ecp5 import Pll
     from fpga.estimate import overflows
     from fpga.simulated_board import board_verilog
 
@@ -33,7 +34,8 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
         say(line)
     if over := overflows(estimated.cells, board):
         raise BuildError(f"{name} does not fit {board.name}: it takes {'; '.join(over)}.  {_largest(board)}")
-    wanted = clock_mhz or estimated.clock_mhz
+    # What the PLL makes of it is what the serial line counts in.
+    wanted = Pll.below(board.oscillator_mhz, clock_mhz or estimated.clock_mhz).mhz
     folder = output.folder / "fpga" / board.name
     roms = board_rom(output, folder / "rom")
     verilog = board_verilog(output.format, output.config, round(wanted * 1e6 / board.baud))
