@@ -9,6 +9,7 @@ from amaranth.utils import bits_for, ceil_log2
 from hdl.attention_scores import SCORE_BITS, block_ends, score_beat, stage
 from hdl.kv_cache import kv_beat
 from hdl.rom import address_bits
+from hdl.streams import EXP_BITS
 from weights_to_rom.tables import exp2_table
 
 EXP2 = exp2_table()
@@ -41,11 +42,11 @@ class AttentionSums(wiring.Component):
         M' = max(M, I)              den = (den >> (M' - M)) + (E >> (M' - I))
         N' = max(N, r), r = I + ve  num = (num >> (N' - N)) + (E >> (N' - r)) * v      N for each block of v
 
-    A rescaling is a shift, rounded down.  Five stages, the last a loop of one cycle:
+    A rescaling is a shift, rounded down.  Six stages, the last a loop of one cycle:
 
-        score, v -> EXP2, r -> maxima -> shift of E -> product -> sums
+        score, v -> EXP2 -> r -> maxima -> shift of E -> product -> sums
 
-    A word of v a cycle; a score is taken with the first word of its position.  5 cycles from the last word
+    A word of v a cycle; a score is taken with the first word of its position.  6 cycles from the last word
     to ``sums``, which is a register of its own: the next heads' positions are summed while it waits, all but
     their last one.
 
@@ -56,7 +57,7 @@ class AttentionSums(wiring.Component):
     sums : Out(sums_signature)
     """
 
-    latency = 5
+    latency = 6
 
     def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, max_context: int):
         self.heads, self.banks, self.lanes = heads, banks, lanes
@@ -89,7 +90,8 @@ class AttentionSums(wiring.Component):
             m.d.sync += [sub.eq(Mux(word.position_end, 0, sub + 1)), first.eq(word.first),
                          last.eq(word.last)]
 
-        at_read = stage(m, advance, word, "read")
+        at_word = stage(m, advance, word, "word")
+        at_read = stage(m, advance, at_word, "read")
         at_maximum = stage(m, advance, at_read, "maximum")
         at_shifted = stage(m, advance, at_maximum, "shifted")
         at_product = stage(m, advance, at_shifted, "product")
@@ -98,7 +100,7 @@ class AttentionSums(wiring.Component):
 
         # v travels beside the exponentials it will be multiplied with.
         v = [bank.mant for bank in self.v.payload.bank]
-        for marks, name in ((word, "read"), (at_read, "maximum"), (at_maximum, "shifted")):
+        for marks, name in ((word, "word"), (at_word, "read"), (at_read, "maximum"), (at_maximum, "shifted")):
             after = [Signal.like(mant, name=f"v_{name}_{u}", reset_less=True) for u, mant in enumerate(v)]
             with m.If(advance & marks.valid):
                 m.d.sync += [a.eq(mant) for a, mant in zip(after, v, strict=True)]
@@ -109,14 +111,19 @@ class AttentionSums(wiring.Component):
             bank = h * self.banks // self.heads
             score = self.score.payload.score[h]
 
-            # EXP2 and r.  |I + ve| <= 512 + 13: 11 bits signed.
+            # EXP2, and then r: v comes from a memory, which is slow.  |I + ve| <= 512 + 13: 11 bits signed.
             read = exp2.read_port()
+            score_word = Signal(signed(SCORE_BITS), name=f"score_word_{h}", reset_less=True)
+            v_exp = Signal(signed(EXP_BITS), name=f"v_exp_{h}", reset_less=True)
             whole = Signal(signed(SCORE_BITS - 6), name=f"whole_{h}", reset_less=True)
             exponent = Signal(signed(SCORE_BITS - 5), name=f"exponent_{h}", reset_less=True)
-            now = Mux(start, score >> 6, whole)
-            m.d.comb += [read.addr.eq(score[:6]), read.en.eq(self.score.valid & self.score.ready)]
+            m.d.comb += [read.addr.eq(score_word[:6]), read.en.eq(advance & at_word.valid & at_word.position_start)]
             with m.If(advance & word.valid):
-                m.d.sync += [whole.eq(now), exponent.eq(now + self.v.payload.bank[bank].exp)]
+                m.d.sync += v_exp.eq(self.v.payload.bank[bank].exp)
+                with m.If(start):
+                    m.d.sync += score_word.eq(score)
+            with m.If(advance & at_word.valid):
+                m.d.sync += [whole.eq(score_word >> 6), exponent.eq((score_word >> 6) + v_exp)]
 
             # Maxima, and the shifts they bring: held at what leaves nothing of den and E, of num the sign.
             # num_max has a register for each block, the current one first.

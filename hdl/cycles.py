@@ -231,7 +231,7 @@ class _Token:
         self._to("sampler", sampler.last + 4 + ceil_log2(lanes))
 
 
-RESIDUAL, SWIGLU, MX = 2, 5, 4
+RESIDUAL, SWIGLU, MX = 2, 6, 4
 """Cycles from a beat in to the same out; of Mx, from the last of a block to its first."""
 
 

@@ -113,7 +113,7 @@ class Matvec(wiring.Component):
     def latency(self) -> int:
         """Cycles from the read of a group's last weight to its first beat on ``o``.
 
-        12 + log2(block_lanes), one more if a block is several words.
+        13 + log2(block_lanes), one more if a block is several words.
         """
         return self._result - 1 + RowOutput.LATENCY
 
@@ -189,7 +189,7 @@ class Matvec(wiring.Component):
                 m.d.sync += port.addr.eq(Mux(again, 0, port.addr + 1))
 
         block_end = [issue & block_ends]
-        for stage in range(1, p + 5):
+        for stage in range(1, p + 6):
             block_end.append(at(stage, block_end[-1], "block_end", since=stage - 1))
 
         def of_block(stage: int, value: Value, name: str, since: int) -> Value:
@@ -214,7 +214,7 @@ class Matvec(wiring.Component):
         scale = Signal(SCALE_SHAPE)
         m.d.comb += scale.eq(buffer.exp + Mux(high_plane, TERM_FRACTION + HIGH_PLANE, TERM_FRACTION))
         scale = of_block(p, scale, "scale", since=1)
-        start, first = at(p - 1, part_starts, "part_starts", since=1), at(p + 4, first_term, "first_term")
+        start, first = at(p - 1, part_starts, "part_starts", since=1), at(p + 5, first_term, "first_term")
 
         make_lane = partial(RowLane, multiplier=self.multiplier, wide_bits=self.wide_bits, max_terms=self.max_terms)
         for index, (word, row, result) in enumerate(
@@ -223,7 +223,7 @@ class Matvec(wiring.Component):
             connect(m, prepared, lane.prepared)
             m.d.comb += [
                 lane.word.eq(word), lane.row.eq(row), lane.start.eq(start), lane.total.eq(total),
-                lane.scale.eq(scale), lane.add.eq(block_end[p + 4]), lane.first.eq(first),
+                lane.scale.eq(scale), lane.add.eq(block_end[p + 5]), lane.first.eq(first),
                 result.eq(lane.result),
             ]
         m.d.comb += output.push.eq(at(self._result, issue & group_ends, "push"))

@@ -54,8 +54,9 @@ class RowLane(wiring.Component):
         p + 1    d * P, m * S, shift = e + scale
         p + 2    T
         p + 3    T << (shift mod 8)
-        p + 4    the term: the rest of the shift, by multiples of eight, and saturation; ``add``, ``first``
-        p + 5    ``result``, if that was the row's last term
+        p + 4    the rest of the shift, by multiples of eight; whether it leaves the term
+        p + 5    the term, saturated; ``add``, ``first``
+        p + 6    ``result``, if that was the row's last term
 
     The two-step shift needs neither the negative of the shift nor a rounding adder: the fine step is always
     to the left, the coarse one a selection of eleven, and half an LSB goes in with the accumulator's carry.
@@ -68,11 +69,11 @@ class RowLane(wiring.Component):
     total : In                at p: S of the block
     scale : In(SCALE_SHAPE)   at p: exponent of the block + 16, + 4 in the high plane
     row : In(10)              at p: e (7 bits signed) | k << 7
-    add, first : In(1)        at p + 4: a term is here; it is the row's first
-    result : Out(wide)        at p + 5
+    add, first : In(1)        at p + 5: a term is here; it is the row's first
+    result : Out(wide)        at p + 6
     """
 
-    AFTER_PRODUCT = 5
+    AFTER_PRODUCT = 6
     """Cycles from P to ``result``."""
 
     def __init__(self, *, multiplier: Multiplier, wide_bits: int, max_terms: int) -> None:
@@ -129,9 +130,9 @@ class RowLane(wiring.Component):
             m.d.sync += step.eq(coarse + 5)
 
         # The term with a guard bit below it.  Only shifts to the left saturate; there the guard bit is zero.
-        term = Signal(signed(term_bits + 1), reset_less=True)
-        sign = fine[-1]
-        limit = Cat(Const(0, 1), (~sign).replicate(term_bits - 1), sign)
+        shifted = Signal(signed(term_bits + 1), reset_less=True)
+        sign, negative, saturates = fine[-1], Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += negative.eq(sign)
         with m.Switch(step):
             for index in range(11):
                 octets = index - 5
@@ -143,11 +144,12 @@ class RowLane(wiring.Component):
                 moved = fine << 8 * octets + 1 if octets >= 0 else fine >> -8 * octets - 1
                 with m.Case(index):
                     if index == 0:
-                        m.d.sync += term.eq(0)
-                    elif len(outside) < 2:
-                        m.d.sync += term.eq(moved)
+                        m.d.sync += [shifted.eq(0), saturates.eq(0)]
                     else:
-                        m.d.sync += term.eq(Mux(fits, moved[:term_bits + 1], limit))
+                        m.d.sync += [shifted.eq(moved), saturates.eq(~fits if len(outside) > 1 else 0)]
+        term = Signal(signed(term_bits + 1), reset_less=True)
+        limit = Cat(Const(0, 1), (~negative).replicate(term_bits - 1), negative)
+        m.d.sync += term.eq(Mux(saturates, limit, shifted))
 
         # Terms are below 2**(wide_bits + 4) in magnitude, ROUND_RESULT is as well: max_terms + 1 of them fit.
         acc = Signal(signed(term_bits + 1 + ceil_log2(self.max_terms)), reset_less=True)

@@ -149,13 +149,12 @@ class Stage(wiring.Component):
 
         # Where the updated residual goes: through a norm to the next matrix, and after the last layer to the head.
         vector = Signal(range(2 * n_layers + 1))
-        final = Signal()
-        m.d.comb += final.eq(vector == 2 * n_layers)
+        final = Signal(init=n_layers == 0)       # vector == 2 * n_layers: a register, as all that is ready depends on it
         done = Signal()
         vector_ends = Signal()
         m.d.comb += vector_ends.eq(residual.o.valid & residual.o.ready & residual.o.payload.last)
         with m.If(vector_ends):
-            m.d.sync += vector.eq(vector + 1)
+            m.d.sync += [vector.eq(vector + 1), final.eq(vector == 2 * n_layers - 1)]
         m.d.comb += [rmsnorm.i.payload.data.eq(residual.o.payload.data),
                      rmsnorm.i.payload.last.eq(residual.o.payload.last)]
         with m.If(~final | (context.sample & self.head)):
@@ -169,7 +168,7 @@ class Stage(wiring.Component):
                 m.d.comb += [self.o.valid.eq(residual.o.valid), residual.o.ready.eq(self.o.ready), done.eq(vector_ends)]
         m.d.comb += self.done.eq(done)
         with m.If(done):
-            m.d.sync += [running.eq(0), vector.eq(0)]
+            m.d.sync += [running.eq(0), vector.eq(0), final.eq(n_layers == 0)]
 
         # Results of the fabric, by matrix.
         layer = Signal(range(max(2, n_layers)))

@@ -18,11 +18,11 @@ class SwiGLU(wiring.Component):
 
     ::
 
-        gate -> table -> value, step * fraction -> silu --.
-        up -------------------------------------------------> silu * up -> o
+        gate -> table -> entry -> value, step * fraction -> silu --.
+        up ----------------------------------------------------------> silu * up -> o
 
     A beat of ``lanes`` gates and one of the same rows' ups take turns.  From the up beat in to the product
-    out: 5 cycles; one beat in a cycle, one out every two cycles.
+    out: 6 cycles; one beat in a cycle, one out every two cycles.
 
     Widths, signed: value 16 bits, step 10, fraction 9, so step * fraction 19;
     |silu * up| <= 2**(2 * wide_bits - 2).
@@ -56,8 +56,8 @@ class SwiGLU(wiring.Component):
         with m.If(advance & self.i.valid):
             m.d.sync += takes_up.eq(~takes_up)
 
-        # Validity and last: 1 interpolation, 2 operands, 3 to 5 the product.
-        valid, last = Signal(5), Signal(5)
+        # Validity and last: 1 the table's entry, which is slow, 2 interpolation, 3 operands, 4 to 6 the product.
+        valid, last = Signal(6), Signal(6)
         with m.If(advance):
             m.d.sync += [
                 valid.eq(Cat(self.i.valid & takes_up, valid)),
@@ -82,15 +82,21 @@ class SwiGLU(wiring.Component):
                 table.addr.eq(Cat(incoming[8:15], ~incoming[15])),
                 table.en.eq(advance & self.i.valid & ~takes_up),
             ]
-            fraction = Cat(gate[:8], Const(0, 1)).as_signed()
+            # Entry and gate move on with the up: a new gate arrives as the old one is used.
+            of_gate = Signal(entry, name=f"entry_{k}")
+            kept, inside_table = Signal(signed(width), name=f"kept_{k}"), Signal(2, name=f"inside_table_{k}")
+            up = Signal(data.ArrayLayout(signed(width), 2), name=f"up_{k}")
             step, value = Signal(signed(19), name=f"step_{k}"), Signal(signed(16), name=f"value_{k}")
-            up = Signal(signed(width), name=f"up_{k}")
-            # LSB 2**-20, the half that rounds below the value.  A new gate arrives as the old one is used.
+            outside = Signal(signed(width), name=f"outside_{k}")
+            # LSB 2**-20, the half that rounds below the value.
             inside = (Cat(Const(128, 8), value).as_signed() + step) >> 8
             with m.If(advance):
                 m.d.sync += [
-                    step.eq(table.data.step * fraction), value.eq(table.data.value), up.eq(incoming),
-                    product.a.eq(Mux(fits, inside, Mux(gate[-1], 0, gate))), product.b.eq(up),
+                    of_gate.eq(table.data), kept.eq(gate), inside_table.eq(Cat(fits, inside_table)),
+                    up[0].eq(incoming), up[1].eq(up[0]),
+                    step.eq(of_gate.step * Cat(kept[:8], Const(0, 1)).as_signed()), value.eq(of_gate.value),
+                    outside.eq(Mux(kept[-1], 0, kept)),
+                    product.a.eq(Mux(inside_table[1], inside, outside)), product.b.eq(up[1]),
                 ]
             m.d.comb += [product.en.eq(advance), self.o.payload.data[k].eq(product.p)]
         return m
