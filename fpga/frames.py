@@ -21,7 +21,7 @@ def crc16_step(crc: Value, byte: Value) -> Value:
 
 
 class FrameRx(wiring.Component):
-    """Bytes to payloads: a byte a cycle; the payload is there one cycle after the END of a whole frame.
+    """Bytes to payloads: a byte a cycle; the payload is there two cycles after the END of a whole frame.
 
     What is not PAYLOAD + CRC bytes with the right CRC between two ENDs vanishes.
 
@@ -41,18 +41,21 @@ class FrameRx(wiring.Component):
         count = Signal(range(PAYLOAD + CRC + 2))    # PAYLOAD + CRC + 1 for any more
         crc = Signal(16, init=0xFFFF)
         escaped = Signal()
+        taken, valid = Signal(8), Signal()          # bytes come from a block RAM, which is slow
         byte = Signal(8)
         m.d.comb += [
-            self.i.ready.eq(~self.o.valid), byte.eq(self.i.payload ^ Mux(escaped, FLIP, 0)),
+            self.i.ready.eq(~(valid & self.o.valid)), byte.eq(taken ^ Mux(escaped, FLIP, 0)),
             self.o.payload.eq(held[:PAYLOAD_BITS]),
         ]
+        with m.If(self.i.ready):
+            m.d.sync += [taken.eq(self.i.payload), valid.eq(self.i.valid)]
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        with m.If(self.i.valid & self.i.ready):
-            with m.If(self.i.payload == END):
+        with m.If(valid & ~self.o.valid):
+            with m.If(taken == END):
                 m.d.sync += [self.o.valid.eq((count == PAYLOAD + CRC) & (crc == 0) & ~escaped), count.eq(0), crc.eq(0xFFFF),
                              escaped.eq(0)]
-            with m.Elif(self.i.payload == ESCAPE):
+            with m.Elif(taken == ESCAPE):
                 m.d.sync += escaped.eq(1)
             with m.Else():
                 m.d.sync += [escaped.eq(0), crc.eq(crc16_step(crc, byte))]

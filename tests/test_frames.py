@@ -47,7 +47,7 @@ def test_hardware_reads_what_the_host_sends(stall):
         for payload in sent:
             count += len(on_line(payload))
             last.append(ends[count])
-        assert came == [cycle + 1 for cycle in last]
+        assert came == [cycle + 2 for cycle in last]
 
 
 def spoilt(line: bytes, rng: random.Random) -> bytes:
