@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from fpga.cells import ECP5_25, ECP5_85, UP5K, Device
+from fpga.cells import ECP5_25, ECP5_85, HX8K, UP5K, Device
 from fpga.uart import BAUD
 
 
@@ -67,6 +67,7 @@ BOARDS = {board.name: board for board in (
     Board("icesugar-pro", "icesugar_pro:ICESugarProPlatform", ECP5_25, flasher="icesugar-pro"),
     Board("icepi-zero", "icepi_zero:IcepiZero1_3Platform", ECP5_25, flasher="icepi-zero"),
     Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic", baud=BAUD),
+    Board("ice40-hx8k-b-evn", "ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform", HX8K, flasher="ice40_generic", baud=BAUD),
 )}
 
 
