@@ -72,7 +72,7 @@ class _AddressBits:
         self.sequence = ceil_log2(config.n_sequences)
         rows = max(m.rows for m in layer_matrices(model))
         self.index = ceil_log2(max(rows, model.dim_padded, model.attn_dim))
-        self.total = 1 + max(2 + self.sequence + self.layer + self.kv_head + self.place, 3 + self.index)
+        self.total = 1 + max(2 + self.sequence + self.layer + self.kv_head + self.place, 2 + self.index)
 
 
 class SharedEngine(wiring.Component):
@@ -670,8 +670,12 @@ class SharedEngine(wiring.Component):
         rep_bits = ceil_log2(model.n_rep)
 
         def scratch(region: int, index):
-            index = Cat(index, Const(0, bits.index))[:bits.index]
-            return Cat(index, Const(0, bits.total - 4 - bits.index), Const(region, 3), Const(1, 1))
+            """Regions from 2 on have at most a word for four rows, and share one region: a quarter each."""
+            wide = bits.index if region < 2 else bits.index - 2
+            index = Cat(index, Const(0, wide))[:wide]
+            if region >= 2:
+                region, index = 2, Cat(index, Const(region - 2, 2))
+            return Cat(index, Const(0, bits.total - 3 - bits.index), Const(region, 2), Const(1, 1))
 
         def cache(kind, head, place):
             fields = ((place, bits.place), (head, bits.kv_head), (self.layer, bits.layer),
