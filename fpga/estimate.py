@@ -7,17 +7,24 @@ from itertools import product
 from fpga.boards import Board
 from fpga.cells import Cells, Device, Family
 from fpga.ecp5 import ALWAYS_CHAINS, WHERE_DSPS_ARE_FEW
-from hdl.config import ChipConfig
+from hdl.config import SHARED_CONTEXT, ChipConfig
 from hdl.cycles import token_cycles
 from hdl.rom import SMALL_ROM_BITS
+from hdl.shared_cycles import shared_token_cycles
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
-CLOCK_MHZ = {"ecp5": 60.0}
+CLOCK_MHZ = {"ecp5": 60.0, "ice40": 24.0}
 """What designs of this kind have reached after route."""
 
-CONTEXT = 128
+WIDE_BITS = {"ecp5": 32, "ice40": 24}
+"""Of the models that are compiled for a family: the shared engine, which an iCE40 has room for, is made for 24."""
+
+CONTEXT = {"ecp5": 128, "ice40": 64}
 """The context at which tokens a second are counted, where the chip holds as much."""
+
+FULL = {"ecp5": 0.92, "ice40": 0.98}
+"""The share of LUTs that place and route gets along with."""
 
 # LUTs of ECP5 by part, with the ends of their carry chains, as counted in placed designs of ``stories-260k`` (docs/fpga).
 LUTS_ANY = 2_500            # control, the line, what does not grow
@@ -31,6 +38,11 @@ FLIP_FLOPS_A_LUT = 0.55
 
 DSPS_VECTOR_LANE = 17       # norm 5, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
 DSPS_SAMPLER_LANE = 2
+
+# The shared engine on an iCE40, in logic cells, with chip, line and link (docs/up5k.md); little of it depends on the model.
+SHARED = Cells(luts=5_068, flip_flops=1_778, block_rams=8, dsps=8)
+SHARED_ROMS = ("weights_00", "rows", "gain")
+"""Those in block RAM; the block RAMs of SHARED are the program's, the tables' and the line's."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +64,26 @@ class Estimate:
         return self.clock_mhz * 1e6 / self.cycles
 
 
-def context_of(config: ChipConfig) -> int:
-    return min(CONTEXT, config.max_context)
+def family_name(board: Board) -> str:
+    """Raises ValueError for a family of which nothing is known."""
+    name = board.device.family.name
+    if name not in CLOCK_MHZ:
+        raise ValueError(f"{board.name}: there are no estimates for {name} yet")
+    return name
 
 
 def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
     """Raises ValueError for a family of which nothing is known."""
-    family = board.device.family
-    if family.name not in CLOCK_MHZ:
-        raise ValueError(f"{board.name}: there are no estimates for {family.name} yet")
-    context = context_of(config)
-    return Estimate(config, *cells_of(model, config, board.device), CLOCK_MHZ[family.name], context,
-                    token_cycles(model, config, context).total)
+    family = family_name(board)
+    context = min(CONTEXT[family], config.max_context)
+    cycles = shared_token_cycles(model, config, context) if config.shared else token_cycles(model, config, context).total
+    return Estimate(config, *cells_of(model, config, board.device), CLOCK_MHZ[family], context, cycles)
 
 
 def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...]]:
     """LUTs within a tenth, block RAMs but for constant bits, which Yosys leaves out; and what must do without DSPs."""
+    if config.shared:
+        return replace(SHARED, block_rams=block_rams(model, config, device.family)), ()
     lane = LUTS_ROW_LANE_REST + (LUTS_ROW_LANE - LUTS_ROW_LANE_REST) * config.block_lanes / BLOCK
     wide = model.wide_bits / 32
     sampler = config.sampler_lanes or config.vector_lanes
@@ -87,7 +103,10 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
 
 
 def block_rams(model: ModelFormat, config: ChipConfig, family: Family) -> int:
-    """ROMs, KV cache, and the tables that each lane has."""
+    """ROMs, KV cache, and the tables that each lane has; the shared engine's cache is not in block RAM."""
+    if config.shared:
+        return SHARED.block_rams + sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
+                                       if rom.name in SHARED_ROMS)
     roms = sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
                if rom.width * rom.depth >= SMALL_ROM_BITS)
     banks = max(1, config.attention_heads // model.n_rep)
@@ -97,8 +116,14 @@ def block_rams(model: ModelFormat, config: ChipConfig, family: Family) -> int:
     return roms + 2 * banks * family.block_rams(words, width) + tables
 
 
-def candidates(model: ModelFormat, max_context: int) -> Iterator[ChipConfig]:
-    """Configurations worth a look: the sampler as fast as the head, plain multipliers, which carry chains are made of."""
+def candidates(model: ModelFormat, board: Board, max_context: int) -> Iterator[ChipConfig]:
+    """Configurations worth a look: the sampler as fast as the head, plain multipliers, which carry chains are made of.
+
+    On an iCE40 it is the shared engine; raises ValueError if that does not fit the model.
+    """
+    if family_name(board) == "ice40":
+        yield ChipConfig.for_model(model, shared=True, max_context=min(max_context, SHARED_CONTEXT))
+        return
     powers = (1, 2, 4, 8, 16, 32)
     for rows, block, vector, heads in product(powers, (8, 16, BLOCK), powers, range(1, model.n_heads + 1)):
         rate = rows * block / (model.dim_padded * (2 if model.head_bits == 8 else 1))
@@ -111,20 +136,19 @@ def candidates(model: ModelFormat, max_context: int) -> Iterator[ChipConfig]:
             continue
 
 
-def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate | None:
-    """The configuration of the fewest cycles a token that fits the board; None if none does."""
-    fitting = (e for e in (estimate(model, config, board) for config in candidates(model, max_context))
-               if not overflows(e.cells, board))
-    return min(fitting, key=lambda e: (e.cycles, e.cells.luts), default=None)
-
-
-FULL = 0.92
-"""The share of LUTs that place and route gets along with."""
+def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate:
+    """The configuration of the fewest cycles a token that fits the board; if none does, that of the fewest LUTs."""
+    estimates = [estimate(model, config, board) for config in candidates(model, board, max_context)]
+    fitting = [e for e in estimates if not overflows(e.cells, board)]
+    if fitting:
+        return min(fitting, key=lambda e: (e.cycles, e.cells.luts))
+    return min(estimates, key=lambda e: e.cells.luts)
 
 
 def overflows(cells: Cells, board: Board) -> list[str]:
     """The resources that are not there, each as "12 block RAMs of 10"."""
-    have = replace(board.device.cells, luts=int(board.device.cells.luts * FULL))
+    full = FULL[family_name(board)]
+    have = replace(board.device.cells, luts=int(board.device.cells.luts * full))
     return [f"{getattr(cells, name):,} {text} of {getattr(have, name):,}" for name, text in (
-        ("luts", f"LUTs that place and route gets along with ({FULL:.0%})"), ("flip_flops", "flip-flops"),
+        ("luts", f"LUTs that place and route gets along with ({full:.0%})"), ("flip_flops", "flip-flops"),
         ("block_rams", "block RAMs"), ("dsps", "DSPs")) if getattr(cells, name) > getattr(have, name)]

@@ -12,7 +12,7 @@ from hardwire.output import (
     OutputError,
     check_replaceable,
     describe,
-    keep_simulation,
+    keep_builds,
     replaced,
     sha256,
     write_json,
@@ -130,7 +130,7 @@ def _cast(
         "derived": derived(model, config, manifest),
         "measured": {name: value for name, value in model.report.items() if name != "notes"},
     }
-    keep_simulation(out, folder)
+    keep_builds(out, folder)
     if simulation:
         output = Output(folder)
         with step("build the simulation", seconds) as running:

@@ -1,14 +1,21 @@
 """``hardwire fpga build``: a compiled model, or a checkpoint that is compiled for the board, as a bitstream."""
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hardwire.board import board_rom
+from hardwire.compile import compile_model
 from hardwire.console import say, step
-from hardwire.output import Output, is_output, write_json
+from hardwire.output import Output, OutputError, is_output, write_json
 from hardwire.source import Source
-from weights_to_rom.model_format import ModelFormat
+
+if TYPE_CHECKING:
+    from fpga.boards import Board
+    from fpga.cells import Cells
+    from fpga.estimate import Estimate
 
 MAX_CONTEXT = 256
 """Positions of the chip that a checkpoint is compiled to, where the model has as many."""
@@ -24,28 +31,29 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     from fpga.boards import board_named
     from fpga.build import BuildError, bitstream
     from fpga.ecp5 import Pll
-    from fpga.estimate import overflows
+    from fpga.estimate import estimate
     from fpga.simulated_board import board_verilog
+    from fpga.uart import divisor_for
 
     board = board_named(board_name)
     output = _output(name, board, out)
-    estimated = _estimate(output.format, output.config, board)
+    estimated = estimate(output.format, output.config, board)
     for line in estimate_lines(estimated):
         say(line)
-    if over := overflows(estimated.cells, board):
-        raise BuildError(f"{name} does not fit {board.name}: it takes {'; '.join(over)}.  {_largest(board)}")
+    _check_fit(name, estimated.cells, board)
     # What the PLL makes of it is what the serial line counts in.
     wanted = Pll.below(board.oscillator_mhz, clock_mhz or estimated.clock_mhz).mhz
     folder = output.folder / "fpga" / board.name
     roms = board_rom(output, folder / "rom")
-    verilog = board_verilog(output.format, output.config, round(wanted * 1e6 / board.baud))
+    verilog = board_verilog(output.format, output.config, divisor_for(wanted * 1e6, board.baud))
     with step(f"build for {board.name}") as running:
         found = bitstream(board, verilog, roms, folder, clock_mhz=wanted, seed=seed, chains=estimated.chains,
                           progress=lambda phase, what: running.update(f"{phase}: {what}".rstrip(": ")))
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])
     report = {
-        "model": output.about["source"], **found, "context": estimated.context, "cycles_per_token": cycles,
+        "model": output.about["source"], "identity": f"{output.identity:016x}", **found,
+        "context": estimated.context, "cycles_per_token": cycles,
         "cycles_are": "measured on the simulated chip" if measured else "predicted from shapes",
         "tokens_per_second": round(clock * 1e6 / cycles), "timing_met": found["fmax_mhz"] >= found["clock_mhz"],
         "estimated": asdict(estimated.cells) | {"clock_mhz": estimated.clock_mhz}, "lanes": output.config.as_dict(),
@@ -61,54 +69,56 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     return report | {"bitstream": str(folder / "top.bit")}
 
 
-def _output(name: str, board, out: Path | None) -> Output:
+def _output(name: str, board: "Board", out: Path | None) -> Output:
     """The compiled model ``name``, or the one that is made of the checkpoint, with the fastest lanes that fit."""
-    from fpga.build import BuildError
-    from fpga.estimate import fastest
-    from hardwire.compile import compile_model
+    from fpga.estimate import WIDE_BITS, family_name, fastest
+    from hdl.verilog import chip_verilog
 
     if is_output(Path(name)):
         say(f"{name} is compiled: its lanes stand")
-        return Output(name)
-    source = Source.open(name)
-    model = source.format()
+        output = Output(name)
+        if chip_verilog(output.format, output.config) != output.verilog.read_text():
+            raise OutputError(f"{name}: this version of hardwire generates other Verilog: compile it again")
+        return output
+    source, wide_bits = Source.open(name), WIDE_BITS[family_name(board)]
+    model = source.format(wide_bits)
     best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
-    if best is None:
-        raise BuildError(f"{name} does not fit {board.name} with any lanes.  {_largest(board)}")
+    _check_fit(name, best.cells, board)
     out = out or Path("build") / f"{Path(name).name}-{board.name}"
-    lanes = {k: v for k, v in best.config.as_dict().items() if k != "shared"}
-    if not (is_output(out) and Output(out).config == best.config):
-        compile_model(source, out, simulation=False, **lanes)
+    compile_model(source, out, wide_bits=wide_bits, **best.config.as_dict())
     return Output(out)
 
 
-def _estimate(model: ModelFormat, config, board):
-    from fpga.estimate import estimate
+def _check_fit(name: str, cells: "Cells", board: "Board") -> None:
+    from fpga.build import BuildError
+    from fpga.estimate import overflows
 
-    return estimate(model, config, board)
+    if over := overflows(cells, board):
+        raise BuildError(f"{name} does not fit {board.name}: it takes {'; '.join(over)}.  {_largest(board)}")
 
 
-def _largest(board) -> str:
+def _largest(board: "Board") -> str:
     """The largest bundled model that fits, with its fastest lanes."""
-    from fpga.estimate import fastest
+    from fpga.estimate import WIDE_BITS, family_name, fastest, overflows
     from weights_to_rom.known_models import known_models
 
     fitting = []
     for name, *_, path in known_models():
         if not (path and Path(path).is_dir()):  # a folder of this repository
             continue
-        model = Source.open(name).format()
-        if best := fastest(model, board, min(MAX_CONTEXT, model.max_seq_len)):
-            fitting.append((model.dim * model.n_layers, name, best))
+        model = Source.open(name).format(WIDE_BITS[family_name(board)])
+        best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
+        if not overflows(best.cells, board):
+            fitting.append((model.dim * model.n_layers, name, best.config))
     if not fitting:
         return "No bundled model does."
-    _, name, best = max(fitting, key=lambda entry: entry[:2])
-    config = best.config
-    return (f"The largest bundled model that fits is {name}, with --row-lanes {config.row_lanes} --vector-lanes "
-            f"{config.vector_lanes} --attention-heads {config.attention_heads} --max-context {config.max_context}.")
+    _, name, config = max(fitting, key=lambda entry: entry[:2])
+    lanes = "--shared --wide-bits 24" if config.shared else (
+        f"--row-lanes {config.row_lanes} --vector-lanes {config.vector_lanes} --attention-heads {config.attention_heads}")
+    return f"The largest bundled model that fits is {name}, with {lanes} --max-context {config.max_context}."
 
 
-def _cycles(output: Output, estimated) -> tuple[int, bool]:
+def _cycles(output: Output, estimated: "Estimate") -> tuple[int, bool]:
     """Cycles of a token at the context, and whether they were measured."""
     decode = output.report["measured"].get("decode", {})
     if entry := decode.get(str(estimated.context)):
@@ -116,7 +126,7 @@ def _cycles(output: Output, estimated) -> tuple[int, bool]:
     return estimated.cycles, False
 
 
-def estimate_lines(estimated) -> list[str]:
+def estimate_lines(estimated: "Estimate") -> list[str]:
     cells = estimated.cells
     return [f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
             (f"estimated: {estimated.clock_mhz:g} MHz, {estimated.cycles:,} cycles a token at context {estimated.context}, "
@@ -128,10 +138,13 @@ def flash(out: str, board_name: str) -> str:
     from fpga.boards import board_named
     from fpga.flash import flash as load
 
-    board = board_named(board_name)
-    bitstream = Path(out) / "fpga" / board.name / "top.bit"
+    board, output = board_named(board_name), Output(out)
+    folder = output.folder / "fpga" / board.name
+    bitstream, again = folder / "top.bit", f"make one with: hardwire fpga build {out} --board {board.name}"
     if not bitstream.is_file():
-        raise ValueError(f"{bitstream}: no bitstream (make one with: hardwire fpga build {out} --board {board.name})")
+        raise ValueError(f"{bitstream}: no bitstream ({again})")
+    if json.loads((folder / "report.json").read_text())["identity"] != f"{output.identity:016x}":
+        raise ValueError(f"{bitstream}: is of another model or chip than {out} is now ({again})")
     with step(f"flash {board.name}"):
         load(board, bitstream)
     return str(bitstream)

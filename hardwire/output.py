@@ -298,8 +298,11 @@ def check_replaceable(folder: Path) -> None:
         raise OutputError(f"{folder}: {parent} is not writable")
 
 
-def keep_simulation(old: Path, new: Path) -> None:
-    """Bring the build of the same chip along, so that it is not built twice."""
+def keep_builds(old: Path, new: Path) -> None:
+    """Bring the simulation of the same chip along, and what was built for boards, so that nothing is built twice."""
+    if is_output(old) and (old / "fpga").is_dir():
+        # By links: netlists are large, and the old folder must stay whole.
+        shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=_link)
     if not (is_output(old) and (old / "chip.v").is_file()) or sha256(old / "chip.v") != sha256(
         new / "chip.v"
     ):
@@ -307,3 +310,10 @@ def keep_simulation(old: Path, new: Path) -> None:
     for library in (old / "simulation").glob("*.so"):
         (new / "simulation").mkdir(exist_ok=True)
         shutil.copy2(library, new / "simulation")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

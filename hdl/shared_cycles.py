@@ -14,6 +14,15 @@ def engine_cycles(model: ModelFormat, config: ChipConfig, place: int, *, sample:
     return sum(1 for _ in words_of(model, config, place, sample=sample)) + 1
 
 
+def shared_token_cycles(model: ModelFormat, config: ChipConfig, context: int, *, sample: bool = True) -> int:
+    """Cycles of a token that makes its context ``context`` positions long, as ``hdl.cycles.token_cycles`` counts them.
+
+    Around the engine's own the chip takes the token, looks up its place, checks it, starts the engine, and replies; with ``sample``
+    the sampler's winner is a state of its own.  Raises ValueError for a context that the chip does not hold.
+    """
+    return engine_cycles(model, config, context - 1, sample=sample) + (5 if sample else 4)
+
+
 def words_of(model: ModelFormat, config: ChipConfig, place: int, *, sample: bool = True):
     """The numbers of the words that a token goes through, a cycle each."""
     if not 0 <= place < config.max_context:

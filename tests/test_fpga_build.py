@@ -14,6 +14,8 @@ from fpga.cells import ECP5, ECP5_85, Cells
 from fpga.ecp5 import ALWAYS_CHAINS, Pll
 from fpga.estimate import cells_of, estimate, fastest, overflows
 from hardwire.cli import app
+from hardwire.compile import compile_model
+from hardwire.output import Output
 from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.rom import rom_verilog
@@ -183,14 +185,61 @@ def run(*arguments):
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 
 
-def test_refusals(tmp_path):
-    ran = run("fpga", "build", "stories-260k", "--board", "icesugar-pro")
+@pytest.mark.parametrize(("board", "said"), [
+    ("icesugar-pro", ("it takes 126 block RAMs of 56.  The largest bundled model that fits is stories-tiny, with --row-lanes 1 "
+                     "--vector-lanes 2 --attention-heads 1 --max-context 256.")),
+    ("icebreaker", ("it takes 363 block RAMs of 30.  The largest bundled model that fits is stories-tiny, with --shared "
+                   "--wide-bits 24 --max-context 256.")),
+])
+def test_a_model_that_does_not_fit(monkeypatch, tmp_path, board, said):
+    monkeypatch.setattr(fpga.build, "run_tool", None)
+    ran = run("fpga", "build", "stories-260k", "--board", board, "-o", str(tmp_path / "out"))
     assert isinstance(ran.exception, BuildError)
-    assert str(ran.exception).startswith(
-        "stories-260k does not fit icesugar-pro with any lanes.  The largest bundled model that fits is stories-tiny, with "
-        "--row-lanes 1 ")
+    assert str(ran.exception) == f"stories-260k does not fit {board}: {said}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shape_that_the_shared_engine_has_no_hardware_for():
+    model = replace(Source.open("stories-tiny").format(24), head_dim=16, n_heads=2, n_kv_heads=1)
+    with pytest.raises(ValueError, match="head_dim must be 8, not 16"):
+        fastest(model, BOARDS["icebreaker"], 128)
+
+
+def test_a_board_that_is_not_known():
     with pytest.raises(ValueError, match="no board is called nothing; there are ulx3s-85f"):
         board_named("nothing")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """stories-tiny, compiled."""
+    folder = tmp_path_factory.mktemp("compiled") / "out"
+    compile_model(Source.open("stories-tiny"), folder, simulation=False)
+    return folder
+
+
+def test_verilog_of_another_version(out, monkeypatch):
+    monkeypatch.setattr("hdl.verilog.chip_verilog", lambda model, config: "module chip; endmodule")
+    ran = run("fpga", "build", str(out), "--board", "ulx3s-85f")
+    assert str(ran.exception) == f"{out}: this version of hardwire generates other Verilog: compile it again"
+
+
+def test_a_bitstream_of_another_model_is_not_flashed(out, monkeypatch):
+    monkeypatch.setattr("fpga.flash.flash", lambda board, bitstream: None)
+    again = f"make one with: hardwire fpga build {out} --board ulx3s-85f"
+    bit = out / "fpga" / "ulx3s-85f" / "top.bit"
+
+    def flashed():
+        ran = run("fpga", "flash", str(out), "--board", "ulx3s-85f")
+        return str(ran.exception)
+
+    assert flashed() == f"{bit}: no bitstream ({again})"
+    bit.parent.mkdir(parents=True)
+    bit.touch()
+    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{Output(out).identity ^ 1:016x}"}))
+    assert flashed() == f"{bit}: is of another model or chip than {out} is now ({again})"
+    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{Output(out).identity:016x}"}))
+    assert flashed() == "None"
 
 
 def test_boards_are_listed():

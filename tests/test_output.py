@@ -10,7 +10,7 @@ from cli_common import write_model
 
 import hdl.verilog
 from hardwire.compile import compile_model
-from hardwire.output import Output, OutputError, keep_simulation, replaced, sha256
+from hardwire.output import Output, OutputError, keep_builds, replaced, sha256
 from hardwire.source import Source
 from weights_to_rom.rom_image import rom_images
 
@@ -180,5 +180,17 @@ def test_only_a_build_of_the_same_chip_is_kept(out, tmp_path):
         new = tmp_path / name
         new.mkdir()
         (new / "chip.v").write_text(verilog)
-        keep_simulation(out, new)
+        keep_builds(out, new)
         assert [p.name for p in new.glob("simulation/*")] == kept
+
+
+def test_what_was_built_for_boards_is_kept(out, tmp_path):
+    build = out / "fpga" / "board"
+    (build / "rom").mkdir(parents=True)
+    (build / "top.bit").write_bytes(b"bits")
+    (build / "rom" / "gain.hex").symlink_to("../../../rom/gain.hex")
+    (tmp_path / "chip.v").write_text("module x;")
+    keep_builds(out, tmp_path)
+    assert (tmp_path / "fpga" / "board" / "top.bit").read_bytes() == b"bits"
+    assert (tmp_path / "fpga" / "board" / "rom" / "gain.hex").readlink() == Path("../../../rom/gain.hex")
+    assert (build / "top.bit").exists()
