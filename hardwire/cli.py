@@ -642,6 +642,17 @@ def flash(
     say(f"{load_bitstream(out, board)} is in {board}")
 
 
+@fpga.command("verify", epilog="Example:  hardwire fpga verify build/stories-260k-ulx3s-85f --board ulx3s-85f")
+def verify_bitstream(
+    out: OutFolder, board: Annotated[str, typer.Option(show_default=False, help="One that a bitstream was built for.")]
+) -> None:
+    """Read the block RAMs back out of the finished bitstream, and compare every bit with the model's ROMs."""
+    from hardwire.fpga import verify as compare
+
+    for line in compare(out, board):
+        say(line)
+
+
 @app.command()
 def boards(as_json: Json = False) -> None:
     """The boards that bitstreams can be built for."""

@@ -160,6 +160,10 @@ def estimate_lines(estimated: "Estimate") -> list[str]:
             f"{estimated.tokens_per_second:,.0f} tokens/s")]
 
 
+def _bitstream_name(board: "Board") -> str:
+    return "top.bin" if board.device.family.name == "ice40" else "top.bit"
+
+
 def flash(out: str, board_name: str) -> str:
     """Load the bitstream that ``build`` made of OUT into a board; what was loaded.  Raises ValueError."""
     from fpga.boards import board_named
@@ -167,7 +171,7 @@ def flash(out: str, board_name: str) -> str:
 
     board, output = board_named(board_name), Output(out)
     folder = output.folder / "fpga" / board.name
-    bitstream = folder / ("top.bin" if board.device.family.name == "ice40" else "top.bit")
+    bitstream = folder / _bitstream_name(board)
     again = f"make one with: hardwire fpga build {out} --board {board.name}"
     if not bitstream.is_file():
         raise ValueError(f"{bitstream}: no bitstream ({again})")
@@ -176,6 +180,27 @@ def flash(out: str, board_name: str) -> str:
     with step(f"flash {board.name}"):
         load(board, bitstream)
     return str(bitstream)
+
+
+def verify(out: str, board_name: str) -> list[str]:
+    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs; a line each.  Raises ValueError."""
+    from fpga.boards import board_named
+    from fpga.contents import contents
+    from fpga.simulated_board import DIVISOR, board_verilog
+    from fpga.verify import verify as compare
+
+    board, output = board_named(board_name), Output(out)
+    folder = output.folder / "fpga" / board.name
+    if missing := [name for name in (_bitstream_name(board), "routed.json") if not (folder / name).is_file()]:
+        raise ValueError(f"{folder / missing[0]}: is not there (make it with: hardwire fpga build {out} --board {board.name})")
+    verilog = board_verilog(output.format, output.config, DIVISOR)
+    held = {f"board.{name}": words for name, words in contents(verilog, board_rom(output, folder / "rom"), "board").items()}
+    with step(f"verify {folder / _bitstream_name(board)}"):
+        equal = compare(board, folder, held)
+    lines = [f"{of.memory}: {of.words:,} words of {of.bits} bits in {of.block_rams} block RAMs: equal"
+             for of in equal if of.block_rams]
+    logic = [of.memory for of in equal if not of.block_rams]
+    return [*lines, f"logic, which is not read back: {', '.join(logic)}"]
 
 
 def build_lines(report: dict) -> list[str]:
