@@ -9,26 +9,30 @@ from fpga.boards import Board
 MULTIPLY = Path(__file__).with_name("ecp5_multiply.v")
 """How multiplications are made of carry chains."""
 
-ALWAYS_CHAINS = ("*matvec*lane_*", "*attention.*heads.*sums.*", "*attention.*heads.*scores.*", "*swiglu.$mul*")
+ALWAYS_CHAINS = ("*matvec*lane_*", "*swiglu.$mul*")
 """Cells whose multiplications are: those of few bits, of which there are many."""
 
 
 @dataclass(frozen=True)
 class Multiplications:
-    """Some that take DSPs or carry chains: their cells, and what a vector lane and a sampler lane has of them."""
+    """Some that take DSPs or carry chains: their cells, and what each of the chip's ``lanes`` has of them.
+
+    lanes is "vector", "sampler" or "head": elements of heads that attention multiplies in a cycle.
+    """
 
     cells: str
+    lanes: str
     dsps: int
-    sampler_dsps: int
     luts: int
-    sampler_luts: int
 
 
 WHERE_DSPS_ARE_FEW = (
-    Multiplications("*embedding.*", 1, 0, 70, 0),
-    Multiplications("*rope.*phase_*", 1, 0, 200, 0),
-    Multiplications("*sampler.*product*", 0, 2, 0, 560),
-    Multiplications("*rmsnorm.*square_or_scale_*", 2, 0, 560, 0),
+    Multiplications("*attention.*heads.*scores.*", "head", 1, 72),
+    Multiplications("*attention.*heads.*sums.*", "head", 1, 128),
+    Multiplications("*embedding.*", "vector", 1, 70),
+    Multiplications("*rope.*phase_*", "vector", 1, 200),
+    Multiplications("*sampler.*product*", "sampler", 2, 560),
+    Multiplications("*rmsnorm.*square_or_scale_*", "vector", 2, 560),
 )
 """What becomes carry chains, too, from the first one on, until the others have DSPs enough."""
 

@@ -23,8 +23,10 @@ WIDE_BITS = {"ecp5": 32, "ice40": 24}
 CONTEXT = {"ecp5": 128, "ice40": 64}
 """The context at which tokens a second are counted, where the chip holds as much."""
 
-FULL = {"ecp5": 0.92, "ice40": 0.98}
-"""The share of LUTs that place and route gets along with."""
+FULL = {"LFE5U-85F": 0.75, "iCE40UP5K": 0.98}
+"""The share of LUTs that place and route gets along with, where it is not FULL_ELSEWHERE; the 85F's routing ends at 90 %."""
+
+FULL_ELSEWHERE = 0.92
 
 # LUTs of ECP5 by part, with the ends of their carry chains, as counted in placed designs of ``stories-260k`` (docs/fpga).
 LUTS_ANY = 2_500            # control, the line, what does not grow
@@ -33,11 +35,12 @@ LUTS_ROW_LANE_REST = 900    # of that, what does not grow with the block lanes: 
 LUTS_VECTOR_LANE = 2_900    # residual, norm, RoPE, SwiGLU, four conversions, embedding
 LUTS_SAMPLER_LANE = 1_300
 LUTS_HEAD = 1_200           # an attention head's exponents, shifts, division
-LUTS_HEAD_LANE = 580        # q * k, p * v, and the sum of a head's element
+LUTS_HEAD_LANE = 380        # the sum of a head's element
 FLIP_FLOPS_A_LUT = 0.55
 
 DSPS_VECTOR_LANE = 17       # norm 5, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
 DSPS_SAMPLER_LANE = 2
+DSPS_HEAD_LANE = 2          # q * k, p * v
 
 # The shared engine on an iCE40, in logic cells, with chip, line and link (docs/up5k.md); little of it depends on the model.
 SHARED = Cells(luts=5_068, flip_flops=1_778, block_rams=8, dsps=8)
@@ -90,14 +93,15 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
     luts = (LUTS_ANY + config.row_lanes * lane + config.vector_lanes * LUTS_VECTOR_LANE * wide
             + sampler * LUTS_SAMPLER_LANE * wide
             + config.attention_heads * (LUTS_HEAD + config.attention_lanes * LUTS_HEAD_LANE))
-    dsps = config.vector_lanes * DSPS_VECTOR_LANE + sampler * DSPS_SAMPLER_LANE
+    lanes = {"vector": config.vector_lanes, "sampler": sampler, "head": config.attention_heads * config.attention_lanes}
+    dsps = lanes["vector"] * DSPS_VECTOR_LANE + lanes["sampler"] * DSPS_SAMPLER_LANE + lanes["head"] * DSPS_HEAD_LANE
     chains = ALWAYS_CHAINS
     for few in WHERE_DSPS_ARE_FEW:
         if dsps <= device.cells.dsps:
             break
         chains += (few.cells,)
-        dsps -= few.dsps * config.vector_lanes + few.sampler_dsps * sampler
-        luts += few.luts * config.vector_lanes + few.sampler_luts * sampler
+        dsps -= few.dsps * lanes[few.lanes]
+        luts += few.luts * lanes[few.lanes]
     return Cells(luts=round(luts), flip_flops=round(luts * FLIP_FLOPS_A_LUT), dsps=dsps,
                  block_rams=block_rams(model, config, device.family)), chains
 
@@ -147,7 +151,7 @@ def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate:
 
 def overflows(cells: Cells, board: Board) -> list[str]:
     """The resources that are not there, each as "12 block RAMs of 10"."""
-    full = FULL[family_name(board)]
+    full = FULL.get(board.device.name, FULL_ELSEWHERE)
     have = replace(board.device.cells, luts=int(board.device.cells.luts * full))
     return [f"{getattr(cells, name):,} {text} of {getattr(have, name):,}" for name, text in (
         ("luts", f"LUTs that place and route gets along with ({full:.0%})"), ("flip_flops", "flip-flops"),
