@@ -13,7 +13,7 @@ BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-smollm2 test-ice40 formal lint verilog sim bitstream flash clean
+.PHONY: help setup demo test test-smollm2 test-ice40 test-ecp5 formal lint verilog sim bitstream flash clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -43,7 +43,11 @@ test-smollm2: $(SETUP) ## compile SmolLM2-135M, and compare its RTL with the int
 	$(BIN)/pytest -m smollm2
 
 test-ice40: $(SETUP) ## build an iCEBreaker's bitstream, and compare its contents and its placed cells with the model (minutes)
+	@PYTHON=$(PYTHON) .ci/packages ice40
 	$(BIN)/pytest -m ice40
+
+test-ecp5: $(SETUP) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
+	$(BIN)/pytest -m ecp5
 
 formal: $(SETUP) ## prove what must hold whatever the units are given (docs/formal.md)
 	$(BIN)/python tests/formal/prove.py
