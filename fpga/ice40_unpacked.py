@@ -23,7 +23,7 @@ def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
     not there.
     """
     if board.device.cells.dsps:
-        raise BuildError(f"{board.name}: {ICEBOX} knows nothing of a {board.device.name}'s MAC16 and SPRAM")
+        raise BuildError(f"{board.name}: {ICEBOX} knows nothing of an {board.device.name}'s MAC16 and SPRAM")
     if shutil.which(ICEBOX) is None:
         raise BuildError(f"{ICEBOX} is not there: on Debian, as root, apt-get install fpga-icestorm")
     folder.mkdir(parents=True, exist_ok=True)
