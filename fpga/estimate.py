@@ -43,7 +43,7 @@ DSPS_SAMPLER_LANE = 2
 DSPS_HEAD_LANE = 2          # q * k, p * v
 
 # The shared engine on an iCE40, in logic cells, with chip, line and link (docs/up5k.md); little of it depends on the model.
-SHARED = Cells(luts=5_068, flip_flops=1_778, block_rams=8, dsps=8)
+SHARED = Cells(luts=5_041, flip_flops=1_778, block_rams=8, dsps=8)
 SHARED_ROMS = ("weights_00", "rows", "gain")
 """Those in block RAM; the block RAMs of SHARED are the program's, the tables' and the line's."""
 
@@ -151,8 +151,10 @@ def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate:
 
 def overflows(cells: Cells, board: Board) -> list[str]:
     """The resources that are not there, each as "12 block RAMs of 10"."""
-    full = FULL.get(board.device.name, FULL_ELSEWHERE)
-    have = replace(board.device.cells, luts=int(board.device.cells.luts * full))
-    return [f"{getattr(cells, name):,} {text} of {getattr(have, name):,}" for name, text in (
-        ("luts", f"LUTs that place and route gets along with ({full:.0%})"), ("flip_flops", "flip-flops"),
-        ("block_rams", "block RAMs"), ("dsps", "DSPs")) if getattr(cells, name) > getattr(have, name)]
+    full, have = FULL.get(board.device.name, FULL_ELSEWHERE), board.device.cells
+    over = []
+    if cells.luts > (most := int(have.luts * full)):
+        over.append(f"{cells.luts:,} LUTs of {have.luts:,}, of which {most:,} can be placed and routed")
+    return over + [f"{getattr(cells, name):,} {text} of {getattr(have, name):,}" for name, text in (
+        ("flip_flops", "flip-flops"), ("block_rams", "block RAMs"), ("dsps", "DSPs"))
+        if getattr(cells, name) > getattr(have, name)]

@@ -35,6 +35,8 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     from fpga.estimate import estimate
 
     board = board_named(board_name)
+    if clock_mhz:
+        _clock(board, clock_mhz)
     output = _output(name, board, out)
     estimated = estimate(output.format, output.config, board)
     for line in estimate_lines(estimated):
@@ -74,9 +76,20 @@ class _Placed:
     netlist: Path
 
 
+def _clock(board: "Board", mhz: float) -> float:
+    """What the board makes of it, and the serial line counts in.  Raises ValueError if there is no such clock or line."""
+    from fpga import ecp5, ice40_build
+    from fpga.uart import divisor_for
+
+    pll = ice40_build.Pll if board.device.family.name == "ice40" else ecp5.Pll
+    clock_mhz = mhz if mhz == board.oscillator_mhz else pll.below(board.oscillator_mhz, mhz).mhz
+    divisor_for(clock_mhz * 1e6, board.baud)
+    return clock_mhz
+
+
 def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed: int, chains: Sequence[str],
             progress: Callable[[str], None]) -> _Placed:
-    from fpga import ecp5, ice40_build
+    from fpga import ice40_build
     from fpga.build import bitstream
     from fpga.simulated_board import board_verilog
     from fpga.uart import divisor_for
@@ -87,8 +100,7 @@ def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed
         report = ice40_build.build(output.format, output.config, roms, made, board=board, clock_mhz=clock_mhz, seed=seed,
                                    progress=progress)
         return _Placed({name: value for name, value in report.items() if name != "key"}, made / "top.bin", made / "routed.json")
-    # What the PLL makes of it is what the serial line counts in.
-    clock_mhz = ecp5.Pll.below(board.oscillator_mhz, clock_mhz).mhz
+    clock_mhz = _clock(board, clock_mhz)
     verilog = board_verilog(output.format, output.config, divisor_for(clock_mhz * 1e6, board.baud))
     report = bitstream(board, verilog, roms, folder, clock_mhz=clock_mhz, seed=seed, chains=chains,
                        progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")))

@@ -207,6 +207,23 @@ def test_a_shape_that_the_shared_engine_has_no_hardware_for():
         fastest(model, BOARDS["icebreaker"], 128)
 
 
+@pytest.mark.parametrize(("board", "clock", "said"), [
+    ("icebreaker", "7", "no clock of 7 MHz, or a little less, can be made from 12 MHz"),
+    ("ulx3s-85f", "2", "no clock of 2 MHz, or a little less, can be made from 25 MHz"),
+    ("ulx3s-85f", "8", "3000000 baud cannot be made of 7.14286 MHz: a bit would take 2.38 cycles"),
+])
+def test_a_clock_that_the_board_has_not(board, clock, said):
+    """Said before anything is compiled."""
+    assert str(run("fpga", "build", "nothing", "--board", board, "--clock", clock).exception) == said
+
+
+def test_what_overflows_is_named():
+    full = Cells(luts=62_731, flip_flops=83_641, block_rams=209, dsps=157)
+    assert overflows(full, ULX3S) == ["62,731 LUTs of 83,640, of which 62,730 can be placed and routed",
+                                      "83,641 flip-flops of 83,640", "209 block RAMs of 208", "157 DSPs of 156"]
+    assert overflows(replace(full, luts=62_730, flip_flops=1, block_rams=1, dsps=1), ULX3S) == []
+
+
 def test_a_board_that_is_not_known():
     with pytest.raises(ValueError, match="no board is called nothing; there are ulx3s-85f"):
         board_named("nothing")
