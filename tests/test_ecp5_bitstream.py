@@ -1,20 +1,26 @@
-"""An ECP5's bitstream from scratch: its block RAMs hold the model."""
+"""An ECP5's bitstream from scratch: its block RAMs hold the model, and its placed cells compute the model's tokens."""
 
 import json
 import random
 import re
 
 import pytest
+import serial
 
 from fpga.boards import board_named
 from fpga.build import BuildError, run_tool
 from fpga.contents import contents
 from fpga.ecp5_readback import BlockRam, block_rams, parse, words
+from fpga.ecp5_routed import routed_verilog
+from fpga.host import BoardSession
+from fpga.simulated_board import SimulatedBoard
+from fpga.uart import divisor_for
 from fpga.verify import verify
 from hardwire import fpga
 from hardwire.compile import compile_model
 from hardwire.output import Output
 from hardwire.source import Source
+from sim.session import GoldenSession, Sampling, generate
 
 minutes = pytest.mark.ecp5
 BOARD = board_named("icesugar-pro")
@@ -58,6 +64,41 @@ def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path
     verilog = (built / "synthesis" / "in" / "top.v").read_text()
     with pytest.raises(BuildError, match=rf"^{re.escape(memory)}: word 0 of the bitstream differs in bits \d+: \w+, not \w+$"):
         verify(BOARD, tmp_path, contents(verilog, built / "rom", "top"))
+
+
+@minutes
+def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
+    clock_mhz = json.loads((built / "report.json").read_text())["clock_mhz"]
+    board = SimulatedBoard(tmp_path, built / "rom", output.format, output.config, verilog=routed_verilog(built / "routed.json"),
+                           divisor=divisor_for(clock_mhz * 1e6, BOARD.baud)).start()
+    session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
+                           output.config.max_context)
+    golden = GoldenSession(output.model, output.config.max_context)
+    try:
+        for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):
+            ours, theirs = ([reply.token for reply in generate(backend, prompt, n, Sampling(), ())]
+                            for backend in (session, golden))
+            assert ours == theirs and len(ours) == n and len(set(ours)) > 1
+    finally:
+        session.close()
+        board.close()
+
+
+@pytest.mark.parametrize(("cell", "message"), [
+    ({"type": "ALU54B"}, "there is no model of a ALU54B"),
+    ({"type": "TRELLIS_COMB", "parameters": {"MODE": "OTHER"}}, "mode OTHER, which is not modelled"),
+    ({"type": "MULT18X18D", "connections": {"CLK0": [1]}}, "a multiplier with registers, which is not modelled"),
+    ({"type": "TRELLIS_FF", "connections": {"CLK": [2], "Q": [3]}}, "has a clock of its own, which is not modelled"),
+    ({"type": "DP16KD", "parameters": {"DATA_WIDTH_A": "100", "DATA_WIDTH_B": "100"}},
+     "a block RAM's port of 4 bits, , which is not modelled"),
+])
+def test_cells_that_are_not_modelled(tmp_path, cell, message):
+    cells = {"clock": {"type": "DCCA", "connections": {"CLKI": [0], "CLKO": [1]}}, "it": {"connections": {}} | cell}
+    ports = {name: {"bits": [at]} for at, name in enumerate(("clk", "rx", "tx"))}
+    cells = {name: {"parameters": {}, "attributes": {}} | cell for name, cell in cells.items()}
+    (tmp_path / "routed.json").write_text(json.dumps({"modules": {"top": {"ports": ports, "cells": cells}}}))
+    with pytest.raises(BuildError, match=f"^it: {message}$"):
+        routed_verilog(tmp_path / "routed.json")
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 9, 18, 36])
