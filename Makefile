@@ -42,7 +42,7 @@ test: $(SETUP) ## run the whole test suite and the linter
 test-smollm2: $(SETUP) ## compile SmolLM2-135M, and compare its RTL with the integer model (minutes)
 	$(BIN)/pytest -m smollm2
 
-test-ice40: $(SETUP) ## build an iCEBreaker's bitstream, and compare its contents and its placed cells with the model (minutes)
+test-ice40: $(SETUP) ## build iCE40 bitstreams, and compare contents, placed cells, and one unpacked again with the model (minutes)
 	@PYTHON=$(PYTHON) .ci/packages ice40
 	$(BIN)/pytest -m ice40
 

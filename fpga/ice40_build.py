@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fpga.boards import Board, board_named
-from fpga.build import key_of, run_tool
+from fpga.build import critical_path, key_of, run_tool
 from fpga.ice40_parts import with_cells
 from fpga.simulated_board import board_verilog
 from fpga.uart import divisor_for
@@ -147,7 +147,7 @@ def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, b
         "luts": used["ICESTORM_LC"],
         "flip_flops": sum(int(cell["parameters"].get("DFF_ENABLE", "0"), 2) for cell in top["cells"].values()),
         "block_rams": used["ICESTORM_RAM"], "dsps": used.get("ICESTORM_DSP", 0), "sprams": used.get("ICESTORM_SPRAM", 0),
-        "tools": versions, "key": key,
+        "critical_path": critical_path(found), "tools": versions, "key": key,
     }
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

@@ -222,6 +222,8 @@ def build_lines(report: dict) -> list[str]:
         f"{report['dsps']} DSPs"),
         f"measured after route: {report['fmax_mhz']} MHz; the clock is {report['clock_mhz']:g} MHz"
         + ("" if report["timing_met"] else ", which is MISSED"),
+        "critical path: " + ", ".join(f"{step['unit']} {step['logic_ns']:g} + {step['wires_ns']:g} ns of wires"
+                                      for step in report["critical_path"]),
         (f"{report['cycles_per_token']:,} cycles a token at context {report['context']} ({report['cycles_are']}): "
         f"{report['tokens_per_second']:,} tokens/s"),
         f"bitstream: {report['bitstream']}",

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import fpga.build
 from fpga.boards import BOARDS, board_named
-from fpga.build import BuildError, bitstream, check_memories, memories, stage_of
+from fpga.build import BuildError, bitstream, check_memories, critical_path, memories, stage_of
 from fpga.cells import ECP5, ECP5_85, Cells
 from fpga.ecp5 import ALWAYS_CHAINS, WHERE_DSPS_ARE_FEW, Pll
 from fpga.estimate import cells_of, estimate, fastest, overflows
@@ -58,9 +58,26 @@ def test_a_small_design(small):
     folder, report = small
     assert report["clock_mhz"] == 60.0 <= report["fmax_mhz"] < 400
     assert (report["block_rams"], report["dsps"]) == (2, 2)
+    path = sum(step["logic_ns"] + step["wires_ns"] for step in report["critical_path"])
+    assert path == pytest.approx(1000 / report["fmax_mhz"], rel=0.01)
     assert 24 < report["luts"] < 300 and 24 + 10 <= report["flip_flops"] < 100
     assert Path(report["bitstream"]).read_bytes()[:2] == b"\xff\x00"  # the comment that a .bit file begins with
     assert json.loads((folder / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 2}
+
+
+def test_the_critical_path_by_unit():
+    def step(kind, cell, delay):
+        return {"type": kind, "delay": delay, "from": {"cell": cell}}
+
+    slow = [step("clk-to-q", "board.fifo.ram.mem.0.0", 5.5), step("routing", "board.fifo.ram.mem.0.0", 1.25),
+            step("logic", "board.rx.crc_LUT4_Z_1", 0.25), step("routing", "board.rx.crc_LUT4_Z_1", 2.0),
+            step("setup", "board.rx.held_TRELLIS_FF_Q", 0.5)]
+    found = {"critical_paths": [
+        {"from": "<async>", "to": "posedge clk", "path": [step("routing", "x", 99.0)]},
+        {"from": "posedge clk", "to": "posedge clk", "path": slow[:3]}, {"from": "posedge clk", "to": "posedge clk", "path": slow},
+        {"from": "<async>", "to": "<async>", "path": [step("routing", "x", 99.0)]}]}
+    assert critical_path(found) == [{"unit": "board.fifo.ram", "logic_ns": 5.5, "wires_ns": 1.25},
+                                    {"unit": "board.rx", "logic_ns": 0.75, "wires_ns": 2.0}]
 
 
 def test_what_was_built_is_not_built_again(small, roms, monkeypatch):

@@ -16,7 +16,8 @@ from fpga.ice40_routed import routed_verilog
 from fpga.simulated_board import SimulatedBoard
 from hardwire.board import board_rom
 from hardwire.compile import compile_model
-from hardwire.output import Output
+from hardwire.fpga import verify
+from hardwire.output import Output, OutputError
 from hardwire.source import Source
 from sim.session import GoldenSession, Sampling, generate
 
@@ -87,6 +88,29 @@ def test_the_bitstream_holds_the_model(output, built):
     # No block RAM with contents is left over: the others are the line's.
     others = [block for name, block in blocks.items() if not name.startswith(tuple(f"{memory}." for memory in expected))]
     assert len(others) == 2 and not any(row for block in others for row in block.rows)
+
+
+@minutes
+def test_the_command_says_so(output, built):
+    folder = output.folder / "fpga" / "icebreaker"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("top.bin", "routed.json"):
+        shutil.copy(built / name, folder)
+    *lines, logic = verify(str(output.folder), "icebreaker")
+    said = [re.fullmatch(r"(\S+): .* in (\d+) block RAMs: equal", line).groups() for line in lines]
+    assert {name: int(blocks) for name, blocks in said} == {
+        f"{ENGINE}.weights_00.rom.mem": 18, f"{ENGINE}.rows.rom.mem": 1, f"{ENGINE}.gain.rom.mem": 1, f"{ENGINE}.program": 3,
+        f"{ENGINE}.table": 2, f"{ENGINE}.sine": 1}
+    assert "identity" in logic
+    image = output.folder / "rom" / "gain.hex"
+    text = image.read_text()
+    words = text.split()
+    image.write_text("\n".join([*words[:7], f"{int(words[7], 16) ^ 2:x}", *words[8:]]))
+    try:
+        with pytest.raises(OutputError, match=r"rom/gain\.hex is not the file that was compiled"):
+            verify(str(output.folder), "icebreaker")
+    finally:
+        image.write_text(text)
 
 
 @minutes
