@@ -23,6 +23,8 @@ TRIES = 20
 GREETINGS = 4
 """Tries before a port is given up, which may be another board's, or at another rate."""
 
+SLOW = 10
+
 
 class LinkError(ValueError):
     """The board does not answer, or is not the one it should be: one line that says so."""
@@ -43,13 +45,14 @@ class Port(Protocol):
 class BoardSession(Session):
     """The sequence of a board.  Prompts are sent ahead of the replies; an answer is written by the board on its own.
 
+    A ``slow`` one, which is simulated, is asked SLOW times as often before it is given up.
     Raises LinkError if the board does not answer, or says another ``identity``.
     """
 
     at_once = 64
 
     def __init__(self, port: Port, identity: int, vocab_size: int, max_context: int, slides: bool = False,
-                 end_token: int | None = None):
+                 end_token: int | None = None, slow: bool = False):
         super().__init__(vocab_size, max_context, slides)
         self._port, self._deframer, self._end_token = port, Deframer(), end_token
         self._frames: deque[tuple[Kind, bytes]] = deque()
@@ -57,6 +60,7 @@ class BoardSession(Session):
         self._in_step = False           # whether the board's is the same, and nothing of the past is on its way
         self._sampling: Sampling | None = None
         self.said_again = 0
+        self._times = SLOW if slow else 1
         theirs = self._greet()
         if theirs != identity:
             raise LinkError(f"the board holds another model or chip ({theirs:016x}, not {identity:016x}): flash it again")
@@ -124,7 +128,7 @@ class BoardSession(Session):
         """Feed tokens from position ``first`` on; those up to AHEAD are said before the first is answered."""
         done = said = 0
         went_back = -1
-        tries = _Tries()
+        tries = _Tries(TRIES * self._times)
         while True:
             # The first of a sequence goes alone: until it is there, the board remembers another sequence at these positions.
             while said < len(tokens) and said - done < (AHEAD if first + done else 1):
@@ -144,7 +148,7 @@ class BoardSession(Session):
                     if status := flags >> STATUS_SHIFT:
                         raise SessionError(f"the board refused token {tokens[position - first]} at position {position}: "
                                            f"{Status(status).name}")
-                    tries = _Tries()
+                    tries = _Tries(TRIES * self._times)
                     done = position - first + 1
                     if done == len(tokens):
                         return token
@@ -155,7 +159,7 @@ class BoardSession(Session):
 
     def _run(self, token: int, last: int) -> Iterator[Reply]:
         """What the board writes after ``token``, which it sampled, up to position ``last`` or its end token."""
-        until, asked, tries = 0, -1, _Tries()
+        until, asked, tries = 0, -1, _Tries(TRIES * self._times)
         while self.position < last and token != self._end_token:
             if until - self.position <= AHEAD // 2 and until < last:
                 until = min(last, self.position + AHEAD)
@@ -170,7 +174,7 @@ class BoardSession(Session):
                 case Kind.RESULT, (position, sampled, flags) if position == self.position and flags & Flag.SAMPLED:
                     if status := flags >> STATUS_SHIFT:
                         raise SessionError(f"the board refused token {token} at position {position}: {Status(status).name}")
-                    tries = _Tries()
+                    tries = _Tries(TRIES * self._times)
                     self._fed.append(token)
                     self.position += 1
                     token = sampled
@@ -184,7 +188,7 @@ class BoardSession(Session):
 
     def _ask(self, kind: Kind, fields: bytes, answer: Kind, right, tries: int = TRIES) -> tuple[int, ...]:
         """Say something until it is answered rightly; other frames are dropped."""
-        tries = _Tries(tries)
+        tries = _Tries(tries * self._times)
         self._say(kind, fields)
         while True:
             match self._hear():
@@ -220,7 +224,7 @@ def _reply(token: int) -> Reply:
 class _Tries:
     """Counts how often in a row nothing came."""
 
-    def __init__(self, most: int = TRIES):
+    def __init__(self, most: int):
         self._n, self._most = 0, most
 
     def again(self) -> None:

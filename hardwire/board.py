@@ -25,7 +25,7 @@ def board_session(output: Output, port: str | None, noise: float = 0.0) -> "Boar
     from fpga.host import LinkError
 
     if port is None:
-        return _session(output, _simulated(output, noise))
+        return _session(output, _simulated(output, noise), slow=True)
     reasons = []
     for name, baud in product(_candidates() if port == AUTO else [port], _rates()):
         opened = None
@@ -43,13 +43,13 @@ def board_session(output: Output, port: str | None, noise: float = 0.0) -> "Boar
     raise OutputError("; ".join(reasons) or "no serial port of a board was found: plug it in, or name one with --port")
 
 
-def _session(output: Output, port: "Port") -> "BoardSession":
+def _session(output: Output, port: "Port", slow: bool = False) -> "BoardSession":
     from fpga.host import BoardSession
 
     end = output.model.eos_token_ids
     config = output.config
     return BoardSession(port, output.identity, output.format.vocab_size, config.max_context, config.n_sinks > 0,
-                        end[0] if end else None)
+                        end[0] if end else None, slow)
 
 
 def _open(name: str, baud: int) -> "Port":

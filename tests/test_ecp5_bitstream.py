@@ -72,7 +72,7 @@ def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
     board = SimulatedBoard(tmp_path, built / "rom", output.format, output.config, verilog=routed_verilog(built / "routed.json"),
                            divisor=divisor_for(clock_mhz * 1e6, BOARD.baud)).start()
     session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
-                           output.config.max_context)
+                           output.config.max_context, slow=True)
     golden = GoldenSession(output.model, output.config.max_context)
     try:
         for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):

@@ -137,7 +137,7 @@ def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
     board = SimulatedBoard(tmp_path / "simulation", output.folder / "board", output.format, output.config,
                            verilog=routed_verilog(folder), divisor=ice40_build.DIVISOR).start()
     session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
-                           output.config.max_context)
+                           output.config.max_context, slow=True)
     golden = GoldenSession(output.model, output.config.max_context)
     try:
         for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):

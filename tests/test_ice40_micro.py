@@ -73,7 +73,7 @@ def tokens_of_bitstream(bitstream, model, config, folder):
                            verilog=unpacked_verilog(bitstream, BOARD, folder / "unpacked")).start()
     port = serial.Serial(board.port, timeout=0.02)
     try:
-        return tokens(BoardSession(port, IDENTITY, model.format.vocab_size, config.max_context))
+        return tokens(BoardSession(port, IDENTITY, model.format.vocab_size, config.max_context, slow=True))
     except LinkError:
         return None
     finally:
