@@ -18,6 +18,11 @@ class BlockRam:
     site: int
     width: int
 
+    @property
+    def words(self) -> int:
+        """How many it holds; below 9 bits no word has the ninth bit of a unit."""
+        return UNITS * (9 if self.width >= 9 else 8) // self.width
+
 
 def unpack(folder: Path) -> dict[int, tuple[int, ...]]:
     """The units of every block RAM in ``folder``/top.bit that is used, by its number.  Raises BuildError if it is no bitstream."""
@@ -60,8 +65,14 @@ def words(memory: str, expected: list[int], blocks: dict[str, BlockRam], held: d
         ones, zeros = ones & word, zeros | word
     varying = [bit for bit in range(zeros.bit_length()) if (zeros & ~ones) >> bit & 1]
     read = [ones] * len(expected)
+    columns = sorted({column for _, column in slices})
+    if columns and {row for row, _ in slices} == {0}:
+        # Words further up are further slices: those of the first words come first.
+        deep = -(-len(expected) // slices[0, columns[0]].words)
+        if deep > 1 and len(columns) % deep == 0:
+            return _deep(memory, read, varying, [slices[0, column] for column in columns], len(columns) // deep, held)
     bits = iter(varying)
-    for column in sorted({column for _, column in slices}):
+    for column in columns:
         rows = [slices[row] for row in sorted(slices) if row[1] == column]
         held_words = [word for block in rows for word in _words(held[block.site], block.width)]
         size = len(held_words) // len(rows) * -(-len(expected) * len(rows) // len(held_words))
@@ -72,6 +83,20 @@ def words(memory: str, expected: list[int], blocks: dict[str, BlockRam], held: d
                 read[at] |= (held_words[at] >> k & 1) << bit
     if not slices or next(bits, None) is not None:
         raise ValueError(f"{memory}: {len(slices)} block RAMs in the netlist are not those for {len(varying)} bits that vary")
+    return read
+
+
+def _deep(memory: str, read: list[int], varying: list[int], blocks: list[BlockRam], across: int,
+          held: dict[int, tuple[int, ...]]) -> list[int]:
+    """``across`` block RAMs beside each other for the first words, as many for the next ones, and so on."""
+    if len(varying) > across * blocks[0].width:
+        raise ValueError(f"{memory}: {len(blocks)} block RAMs in the netlist are not those for {len(varying)} bits that vary")
+    for number, block in enumerate(blocks):
+        held_words = _words(held[block.site], block.width)
+        first, slice_ = number // across * len(held_words), number % across
+        for at, word in enumerate(held_words[:max(0, len(read) - first)], first):
+            for k, bit in enumerate(varying[slice_ * block.width:(slice_ + 1) * block.width]):
+                read[at] |= (word >> k & 1) << bit
     return read
 
 

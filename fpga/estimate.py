@@ -14,8 +14,8 @@ from hdl.shared_cycles import shared_token_cycles
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
-CLOCK_MHZ = {"ecp5": 60.0, "ice40": 24.0}
-"""What designs of this kind have reached after route."""
+CLOCK_MHZ = {"LFE5U-85F": 48.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
+"""What designs have reached after route."""
 
 WIDE_BITS = {"ecp5": 32, "ice40": 24}
 """Of the models that are compiled for a family: the shared engine, which an iCE40 has room for, is made for 24."""
@@ -23,8 +23,8 @@ WIDE_BITS = {"ecp5": 32, "ice40": 24}
 CONTEXT = {"ecp5": 128, "ice40": 64}
 """The context at which tokens a second are counted, where the chip holds as much."""
 
-FULL = {"LFE5U-85F": 0.75, "iCE40UP5K": 0.98}
-"""The share of LUTs that place and route gets along with, where it is not FULL_ELSEWHERE; the 85F's routing ends at 90 %."""
+FULL = {"LFE5U-85F": 0.30, "iCE40UP5K": 0.98}
+"""The share of LUTs that place and route gets along with, where it is not FULL_ELSEWHERE; on an 85F no more was seen to route."""
 
 FULL_ELSEWHERE = 0.92
 
@@ -70,7 +70,7 @@ class Estimate:
 def family_name(board: Board) -> str:
     """Raises ValueError for a family of which nothing is known."""
     name = board.device.family.name
-    if name not in CLOCK_MHZ:
+    if name not in WIDE_BITS:
         raise ValueError(f"{board.name}: there are no estimates for {name} yet")
     return name
 
@@ -80,7 +80,7 @@ def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
     family = family_name(board)
     context = min(CONTEXT[family], config.max_context)
     cycles = shared_token_cycles(model, config, context) if config.shared else token_cycles(model, config, context).total
-    return Estimate(config, *cells_of(model, config, board.device), CLOCK_MHZ[family], context, cycles)
+    return Estimate(config, *cells_of(model, config, board.device), CLOCK_MHZ[board.device.name], context, cycles)
 
 
 def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...]]:

@@ -218,3 +218,20 @@ def test_a_netlist_of_another_design(small):
 def test_nothing_built(output):
     with pytest.raises(ValueError, match=r"top\.bit: is not there \(make it with: hardwire fpga build .* --board icesugar-pro\)$"):
         fpga.verify(str(output.folder), BOARD.name)
+
+
+def test_a_rom_deeper_than_a_block_ram():
+    """Its further words are further slices: 1,300 words of 40 bits are three times two block RAMs of 512 words."""
+    rng = random.Random(3)
+    content = [rng.getrandbits(40) for _ in range(1300)]
+    blocks, held = {}, {}
+    for number in range(6):
+        first, slice_ = number // 2 * 512, number % 2
+        part = [word >> 36 * slice_ & (1 << 36) - 1 for word in content[first:first + 512]]
+        blocks[f"m.0.{number}"] = BlockRam(number, 36)
+        held[number] = tuple(word >> 9 * k & 511 for word in part + [0] * (512 - len(part)) for k in range(4))
+    assert words("m", content, blocks, held) == content
+    held[5] = (held[5][0] ^ 1, *held[5][1:])
+    assert [at for at, word in enumerate(words("m", content, blocks, held)) if word != content[at]] == [1024]
+    with pytest.raises(ValueError, match=r"^m: 3 block RAMs in the netlist are not those for 40 bits that vary$"):
+        words("m", content, {name: blocks[name] for name in ("m.0.0", "m.0.1", "m.0.2")}, held)

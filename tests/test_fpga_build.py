@@ -235,10 +235,10 @@ def test_a_clock_that_the_board_has_not(board, clock, said):
 
 
 def test_what_overflows_is_named():
-    full = Cells(luts=62_731, flip_flops=83_641, block_rams=209, dsps=157)
-    assert overflows(full, ULX3S) == ["62,731 LUTs of 83,640, of which 62,730 can be placed and routed",
+    full = Cells(luts=25_093, flip_flops=83_641, block_rams=209, dsps=157)
+    assert overflows(full, ULX3S) == ["25,093 LUTs of 83,640, of which 25,092 can be placed and routed",
                                       "83,641 flip-flops of 83,640", "209 block RAMs of 208", "157 DSPs of 156"]
-    assert overflows(replace(full, luts=62_730, flip_flops=1, block_rams=1, dsps=1), ULX3S) == []
+    assert overflows(replace(full, luts=25_092, flip_flops=1, block_rams=1, dsps=1), ULX3S) == []
 
 
 def test_a_board_that_is_not_known():
