@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fpga import ecp5
 from fpga.boards import Board
+from fpga.contents import instances
 
 Progress = Callable[[str], None]
 
@@ -86,22 +87,13 @@ def key_of(*parts: object) -> str:
 
 
 def memories(verilog: str, top: str) -> dict[str, tuple[str, int, int]]:
-    """Every memory of the design by its flattened name: ("rom" or "ram", words, bits)."""
-    modules = dict(re.findall(r"^module (\\?\S+?) ?\(.*?\n(.*?)^endmodule", verilog, re.MULTILINE | re.DOTALL))
-    instances = {name: re.findall(r"^  (\\?\S+) +\\?(\S+) +\(", body, re.MULTILINE) for name, body in modules.items()}
+    """Every memory of the design by its flattened name: ("rom", "ram" or "logic", words, bits)."""
     found = {}
-
-    def visit(module: str, path: str) -> None:
-        memory = re.search(r"reg \[(\d+):0\] mem \[0:(\d+)\]", modules[module])
+    for path, module, body in instances(verilog, top):
+        memory = re.search(r"reg \[(\d+):0\] mem \[0:(\d+)\]", body)
         if memory and module.startswith(("rom_", "ram_")):
-            logic = '"logic"' in modules[module]
-            kind = "logic" if logic else module[:3]
+            kind = "logic" if '"logic"' in body else module[:3]
             found[f"{path}.mem"] = (kind, int(memory[2]) + 1, int(memory[1]) + 1)
-        for kind, name in instances[module]:
-            if kind in modules:
-                visit(kind, f"{path}.{name}".lstrip("."))
-
-    visit(top, "")
     return found
 
 

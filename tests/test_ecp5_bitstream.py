@@ -5,14 +5,13 @@ import random
 import re
 
 import pytest
-import serial
+from board_common import check_it_writes_what_golden_writes
 
 from fpga.boards import board_named
 from fpga.build import BuildError, run_tool
 from fpga.contents import contents
 from fpga.ecp5_readback import BlockRam, block_rams, parse, words
 from fpga.ecp5_routed import routed_verilog
-from fpga.host import BoardSession
 from fpga.simulated_board import SimulatedBoard
 from fpga.uart import divisor_for
 from fpga.verify import verify
@@ -20,7 +19,6 @@ from hardwire import fpga
 from hardwire.compile import compile_model
 from hardwire.output import Output
 from hardwire.source import Source
-from sim.session import GoldenSession, Sampling, generate
 
 minutes = pytest.mark.ecp5
 BOARD = board_named("icesugar-pro")
@@ -71,17 +69,7 @@ def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
     clock_mhz = json.loads((built / "report.json").read_text())["clock_mhz"]
     board = SimulatedBoard(tmp_path, built / "rom", output.format, output.config, verilog=routed_verilog(built / "routed.json"),
                            divisor=divisor_for(clock_mhz * 1e6, BOARD.baud)).start()
-    session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
-                           output.config.max_context, slow=True)
-    golden = GoldenSession(output.model, output.config.max_context)
-    try:
-        for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):
-            ours, theirs = ([reply.token for reply in generate(backend, prompt, n, Sampling(), ())]
-                            for backend in (session, golden))
-            assert ours == theirs and len(ours) == n and len(set(ours)) > 1
-    finally:
-        session.close()
-        board.close()
+    check_it_writes_what_golden_writes(board, output)
 
 
 @pytest.mark.parametrize(("cell", "message"), [

@@ -6,11 +6,10 @@ import re
 import shutil
 
 import pytest
-import serial
+from board_common import check_it_writes_what_golden_writes
 
 from fpga import ice40_build, ice40_readback
 from fpga.build import BuildError, run_tool
-from fpga.host import BoardSession
 from fpga.ice40_readback import block_rams, unpack, words
 from fpga.ice40_routed import routed_verilog
 from fpga.simulated_board import SimulatedBoard
@@ -19,7 +18,6 @@ from hardwire.compile import compile_model
 from hardwire.fpga import verify
 from hardwire.output import Output, OutputError
 from hardwire.source import Source
-from sim.session import GoldenSession, Sampling, generate
 
 minutes = pytest.mark.ice40
 ENGINE = "board.core.chip.engine"
@@ -136,17 +134,7 @@ def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
     shutil.copy(built / "routed.json", folder)
     board = SimulatedBoard(tmp_path / "simulation", output.folder / "board", output.format, output.config,
                            verilog=routed_verilog(folder), divisor=ice40_build.DIVISOR).start()
-    session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
-                           output.config.max_context, slow=True)
-    golden = GoldenSession(output.model, output.config.max_context)
-    try:
-        for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):
-            ours, theirs = ([reply.token for reply in generate(backend, prompt, n, Sampling(), ())]
-                            for backend in (session, golden))
-            assert ours == theirs and len(ours) == n and len(set(ours)) > 1
-    finally:
-        session.close()
-        board.close()
+    check_it_writes_what_golden_writes(board, output)
 
 
 @minutes
