@@ -14,7 +14,7 @@ from hdl.shared_cycles import shared_token_cycles
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
-CLOCK_MHZ = {"LFE5U-85F": 48.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
+CLOCK_MHZ = {"LFE5U-85F": 45.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 """What designs have reached after route."""
 
 WIDE_BITS = {"ecp5": 32, "ice40": 24}
@@ -149,9 +149,9 @@ def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate:
     return min(estimates, key=lambda e: e.cells.luts)
 
 
-def overflows(cells: Cells, board: Board) -> list[str]:
-    """The resources that are not there, each as "12 block RAMs of 10"."""
-    full, have = FULL.get(board.device.name, FULL_ELSEWHERE), board.device.cells
+def overflows(cells: Cells, board: Board, *, tight: bool = False) -> list[str]:
+    """The resources that are not there, each as "12 block RAMs of 10"; ``tight``: all LUTs may be taken, routed or not."""
+    full, have = 1.0 if tight else FULL.get(board.device.name, FULL_ELSEWHERE), board.device.cells
     over = []
     if cells.luts > (most := int(have.luts * full)):
         over.append(f"{cells.luts:,} LUTs of {have.luts:,}, of which {most:,} can be placed and routed")

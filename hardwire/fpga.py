@@ -36,12 +36,12 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
 
     board = board_named(board_name)
     if clock_mhz:
-        _clock(board, clock_mhz)
+        clock_of(board, clock_mhz)
     output = _output(name, board, out)
     estimated = estimate(output.format, output.config, board)
     for line in estimate_lines(estimated):
         say(line)
-    _check_fit(name, estimated.cells, board)
+    _check_fit(name, estimated.cells, board, tight=True)  # whoever chose lanes may try
     folder = output.folder / "fpga" / board.name
     with step(f"build for {board.name}") as running:
         placed = _placed(output, board, folder, clock_mhz or estimated.clock_mhz, seed, estimated.chains, running.update)
@@ -76,7 +76,7 @@ class _Placed:
     netlist: Path
 
 
-def _clock(board: "Board", mhz: float) -> float:
+def clock_of(board: "Board", mhz: float) -> float:
     """What the board makes of it, and the serial line counts in.  Raises ValueError if there is no such clock or line."""
     from fpga import ecp5, ice40_build
     from fpga.uart import divisor_for
@@ -100,7 +100,7 @@ def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed
         report = ice40_build.build(output.format, output.config, roms, made, board=board, clock_mhz=clock_mhz, seed=seed,
                                    progress=progress)
         return _Placed({name: value for name, value in report.items() if name != "key"}, made / "top.bin", made / "routed.json")
-    clock_mhz = _clock(board, clock_mhz)
+    clock_mhz = clock_of(board, clock_mhz)
     verilog = board_verilog(output.format, output.config, divisor_for(clock_mhz * 1e6, board.baud))
     report = bitstream(board, verilog, roms, folder, clock_mhz=clock_mhz, seed=seed, chains=chains,
                        progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")))
@@ -128,11 +128,11 @@ def _output(name: str, board: "Board", out: Path | None) -> Output:
     return Output(out)
 
 
-def _check_fit(name: str, cells: "Cells", board: "Board") -> None:
+def _check_fit(name: str, cells: "Cells", board: "Board", tight: bool = False) -> None:
     from fpga.build import BuildError
     from fpga.estimate import overflows
 
-    if over := overflows(cells, board):
+    if over := overflows(cells, board, tight=tight):
         raise BuildError(f"{name} does not fit {board.name}: it takes {'; '.join(over)}.  {_largest(board)}")
 
 

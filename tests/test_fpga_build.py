@@ -12,9 +12,10 @@ from fpga.boards import BOARDS, board_named
 from fpga.build import BuildError, bitstream, check_memories, critical_path, memories, stage_of
 from fpga.cells import ECP5, ECP5_85, Cells
 from fpga.ecp5 import ALWAYS_CHAINS, WHERE_DSPS_ARE_FEW, Pll
-from fpga.estimate import cells_of, estimate, fastest, overflows
+from fpga.estimate import CLOCK_MHZ, cells_of, estimate, fastest, overflows
 from hardwire.cli import app
 from hardwire.compile import compile_model
+from hardwire.fpga import clock_of
 from hardwire.output import Output
 from hardwire.source import Source
 from hdl.config import ChipConfig
@@ -234,11 +235,22 @@ def test_a_clock_that_the_board_has_not(board, clock, said):
     assert str(run("fpga", "build", "nothing", "--board", board, "--clock", clock).exception) == said
 
 
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_board_has_the_clock_that_is_its_default(name):
+    """And its line can be made of it."""
+    wanted = CLOCK_MHZ[BOARDS[name].device.name]
+    assert clock_of(BOARDS[name], wanted) == wanted
+
+
 def test_what_overflows_is_named():
     full = Cells(luts=25_093, flip_flops=83_641, block_rams=209, dsps=157)
     assert overflows(full, ULX3S) == ["25,093 LUTs of 83,640, of which 25,092 can be placed and routed",
                                       "83,641 flip-flops of 83,640", "209 block RAMs of 208", "157 DSPs of 156"]
-    assert overflows(replace(full, luts=25_092, flip_flops=1, block_rams=1, dsps=1), ULX3S) == []
+    less = replace(full, flip_flops=1, block_rams=1, dsps=1)
+    assert overflows(replace(less, luts=25_092), ULX3S) == []
+    assert overflows(replace(less, luts=83_640), ULX3S, tight=True) == []
+    over = overflows(replace(less, luts=83_641), ULX3S, tight=True)
+    assert over == ["83,641 LUTs of 83,640, of which 83,640 can be placed and routed"]
 
 
 def test_a_board_that_is_not_known():
