@@ -16,7 +16,7 @@ plain     nothing                                         a 4 by 8 bit multiplic
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -47,16 +47,18 @@ def _add_pairs(values: list[Value]) -> list[Value]:
 class Multiplier:
     """What the three have in common: registers and the adder tree.
 
-    ``dot`` holds P ``latency`` = 3 + log2(block_lanes) cycles after ``prepared`` and ``codes``; ``prepared``
-    is PREPARE_LATENCY cycles behind ``x``.  The latency is that of Booth, whose tree has two levels more; the
-    other two wait in their last registers, so that the three change places freely.
+    ``dot`` holds P ``latency`` = 3 + log2(block_lanes) cycles after ``codes``, which are PREPARE_LATENCY cycles
+    behind ``x``.  The latency is that of Booth, whose tree has two levels more.  The other two use one of them
+    to HOLD the codes, as they come from a ROM, which is slow, and wait for the other in their last register: so
+    the three change places freely.  ``prepared`` belongs to the codes as the terms are made of them.
 
-    A register stands behind the selection (before it is the ROM's slow output) and behind each level of the
-    tree, where it is free: an adder's cell has an unused flip-flop.  It also keeps Yosys from fusing the
-    levels into carry-save adders, which take two LUTs a bit on an FPGA instead of one.
+    A register stands behind the selection and behind each level of the tree, where it is free: an adder's cell
+    has an unused flip-flop.  It also keeps Yosys from fusing the levels into carry-save adders, which take two
+    LUTs a bit on an FPGA instead of one.
     """
 
     PREPARE_LATENCY = 1
+    HOLD = True
 
     def __init__(self, block_lanes: int) -> None:
         self.block_lanes = block_lanes
@@ -78,13 +80,21 @@ class Multiplier:
     def prepare(self, m: Module, x: Sequence[Value], total: Value):
         """The broadcast side, for mantissas ``x`` and their sum ``total``: an interface of ``signature``."""
         prepared = self.signature.create(path=("prepared",))
+        if self.HOLD:
+            held = [Signal(value.shape(), name=f"x_held_{j:02}", reset_less=True) for j, value in enumerate(x)]
+            m.d.sync += [register.eq(value) for register, value in zip(held, x, strict=True)]
+            x = held
         m.d.sync += self._prepare(x, total, prepared)
         return prepared
 
     def dot(self, m: Module, prepared, codes: Sequence[Value]) -> Signal:
         """The lane side: the register that holds P."""
+        if self.HOLD:
+            held = Signal(4 * self.block_lanes, name="codes_held", reset_less=True)
+            m.d.sync += held.eq(Cat(*codes))
+            codes = [held[4 * j:4 * j + 4] for j in range(self.block_lanes)]
         level = self._terms(prepared, codes)
-        for depth in range(self.latency - 1):
+        for depth in range(self.latency - 1 - self.HOLD):
             registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True)
                          for j, value in enumerate(level)]
             m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
@@ -130,6 +140,8 @@ class Booth(Multiplier):
     c = d0 + 4 * d1 with d0 = c[0] - 2 * c[1] in -2..1 and d1 = c[1] + c[2] - 2 * c[3] in -2..2 (Booth 1951,
     in the form of MacSorley 1961).  P = sum of c[j] * x[j] + 8 * sum of x[j]; all lanes share the last sum.
     """
+
+    HOLD = False
 
     @property
     def signature(self):

@@ -136,6 +136,7 @@ class RMSNorm(wiring.Component):
         square_last = _delayed(m, advance, squaring & last_read, 4, "square_last")
         output_last = _delayed(m, advance, multiplying & last_read, 7, "output_last")
         squares = []
+        gains = Signal(16 * lanes)
         for k in range(lanes):
             first = Product(a_width=width, b_width=16)
             second = Product(a_width=width + 15, b_width=16)
@@ -147,7 +148,7 @@ class RMSNorm(wiring.Component):
             m.d.comb += [
                 u.eq(shift_right(v, shift, 16)),
                 first.en.eq(advance), second.en.eq(advance),
-                second.a.eq(first.p), second.b.eq(self.gain.data.word_select(k, 16)),
+                second.a.eq(first.p), second.b.eq(gains.word_select(k, 16)),
                 self.o.payload.data[k].eq(second.p),
             ]
             with m.If(advance):
@@ -158,10 +159,12 @@ class RMSNorm(wiring.Component):
             squares.append(first.p[:31])             # |u| <= 2**15
         m.d.comb += [self.o.valid.eq(is_output[7]), self.o.payload.last.eq(output_last[7])]
 
-        # Gains are read one cycle ahead of v * r; the words follow each other through all the norms.
+        # Gains are read two cycles ahead of v * r; the words follow each other through all the norms.
         m.d.comb += self.gain.en.eq(advance)
-        with m.If(advance & is_output[3]):
-            m.d.sync += self.gain.addr.eq(self.gain.addr + 1)
+        with m.If(advance):
+            m.d.sync += gains.eq(self.gain.data)
+            with m.If(is_output[2]):
+                m.d.sync += self.gain.addr.eq(self.gain.addr + 1)
 
         # Sum of squares: a register after each level of additions.
         level = 0

@@ -64,7 +64,7 @@ class RowLane(wiring.Component):
     Members
     -------
     word : In(word_bits)      element j's code at bit 4j; above the codes the word's slice of d | m << 8
-    prepared : In             the multiplier's broadcast side, in the cycle of ``word``
+    prepared : In             the multiplier's broadcast side, for ``word``
     start : In(1)             at p - 1: the block's first word (with block_lanes = 32 every word is)
     total : In                at p: S of the block
     scale : In(SCALE_SHAPE)   at p: exponent of the block + 16, + 4 in the high plane
