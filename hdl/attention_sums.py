@@ -95,8 +95,14 @@ class AttentionSums(wiring.Component):
         at_maximum = stage(m, advance, at_read, "maximum")
         at_shifted = stage(m, advance, at_maximum, "shifted")
         at_product = stage(m, advance, at_shifted, "product")
-        # Only the last position's sums leave, so only they wait for the register they leave through.
-        m.d.comb += advance.eq(~(at_product.valid & at_product.last & self.sums.valid))
+        # Only the last position's sums leave, so only they wait for the register they leave through.  Whether they do is a
+        # register: at_product.valid & at_product.last & sums.valid.
+        waits = Signal()
+        completes = at_product.valid & at_product.last & at_product.position_end
+        m.d.comb += advance.eq(~waits)
+        m.d.sync += waits.eq(Mux(
+            waits, ~self.sums.ready,
+            at_shifted.valid & at_shifted.last & (completes | (self.sums.valid & ~self.sums.ready))))
 
         # v travels beside the exponentials it will be multiplied with.
         v = [bank.mant for bank in self.v.payload.bank]
@@ -193,7 +199,7 @@ class AttentionSums(wiring.Component):
             m.d.sync += sub_out.eq(Mux(at_product.position_end, 0, sub_out + 1))
         with m.If(self.sums.ready):
             m.d.sync += self.sums.valid.eq(0)
-        with m.If(advance & at_product.valid & at_product.last & at_product.position_end):
+        with m.If(advance & completes):
             m.d.sync += self.sums.valid.eq(1)
         return m
 

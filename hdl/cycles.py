@@ -227,7 +227,7 @@ class _Token:
         self._to("head", end)
         self._to("matvec", last_result)
         if self.config.lora_rank:
-            self._to("lora", sampler.last)
+            self._to("lora", last_result + 1)
         self._to("sampler", sampler.last + 4 + ceil_log2(lanes))
 
 
@@ -249,7 +249,10 @@ class _Taker:
 
 
 class _Sampler:
-    """Takes a beat in ``parts``, the first one a cycle late, and the last one of ``beats`` in ``last_parts``."""
+    """Uses a beat in ``parts``, the first one a cycle late, and the last one of ``beats`` in ``last_parts``.
+
+    A beat moves into the skid before it as soon as the one before has been used.
+    """
 
     def __init__(self, parts: int, beats: int, last_parts: int):
         self.parts, self.beats, self.last_parts, self.count, self.last = parts, beats, last_parts, 0, 0
@@ -258,8 +261,9 @@ class _Sampler:
         self.count += 1
         late = 1 if self.count == 1 else 0
         parts = self.last_parts if self.count == self.beats else self.parts
-        self.last = max(offered + late, self.last + 1) + parts - 1
-        return self.last
+        moves = max(offered, self.last + 1)
+        self.last = moves + late + parts - 1
+        return moves
 
 
 class _Pipe:

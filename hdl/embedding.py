@@ -170,9 +170,14 @@ class Embedding(wiring.Component):
         doubled, enough = Signal(len(lane) + 1), Signal()
         m.d.comb += [doubled.eq(Cat(token[-1], lane)), enough.eq(doubled >= self.row_lanes)]
 
-        address = Signal.like(self.weights.addr)
+        # The words' addresses are registers, since they go all over the chip: ``at`` is that of the next read, ``address`` that
+        # of its block.
+        address, at, next_block = (Signal.like(self.weights.addr, name=name) for name in ("address", "at", "next_block"))
+        m.d.comb += [self.weights.addr.eq(at), next_block.eq(address + self.planes * self.subs)]
+        m.d.sync += self.rows.en.eq(0)
         block, word = Signal(range(max(self.n_blocks, 2))), Signal(range(max(self.scale_words, 2)))
         chunk, plane = Signal(range(BLOCK // self.vector_lanes)), Signal()
+        next_chunk = (chunk + 1)[:len(chunk)]
         last_chunk, last_plane, last_block = Signal(), Signal(), Signal()
         m.d.comb += [
             last_chunk.eq(chunk == BLOCK // self.vector_lanes - 1),
@@ -198,32 +203,29 @@ class Embedding(wiring.Component):
                 with m.If(step == len(token) - 1):
                     m.next = "row"
             with m.State("row"):
-                m.d.comb += [self.rows.en.eq(1), self.rows.addr.eq(self.row_base + token)]
-                m.d.sync += [address.eq(self.base + offset), block.eq(0)]
+                m.d.sync += [address.eq(self.base + offset), at.eq(self.base + offset), block.eq(0),
+                             self.rows.addr.eq(self.row_base + token), self.rows.en.eq(1)]
                 m.next = "scales"
             with m.State("scales"):
-                m.d.comb += [self.weights.en.eq(advance), self.weights.addr.eq(address + word),
-                             reading.scales.eq(1)]
+                m.d.comb += [self.weights.en.eq(advance), reading.scales.eq(1)]
                 with m.If(advance):
-                    m.d.sync += word.eq(word + 1)
+                    m.d.sync += [word.eq(word + 1), at.eq(at + 1)]
                     with m.If(word == self.scale_words - 1):
-                        m.d.sync += word.eq(0)
+                        m.d.sync += [word.eq(0), at.eq(address)]
                         m.next = "codes"
             with m.State("codes"):
                 m.d.comb += [
-                    self.weights.en.eq(advance),
-                    self.weights.addr.eq(address + plane * self.subs + (chunk >> within_bits)),
-                    reading.codes.eq(1), reading.high.eq(~last_plane),
+                    self.weights.en.eq(advance), reading.codes.eq(1), reading.high.eq(~last_plane),
                     reading.last.eq(last_block & last_chunk),
                 ]
                 if self.word_chunks > 1:
                     m.d.comb += reading.within.eq(chunk)
                 with m.If(advance):
-                    m.d.sync += plane.eq(~last_plane)
+                    m.d.sync += [plane.eq(~last_plane), at.eq(at + self.subs)]
                     with m.If(last_plane):
-                        m.d.sync += chunk.eq(chunk + 1)
+                        m.d.sync += [chunk.eq(chunk + 1), at.eq(address + (next_chunk >> within_bits))]
                         with m.If(last_chunk):
-                            m.d.sync += [address.eq(address + self.planes * self.subs), block.eq(block + 1)]
+                            m.d.sync += [address.eq(next_block), at.eq(next_block), block.eq(block + 1)]
                             m.next = "scales"
                             with m.If(last_block):
                                 m.next = "token"
@@ -231,7 +233,7 @@ class Embedding(wiring.Component):
 
     def scale(self, m, advance, lane, at_word, at_product):
         """From the ROMs' words to Wide."""
-        # e and k of the row, and two cycles later, long before the first value, how far that shifts.
+        # e and k of the row, and two cycles later, before the first value, how far that shifts.
         row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
         row_read = Signal()
         m.d.sync += row_read.eq(self.rows.en)

@@ -127,44 +127,47 @@ class Matvec(wiring.Component):
         connect(m, flipped(self.x), buffer.i)
         connect(m, output.o, flipped(self.o))
 
-        # Stage 0: one word after the other.
+        # Stage 0: one word after the other.  Whether a word ends its block, group or matrix is known before it is chosen: a
+        # choice has to reach all of the fabric in its cycle.
         parts = BLOCK // self.block_lanes
         command = Signal(self.command_layout)
         remaining = Signal.like(command.rows)
         active, fresh = Signal(), Signal()  # fresh: no word of this matrix was chosen yet
         word = Signal(buffer.address_bits)  # within the vector
         block = Signal(range(max(2, self.max_blocks)))
+        last_block = Signal()               # block == command.blocks - 1
         part = Signal(range(max(2, parts)))
         low_plane = Signal()
         first_term = Signal(init=1)
-        issue, group_starts, block_ends, group_ends, last_group = (
-            Signal(name=n) for n in ("issue", "group_starts", "block_ends", "group_ends", "last_group"))
+        group_starts = Signal(init=1)       # first_term & (part == 0)
+        last_group = Signal()               # remaining <= row_lanes
+        issue, block_ends, group_ends = (Signal(name=n) for n in ("issue", "block_ends", "group_ends"))
         m.d.comb += [
             self.command.ready.eq(~active & buffer.complete),
-            group_starts.eq(first_term & (part == 0)),
             issue.eq(active & (output.free | ~group_starts)),
             block_ends.eq(part == parts - 1),
-            group_ends.eq(block_ends & (low_plane | ~command.two_planes) & (block == command.blocks - 1)),
-            last_group.eq(remaining <= self.row_lanes),
+            group_ends.eq(block_ends & (low_plane | ~command.two_planes) & last_block),
             buffer.en.eq(issue), buffer.word.eq(word), buffer.release.eq(issue & group_ends & last_group),
             output.allocate.eq(issue & group_starts), output.tag.eq(command.tag), output.last.eq(last_group),
             output.beats.eq(Mux(
                 last_group, (remaining - 1) >> ceil_log2(self.vector_lanes), output.max_beats - 1)),
         ]
         with m.If(self.command.valid & self.command.ready):
-            m.d.sync += [command.eq(self.command.payload), remaining.eq(self.command.payload.rows),
-                         active.eq(1), fresh.eq(1)]
+            taken = self.command.payload
+            m.d.sync += [command.eq(taken), remaining.eq(taken.rows), active.eq(1), fresh.eq(1),
+                         last_block.eq(taken.blocks == 1), last_group.eq(taken.rows <= self.row_lanes)]
         with m.If(issue):
-            m.d.sync += [fresh.eq(0), part.eq(part + 1), word.eq(word + 1)]
+            m.d.sync += [fresh.eq(0), part.eq(part + 1), word.eq(word + 1), group_starts.eq(0)]
             with m.If(block_ends):
                 m.d.sync += [part.eq(0), first_term.eq(0)]
                 with m.If(command.two_planes & ~low_plane):  # the same block once more
                     m.d.sync += [low_plane.eq(1), word.eq(word - (parts - 1))]
                 with m.Else():
-                    m.d.sync += [low_plane.eq(0), block.eq(block + 1)]
+                    m.d.sync += [low_plane.eq(0), block.eq(block + 1), last_block.eq(block == command.blocks - 2)]
             with m.If(group_ends):
-                m.d.sync += [word.eq(0), block.eq(0), first_term.eq(1),
-                             remaining.eq(remaining - self.row_lanes)]
+                m.d.sync += [word.eq(0), block.eq(0), first_term.eq(1), group_starts.eq(1),
+                             last_block.eq(command.blocks == 1),
+                             remaining.eq(remaining - self.row_lanes), last_group.eq(remaining <= 2 * self.row_lanes)]
                 with m.If(last_group):
                     m.d.sync += active.eq(0)
 

@@ -64,10 +64,12 @@ class Mx(wiring.Component):
         # In: fill a bank.
         bank_in, beat_in = Signal(), Signal(beat_bits)
         magnitudes = Signal(width - 1)
+        open_ = Signal(init=1)               # bank_in is not full
+        closing, freeing = Signal(), Signal()
         closed = Signal()                    # ``magnitudes`` is that of the block which bank_in has just left
         beat_magnitude = reduce(or_, map(magnitude, self.i.payload.data))
         m.d.comb += [
-            self.i.ready.eq(~Mux(bank_in, *reversed(full))),
+            self.i.ready.eq(open_),
             write.addr.eq(Cat(beat_in, bank_in)),
             write.data.eq(self.i.payload.data),
             write.en.eq(self.i.valid & self.i.ready),
@@ -78,7 +80,8 @@ class Mx(wiring.Component):
                 magnitudes.eq(beat_magnitude | Mux(beat_in.any(), magnitudes, 0)),
                 beat_in.eq(beat_in + 1),
             ]
-            with m.If((beat_in == beats - 1) | self.i.payload.last):
+            m.d.comb += closing.eq((beat_in == beats - 1) | self.i.payload.last)
+            with m.If(closing):
                 m.d.sync += [beat_in.eq(0), bank_in.eq(~bank_in), closed.eq(1)]
                 for k in range(2):
                     with m.If(bank_in == k):
@@ -108,9 +111,12 @@ class Mx(wiring.Component):
             read.addr.eq(Cat(beat_out, bank_out)),
             read.en.eq(advance),
         ]
+        next_in = bank_in ^ closing
+        m.d.sync += open_.eq(~Mux(next_in, *reversed(full)) | (freeing & (bank_out == next_in)))
         with m.If(advance & reading):
             m.d.sync += beat_out.eq(beat_out + 1)
-            with m.If(beat_out == beats - 1):
+            m.d.comb += freeing.eq(beat_out == beats - 1)
+            with m.If(freeing):
                 m.d.sync += [beat_out.eq(0), bank_out.eq(~bank_out)]
                 for k in range(2):
                     with m.If(bank_out == k):

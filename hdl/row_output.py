@@ -39,7 +39,7 @@ class RowOutput(wiring.Component):
         self.tag_bits, self.depth = tag_bits, depth
         self.max_beats = max(1, row_lanes // vector_lanes)
         super().__init__({
-            "free": Out(1),
+            "free": Out(1, init=1),
             "allocate": In(1), "tag": In(tag_bits), "beats": In(range(max(2, self.max_beats))), "last": In(1),
             "push": In(1), "results": In(signed(wide_bits)).array(row_lanes),
             "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, tag_bits))),
@@ -52,7 +52,8 @@ class RowOutput(wiring.Component):
         taken = Signal(range(self.depth + 1))    # places from allocation to reading
         stored = Signal(range(self.depth + 1))   # places with results in them
         pop = Signal()
-        m.d.comb += self.free.eq(taken != self.depth)
+        # A register: whatever the fabric does depends on it.
+        m.d.sync += self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | pop)
         m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push),
                      popped.eq(popped + pop),
                      taken.eq(taken + self.allocate - pop), stored.eq(stored + self.push - pop)]

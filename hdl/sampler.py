@@ -26,7 +26,7 @@ class Sampler(wiring.Component):
     """o = the first of the largest scores: i * inv_temperature + (G << 10), or i where inv_temperature is 0.
 
     One pass over the logits of a token, a beat a cycle.  Counted from the cycle in which the first beat is
-    offered, it is accepted in cycle 1 (greedy) or 21 (the noise takes that long); the token is valid 4 +
+    offered, it is accepted in cycle 1 (greedy) or 22 (the noise takes that long); the token is valid 4 +
     log2(lanes) cycles after the last beat moved.  With ``noise=False`` the unit is greedy, has no inputs for
     noise, no multiplier, and the token is valid 1 + log2(lanes) cycles after the last beat.
 
@@ -137,12 +137,15 @@ class Sampler(wiring.Component):
     def noisy_scores(self, m, start, accepted):
         """The product and then the sum.  Scores, and valid and last beside them."""
         m.submodules.gumbel = gumbel = Gumbel(lanes=self.lanes, index_bits=self.index_bits)
-        m.d.comb += [gumbel.start.eq(start), gumbel.seed.eq(self.seed), gumbel.position.eq(self.position)]
+        # A register before the noise begins: whether a beat is offered has come a long way.
+        begins = self.delayed(m, "noise_begins", start)
+        m.d.comb += [gumbel.start.eq(begins), gumbel.seed.eq(self.delayed(m, "noise_seed", self.seed)),
+                     gumbel.position.eq(self.delayed(m, "noise_position", self.position))]
         greedy, factor = Signal(), Signal(TEMPERATURE_BITS)
         with m.If(start):
             m.d.sync += [greedy.eq(self.inv_temperature == 0),
                          factor.eq(Mux(self.inv_temperature == 0, 1, self.inv_temperature))]
-        self.noise_ready = greedy | gumbel.o.valid
+        self.noise_ready = greedy | (gumbel.o.valid & ~begins)
         m.d.comb += gumbel.o.ready.eq(accepted)
 
         scores = []

@@ -135,7 +135,8 @@ class Stage(wiring.Component):
         m.d.comb += to_residual.eq(self._is(result, Step.O) | self._is(result, Step.DOWN))
         with m.If(loading):
             m.d.comb += [
-                residual.i.valid.eq(self.i.valid), self.i.ready.eq(residual.i.ready),
+                # Nothing of a token before is left in residual and norm: they take a beat a cycle.
+                residual.i.valid.eq(self.i.valid), self.i.ready.eq(1),
                 residual.i.payload.data.eq(self.i.payload.data), residual.i.payload.last.eq(self.i.payload.last),
                 residual.i.payload.load.eq(1),
             ]

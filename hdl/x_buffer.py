@@ -52,9 +52,10 @@ class XBuffer(wiring.Component):
         beat = self.i.payload
         beats = self.block_lanes // self.vector_lanes
         accept = Signal()
+        open_ = Signal(init=1)      # ~full[write_half]
         count = Signal(range(max(2, beats)))
         word_ends = count == beats - 1
-        m.d.comb += [self.i.ready.eq(~full[write_half]), accept.eq(self.i.valid & self.i.ready)]
+        m.d.comb += [self.i.ready.eq(open_), accept.eq(self.i.valid & self.i.ready)]
 
         # First a beat enters the shift register and its sum is formed; one cycle later the word is written.
         mantissas = Signal(8 * self.block_lanes, reset_less=True)
@@ -85,7 +86,7 @@ class XBuffer(wiring.Component):
         with m.If(write.en):
             m.d.sync += address.eq(address + 1)
             with m.If(last):
-                m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
+                m.d.sync += [address.eq(0), address_half.eq(~address_half)]
 
         m.d.comb += [
             self.complete.eq(full[read_half]),
@@ -94,7 +95,12 @@ class XBuffer(wiring.Component):
             *(self.mant[j].eq(read.data.mant[j]) for j in range(self.block_lanes)),
         ]
         with m.If(self.release):
-            m.d.sync += [full[read_half].eq(0), read_half.eq(~read_half)]
+            m.d.sync += read_half.eq(~read_half)
+        fills, halves = write.en & last, []
+        for half, is_full in enumerate(full):
+            halves.append((is_full | (fills & (address_half == half))) & ~(self.release & (read_half == half)))
+            m.d.sync += is_full.eq(halves[-1])
+        m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(halves)))
         return m
 
 
