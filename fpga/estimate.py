@@ -6,7 +6,7 @@ from itertools import product
 
 from fpga.boards import Board
 from fpga.cells import Cells, Device, Family
-from fpga.ecp5 import ALWAYS_CHAINS, WHERE_DSPS_ARE_FEW
+from fpga.ecp5 import ALWAYS_CHAINS, NARROW_BITS, NARROW_ROMS, WHERE_DSPS_ARE_FEW
 from hdl.config import SHARED_CONTEXT, ChipConfig
 from hdl.cycles import token_cycles
 from hdl.rom import SMALL_ROM_BITS
@@ -14,7 +14,7 @@ from hdl.shared_cycles import shared_token_cycles
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
-CLOCK_MHZ = {"LFE5U-85F": 45.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
+CLOCK_MHZ = {"LFE5U-85F": 60.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 """What designs have reached after route."""
 
 WIDE_BITS = {"ecp5": 32, "ice40": 24}
@@ -23,10 +23,19 @@ WIDE_BITS = {"ecp5": 32, "ice40": 24}
 CONTEXT = {"ecp5": 128, "ice40": 64}
 """The context at which tokens a second are counted, where the chip holds as much."""
 
-FULL = {"LFE5U-85F": 0.30, "iCE40UP5K": 0.98}
-"""The share of LUTs that place and route gets along with, where it is not FULL_ELSEWHERE; on an 85F no more was seen to route."""
+FULL = {"LFE5U-85F": 0.75, "iCE40UP5K": 0.98}
+"""The share of LUTs that place and route gets along with, where it is not FULL_ELSEWHERE: as much as was seen to route."""
 
 FULL_ELSEWHERE = 0.92
+
+DSPS_FULL = {"LFE5U-85F": 0.5}
+"""The share of DSPs that are taken before multiplications become carry chains, where it is not all of them.
+
+Where DSPs are in few rows of a large device, the ways to the nearest that is free are long.
+"""
+
+NARROW = ("LFE5U-85F",)
+"""Devices on which ROMs are made of narrow block RAMs, if there are enough."""
 
 # LUTs of ECP5 by part, with the ends of their carry chains, as counted in placed designs of ``stories-260k`` (docs/fpga).
 LUTS_ANY = 2_500            # control, the line, what does not grow
@@ -52,12 +61,13 @@ SHARED_ROMS = ("weights_00", "rows", "gain")
 class Estimate:
     """``cycles`` of a token at ``context`` follow from shapes and are exact; cells and clock are estimates.
 
-    ``chains``: cells whose multiplications are to take no DSPs.
+    ``chains``: cells whose multiplications are to take no DSPs; ``narrow``: those whose memories take narrow block RAMs.
     """
 
     config: ChipConfig
     cells: Cells
     chains: tuple[str, ...]
+    narrow: tuple[str, ...]
     clock_mhz: float
     context: int
     cycles: int
@@ -83,10 +93,12 @@ def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
     return Estimate(config, *cells_of(model, config, board.device), CLOCK_MHZ[board.device.name], context, cycles)
 
 
-def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...]]:
-    """LUTs within a tenth, block RAMs but for constant bits, which Yosys leaves out; and what must do without DSPs."""
+def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...], tuple[str, ...]]:
+    """LUTs within a tenth, block RAMs but for constant bits, which Yosys leaves out; what does without DSPs, and which memories
+    take narrow block RAMs.
+    """
     if config.shared:
-        return replace(SHARED, block_rams=block_rams(model, config, device.family)), ()
+        return replace(SHARED, block_rams=block_rams(model, config, device.family)), (), ()
     lane = LUTS_ROW_LANE_REST + (LUTS_ROW_LANE - LUTS_ROW_LANE_REST) * config.block_lanes / BLOCK
     wide = model.wide_bits / 32
     sampler = config.sampler_lanes or config.vector_lanes
@@ -97,22 +109,29 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
     dsps = lanes["vector"] * DSPS_VECTOR_LANE + lanes["sampler"] * DSPS_SAMPLER_LANE + lanes["head"] * DSPS_HEAD_LANE
     chains = ALWAYS_CHAINS
     for few in WHERE_DSPS_ARE_FEW:
-        if dsps <= device.cells.dsps:
+        if dsps <= device.cells.dsps * DSPS_FULL.get(device.name, 1.0):
             break
         chains += (few.cells,)
         dsps -= few.dsps * lanes[few.lanes]
         luts += few.luts * lanes[few.lanes]
-    return Cells(luts=round(luts), flip_flops=round(luts * FLIP_FLOPS_A_LUT), dsps=dsps,
-                 block_rams=block_rams(model, config, device.family)), chains
+    blocks, narrow = block_rams(model, config, device.family), ()
+    if device.name in NARROW:
+        more = block_rams(model, config, device.family, NARROW_BITS)
+        if more <= device.cells.block_rams:
+            blocks, narrow = more, NARROW_ROMS
+    return Cells(luts=round(luts), flip_flops=round(luts * FLIP_FLOPS_A_LUT), dsps=dsps, block_rams=blocks), chains, narrow
 
 
-def block_rams(model: ModelFormat, config: ChipConfig, family: Family) -> int:
-    """ROMs, KV cache, and the tables that each lane has; the shared engine's cache is not in block RAM."""
+def block_rams(model: ModelFormat, config: ChipConfig, family: Family, widest: int | None = None) -> int:
+    """ROMs, KV cache, and the tables that each lane has; the shared engine's cache is not in block RAM.
+
+    ``widest``: the most bits of one that is part of the weight ROM.
+    """
     if config.shared:
         return SHARED.block_rams + sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
                                        if rom.name in SHARED_ROMS)
-    roms = sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
-               if rom.width * rom.depth >= SMALL_ROM_BITS)
+    roms = sum(family.block_rams(rom.depth, rom.width, widest if rom.name.startswith("weights_") else None)
+               for rom in rom_specs(model, config) if rom.width * rom.depth >= SMALL_ROM_BITS)
     banks = max(1, config.attention_heads // model.n_rep)
     width = 8 * (config.attention_lanes + 1)
     words = config.kv_bits(model) // (2 * banks * width)

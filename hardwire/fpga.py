@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     _check_fit(name, estimated.cells, board, tight=True)  # whoever chose lanes may try
     folder = output.folder / "fpga" / board.name
     with step(f"build for {board.name}") as running:
-        placed = _placed(output, board, folder, clock_mhz or estimated.clock_mhz, seed, estimated.chains, running.update)
+        placed = _placed(output, board, folder, clock_mhz or estimated.clock_mhz, seed, estimated, running.update)
     found = placed.report
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])
@@ -87,7 +87,7 @@ def clock_of(board: "Board", mhz: float) -> float:
     return clock_mhz
 
 
-def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed: int, chains: Sequence[str],
+def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate",
             progress: Callable[[str], None]) -> _Placed:
     from fpga import ice40_build
     from fpga.build import bitstream
@@ -102,7 +102,8 @@ def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed
         return _Placed({name: value for name, value in report.items() if name != "key"}, made / "top.bin", made / "routed.json")
     clock_mhz = clock_of(board, clock_mhz)
     verilog = board_verilog(output.format, output.config, divisor_for(clock_mhz * 1e6, board.baud))
-    report = bitstream(board, verilog, roms, folder, clock_mhz=clock_mhz, seed=seed, chains=chains,
+    report = bitstream(board, verilog, roms, folder, clock_mhz=clock_mhz, seed=seed, chains=estimated.chains,
+                       narrow=estimated.narrow,
                        progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")))
     bit = Path(report.pop("bitstream"))
     return _Placed(report, bit, bit.with_suffix(".routed.json"))

@@ -97,8 +97,10 @@ class AttentionSums(wiring.Component):
         at_product = stage(m, advance, at_shifted, "product")
         # Only the last position's sums leave, so only they wait for the register they leave through.  Whether they do is a
         # register: at_product.valid & at_product.last & sums.valid.
-        waits = Signal()
-        completes = at_product.valid & at_product.last & at_product.position_end
+        waits, leaves = Signal(), Signal()      # leaves: at_product.valid & at_product.last
+        with m.If(advance):
+            m.d.sync += leaves.eq(at_shifted.valid & at_shifted.last)
+        completes = leaves & at_product.position_end
         m.d.comb += advance.eq(~waits)
         m.d.sync += waits.eq(Mux(
             waits, ~self.sums.ready,
@@ -186,14 +188,13 @@ class AttentionSums(wiring.Component):
             with m.If(advance & at_product.valid):
                 for to, fro in zip(num, [*num[1:], new], strict=True):
                     m.d.sync += [t.eq(f) for t, f in zip(to, fro, strict=True)]
-                with m.If(at_product.last):
-                    m.d.sync += self.sums.den[h].eq(den)
-                    with m.Switch(sub_out):
-                        for s in range(self.head_words):
-                            with m.Case(s):
-                                m.d.sync += self.sums.lift[h][s // self.block_words].eq(lift_by)
-                                m.d.sync += [self.sums.num[h][s * self.lanes + j].eq(x)
-                                             for j, x in enumerate(new)]
+            with m.If(advance & leaves):
+                m.d.sync += self.sums.den[h].eq(den)
+                with m.Switch(sub_out):
+                    for s in range(self.head_words):
+                        with m.Case(s):
+                            m.d.sync += self.sums.lift[h][s // self.block_words].eq(lift_by)
+                            m.d.sync += [self.sums.num[h][s * self.lanes + j].eq(x) for j, x in enumerate(new)]
 
         with m.If(advance & at_product.valid):
             m.d.sync += sub_out.eq(Mux(at_product.position_end, 0, sub_out + 1))

@@ -16,7 +16,6 @@ from hdl.rom import Rom
 from hdl.row_lane import word_bits
 from hdl.sampler import Sampler
 from hdl.shared_engine import SharedEngine
-from hdl.skid import Skid
 from hdl.stage import Stage
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import embedding_matrix, layer_matrices
@@ -97,10 +96,7 @@ class Chip(wiring.Component):
         else:
             m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
             shifted = embedding = self._embedding(m, stage)
-        # A sampler that waits for its noise is not to hold up, within the cycle, the fabric and all that its results go to.
-        m.submodules.logits = skid = Skid(stage.logits.payload.shape())
-        connect(m, stage.logits, skid.i)
-        logits = skid.o
+        logits = stage.logits
         if sampler_lanes < config.vector_lanes:
             m.submodules.narrow = narrow = Narrow(lanes=config.vector_lanes, to=sampler_lanes, n=model.vocab_size,
                                                   width=model.wide_bits)

@@ -181,7 +181,7 @@ class _Token:
         attention = _Attention(model, config, self.context, mx_attention)
         rope = _Rope(model, config, _Mx(self._beats(model.kv_block), None, attention))
         results = _Pipe(1, rope) if config.lora_rank else rope
-        last_result = self._results(matrix, first, results)
+        last_result = self._results(matrix, first, _Skid(results))
 
         self._work("qkv", first, max(end, last_result - self.matvec.latency))
         self._work("rope", rope.pipe.first, rope.pipe.last_out)
@@ -197,7 +197,7 @@ class _Token:
         self._work("mx", self.now + 1, vector.last)
         self._to("mx", vector.last)
 
-    def _results(self, matrix: MatrixShape, first: int, taker: "_Pipe | _Rope") -> int:
+    def _results(self, matrix: MatrixShape, first: int, taker: "_Skid") -> int:
         """Give results to ``taker`` as RowOutput does, whose queue may hold up the fabric; when the last one moves."""
         rows, groups, per_beat = self.config.row_lanes, matrix.groups(self.config.row_lanes), self.lanes // self.config.row_lanes
         cycles = matrix.words(rows, self.config.block_lanes) // groups
@@ -222,12 +222,12 @@ class _Token:
         head, lanes = head_matrix(self.model), self.config.sampler_lanes or self.lanes
         first, end = self._fabric(head)
         sampler = _Sampler(self.lanes // lanes, self._beats(head.rows), -(-((head.rows - 1) % self.lanes + 1) // lanes))
-        last_result = self._results(head, first, _Pipe(1, sampler) if self.config.lora_rank else sampler)
+        last_result = self._results(head, first, _Skid(_Pipe(1, sampler) if self.config.lora_rank else sampler))
         self._work("head", first, max(end, last_result - self.matvec.latency))
         self._to("head", end)
         self._to("matvec", last_result)
         if self.config.lora_rank:
-            self._to("lora", last_result + 1)
+            self._to("lora", sampler.last)
         self._to("sampler", sampler.last + 4 + ceil_log2(lanes))
 
 
@@ -249,10 +249,7 @@ class _Taker:
 
 
 class _Sampler:
-    """Uses a beat in ``parts``, the first one a cycle late, and the last one of ``beats`` in ``last_parts``.
-
-    A beat moves into the skid before it as soon as the one before has been used.
-    """
+    """Takes a beat in ``parts``, the first one a cycle late, and the last one of ``beats`` in ``last_parts``."""
 
     def __init__(self, parts: int, beats: int, last_parts: int):
         self.parts, self.beats, self.last_parts, self.count, self.last = parts, beats, last_parts, 0, 0
@@ -261,8 +258,19 @@ class _Sampler:
         self.count += 1
         late = 1 if self.count == 1 else 0
         parts = self.last_parts if self.count == self.beats else self.parts
+        self.last = max(offered + late, self.last + 1) + parts - 1
+        return self.last
+
+
+class _Skid:
+    """Keeps a beat until ``then`` takes it; the next one moves after that."""
+
+    def __init__(self, then):
+        self.then, self.last = then, 0
+
+    def take(self, offered: int) -> int:
         moves = max(offered, self.last + 1)
-        self.last = moves + late + parts - 1
+        self.last = self.then.take(moves)
         return moves
 
 

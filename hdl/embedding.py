@@ -150,11 +150,9 @@ class Embedding(wiring.Component):
         stages = "rom", "word", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
         advance = Signal()
-        m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
-            self.o.valid.eq(tags[-1].codes & ~tags[-1].high), self.o.payload.last.eq(tags[-1].last),
-        ]
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.o.payload.last.eq(tags[-1].last)]
         with m.If(advance):
+            m.d.sync += [self.o.valid.eq(tags[-2].codes & ~tags[-2].high)]
             m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
 
         lane = self.read(m, advance, reading, empty=~Cat(tag.codes for tag in tags).any())
@@ -173,7 +171,8 @@ class Embedding(wiring.Component):
         # The words' addresses are registers, since they go all over the chip: ``at`` is that of the next read, ``address`` that
         # of its block.
         address, at, next_block = (Signal.like(self.weights.addr, name=name) for name in ("address", "at", "next_block"))
-        m.d.comb += [self.weights.addr.eq(at), next_block.eq(address + self.planes * self.subs)]
+        m.d.comb += [self.weights.addr.eq(at), self.weights.en.eq(self.active & advance),
+                     next_block.eq(address + self.planes * self.subs)]
         m.d.sync += self.rows.en.eq(0)
         block, word = Signal(range(max(self.n_blocks, 2))), Signal(range(max(self.scale_words, 2)))
         chunk, plane = Signal(range(BLOCK // self.vector_lanes)), Signal()
@@ -186,8 +185,11 @@ class Embedding(wiring.Component):
         ]
         within_bits = self.word_chunks.bit_length() - 1
 
-        with m.FSM(name="state") as fsm:
-            m.d.comb += self.active.eq(~fsm.ongoing("token") | ~empty)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += self.active.eq(1)
+        with m.Elif(self.o.valid & self.o.ready & self.o.payload.last):
+            m.d.sync += self.active.eq(0)
+        with m.FSM(name="state"):
             with m.State("token"):
                 m.d.comb += self.i.ready.eq(empty)
                 with m.If(self.i.valid & empty):
@@ -207,7 +209,7 @@ class Embedding(wiring.Component):
                              self.rows.addr.eq(self.row_base + token), self.rows.en.eq(1)]
                 m.next = "scales"
             with m.State("scales"):
-                m.d.comb += [self.weights.en.eq(advance), reading.scales.eq(1)]
+                m.d.comb += reading.scales.eq(1)
                 with m.If(advance):
                     m.d.sync += [word.eq(word + 1), at.eq(at + 1)]
                     with m.If(word == self.scale_words - 1):
@@ -215,8 +217,7 @@ class Embedding(wiring.Component):
                         m.next = "codes"
             with m.State("codes"):
                 m.d.comb += [
-                    self.weights.en.eq(advance), reading.codes.eq(1), reading.high.eq(~last_plane),
-                    reading.last.eq(last_block & last_chunk),
+                    reading.codes.eq(1), reading.high.eq(~last_plane), reading.last.eq(last_block & last_chunk),
                 ]
                 if self.word_chunks > 1:
                     m.d.comb += reading.within.eq(chunk)

@@ -1,10 +1,11 @@
 """Gumbel noise for the sampler: a hash of (seed, position, token number) and two logarithms by table."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.skid import Skid
 from weights_to_rom.tables import gumbel_table, log2_table
 
 NOISE_BITS = 19
@@ -208,8 +209,12 @@ class Gumbel(wiring.Component):
         lane_bits = self.lanes.bit_length() - 1
         beat = Signal(self.index_bits - lane_bits)
         full = Signal(self.DEPTH)
-        advance = ~self.o.valid | self.o.ready
-        m.d.comb += self.o.valid.eq(full[-1])
+        # All of the pipe waits for what is taken: so that is known from registers.
+        skid = Skid(self.o.payload.shape())
+        m.submodules.skid = ResetInserter(self.start)(skid)
+        m.d.comb += skid.i.valid.eq(full[-1])
+        connect(m, skid.o, flipped(self.o))
+        advance = ~skid.i.valid | skid.i.ready
         with m.If(self.start):
             m.d.sync += [beat.eq(0), full.eq(0)]
         with m.Elif(advance):
@@ -220,5 +225,5 @@ class Gumbel(wiring.Component):
             m.d.comb += [getattr(logit_hash, v).eq(getattr(token_hash, v)) for v in ("v0", "v1", "v2", "v3")]
             m.d.comb += [logit_hash.advance.eq(advance), logit_hash.index.eq(Cat(Const(n, lane_bits), beat)),
                          noise.advance.eq(advance), noise.word.eq(logit_hash.word),
-                         self.o.payload[n].eq(noise.g)]
+                         skid.i.payload[n].eq(noise.g)]
         return m

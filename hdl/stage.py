@@ -16,6 +16,7 @@ from hdl.rmsnorm import RMSNorm
 from hdl.rom import RomPort, RowRom, WeightRom
 from hdl.rope import RoPE
 from hdl.row_lane import word_bits
+from hdl.skid import Skid
 from hdl.streams import context_layout, stage_beat, vector_beat
 from hdl.swiglu import SwiGLU
 from weights_to_rom.lora import layout_word
@@ -125,9 +126,12 @@ class Stage(wiring.Component):
             m.d.sync += [context.eq(self.i.payload.context), loading.eq(1)]
             m.d.comb += rmsnorm.restart.eq(1)
 
-        result = matvec.o
+        # What takes the results, and what that gives them to, is not to hold up the fabric within the cycle.
+        m.submodules.results = results = Skid(matvec.o.payload.shape())
+        connect(m, matvec.o, results.i)
+        result = results.o
         if lora is not None:
-            self._connect_lora(m, lora, matvec, rmsnorm.restart, context)
+            self._connect_lora(m, lora, result, rmsnorm.restart, context)
             result = lora.o
 
         # Residual: the vector that arrives replaces it, results of o and down are added.
@@ -254,7 +258,7 @@ class Stage(wiring.Component):
         r, b = self.config.row_lanes, self.config.block_lanes
         return max(-(-lora.lead(of) // (m.words(r, b) // m.groups(r))) for m, of in zip(self.matrices, lora.matrices, strict=True))
 
-    def _connect_lora(self, m, lora, matvec, start, context):
+    def _connect_lora(self, m, lora, result, start, context):
         """The adder behind the fabric, and the loader of its memory."""
         config, model = self.config, self.model
         m.submodules.lora_loader = loader = LoraLoader(
@@ -267,7 +271,7 @@ class Stage(wiring.Component):
         connect(m, flipped(self.load), loader.i)
         connect(m, loader.o, flipped(self.loaded))
         connect(m, loader.write, lora.write)
-        connect(m, matvec.o, lora.i)
+        connect(m, result, lora.i)
         m.d.comb += [
             self.ready.eq(loader.ready), loader.in_use.eq(self.in_use),
             lora.start.eq(start & (adapter != 0)), lora.adapter.eq(adapter), lora.steps.eq(Array(loader.steps)[adapter]),
@@ -279,13 +283,14 @@ class Stage(wiring.Component):
         m.submodules.weight_rom = weight_rom = WeightRom(width=word_bits(b), depth=self.n_words, lanes=r)
         m.submodules.row_rom = row_rom = RowRom(width=ROW_BITS, depth=self.n_groups, lanes=r)
         for rom, reader, guest in ((weight_rom, matvec.weights, "weights"), (row_rom, matvec.rows, "rows")):
-            m.d.comb += [rom.port.en.eq(reader.en), rom.port.addr.eq(reader.addr)]
             m.d.comb += [to.eq(data) for to, data in zip(reader.data, rom.port.data, strict=True)]
-            if self.head:
+            if not self.head:
+                m.d.comb += [rom.port.en.eq(reader.en), rom.port.addr.eq(reader.addr)]
+            else:
                 port = getattr(self, guest)
                 m.d.comb += [to.eq(data) for to, data in zip(port.data, rom.port.data, strict=True)]
-                with m.If(self.peek):
-                    m.d.comb += [rom.port.en.eq(port.en), rom.port.addr.eq(port.addr)]
+                # Each reads only while the other does not.
+                m.d.comb += [rom.port.en.eq(reader.en | port.en), rom.port.addr.eq(Mux(self.peek, port.addr, reader.addr))]
 
     def _commands(self, m, matvec, *, start, sample):
         """Tell the fabric its matrices, one token's worth from each start; it waits for their inputs by itself."""

@@ -52,7 +52,7 @@ class XBuffer(wiring.Component):
         beat = self.i.payload
         beats = self.block_lanes // self.vector_lanes
         accept = Signal()
-        open_ = Signal(init=1)      # ~full[write_half]
+        open_ = Signal(init=1)      # ~full[write_half], where a release counts from the cycle after it on
         count = Signal(range(max(2, beats)))
         word_ends = count == beats - 1
         m.d.comb += [self.i.ready.eq(open_), accept.eq(self.i.valid & self.i.ready)]
@@ -86,7 +86,7 @@ class XBuffer(wiring.Component):
         with m.If(write.en):
             m.d.sync += address.eq(address + 1)
             with m.If(last):
-                m.d.sync += [address.eq(0), address_half.eq(~address_half)]
+                m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
 
         m.d.comb += [
             self.complete.eq(full[read_half]),
@@ -95,12 +95,9 @@ class XBuffer(wiring.Component):
             *(self.mant[j].eq(read.data.mant[j]) for j in range(self.block_lanes)),
         ]
         with m.If(self.release):
-            m.d.sync += read_half.eq(~read_half)
-        fills, halves = write.en & last, []
-        for half, is_full in enumerate(full):
-            halves.append((is_full | (fills & (address_half == half))) & ~(self.release & (read_half == half)))
-            m.d.sync += is_full.eq(halves[-1])
-        m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(halves)))
+            m.d.sync += [full[read_half].eq(0), read_half.eq(~read_half)]
+        filled = [is_full | (write.en & last & (address_half == half)) for half, is_full in enumerate(full)]
+        m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(filled)))
         return m
 
 

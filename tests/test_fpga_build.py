@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import fpga.build
+from fpga import ecp5_readback
 from fpga.boards import BOARDS, board_named
 from fpga.build import BuildError, bitstream, check_memories, critical_path, memories, stage_of
 from fpga.cells import ECP5, ECP5_85, Cells
-from fpga.ecp5 import ALWAYS_CHAINS, WHERE_DSPS_ARE_FEW, Pll
+from fpga.ecp5 import ALWAYS_CHAINS, NARROW_ROMS, WHERE_DSPS_ARE_FEW, Pll
 from fpga.estimate import CLOCK_MHZ, cells_of, estimate, fastest, overflows
 from hardwire.cli import app
 from hardwire.compile import compile_model
@@ -64,6 +65,21 @@ def test_a_small_design(small):
     assert 24 < report["luts"] < 300 and 24 + 10 <= report["flip_flops"] < 100
     assert Path(report["bitstream"]).read_bytes()[:2] == b"\xff\x00"  # the comment that a .bit file begins with
     assert json.loads((folder / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 2}
+
+
+def test_a_rom_of_narrow_block_rams(roms, tmp_path):
+    """More of them, and a bit of each word is where it belongs."""
+    report = built(roms, tmp_path, narrow=("*.rom",))
+    assert report["block_rams"] == 3 and json.loads((tmp_path / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 3}
+    bit = Path(report["bitstream"])
+    bit.rename(tmp_path / "top.bit")
+    expected = [int(word, 16) for word in (roms / "words.hex").read_text().split()]
+    blocks = ecp5_readback.block_rams(bit.with_suffix(".routed.json"))
+    assert {block.width for block in blocks.values()} == {9}
+    assert ecp5_readback.words("board.rom.mem", expected, blocks, ecp5_readback.unpack(tmp_path)) == expected
+    (tmp_path / "wide").mkdir()
+    with pytest.raises(BuildError, match="take 2 block RAMs, and Yosys took 3"):
+        check_memories(ULX3S, {"board.rom.mem": ("rom", 600, 24)}, bit.with_suffix(".routed.json"), "top")
 
 
 def test_the_critical_path_by_unit():
@@ -152,6 +168,7 @@ def test_a_clock_that_cannot_be_made():
 @pytest.mark.parametrize(("words", "bits", "blocks"), [(512, 36, 1), (513, 36, 2), (1216, 144, 12), (2560, 72, 10), (16384, 1, 1)])
 def test_block_rams_of_a_memory(words, bits, blocks):
     assert ECP5.block_rams(words, bits) == blocks
+    assert ECP5.block_rams(words, bits, 9) == -(-words // 2048) * -(-bits // 9) or bits < 9
 
 
 def test_cells_by_type():
@@ -166,6 +183,7 @@ MEASURED = {
     (8, 8, 2, 4): (75084, 140, 157),
     (8, 4, 2, 4): (55799, 136, 150),
 }
+ALL_OF_IT = replace(ECP5_85, name="an 85F of which all is used")
 
 
 @pytest.mark.parametrize("lanes", MEASURED)
@@ -174,11 +192,18 @@ def test_estimates_are_near_what_was_placed(lanes):
     model = Source.open("stories-260k").format()
     config = ChipConfig.for_model(model, row_lanes=rows, vector_lanes=vector, sampler_lanes=sampler, attention_heads=heads,
                                   max_context=256)
-    (cells, chains), (luts, dsps, block_rams) = cells_of(model, config, ECP5_85), MEASURED[lanes]
-    assert chains == ALWAYS_CHAINS + (FOR_HEADS if vector == 8 else ())
+    (cells, chains, narrow), (luts, dsps, block_rams) = cells_of(model, config, ALL_OF_IT), MEASURED[lanes]
+    assert chains == ALWAYS_CHAINS + (FOR_HEADS if vector == 8 else ()) and not narrow
     assert cells.luts == pytest.approx(luts, rel=0.1)
     assert cells.dsps == dsps
     assert block_rams <= cells.block_rams <= block_rams + 2  # constant bits
+
+
+def test_the_estimate_of_what_is_built():
+    best = fastest(Source.open("stories-260k").format(), ULX3S, 256)
+    assert best.chains == ALWAYS_CHAINS + FOR_HEADS and best.narrow == NARROW_ROMS
+    assert best.cells.luts == pytest.approx(61606, rel=0.1)
+    assert (best.cells.dsps, best.cells.block_rams) == (72, 182 + 1)    # a table has constant bits
 
 
 def test_the_fastest_lanes_that_fit():
@@ -197,7 +222,7 @@ def test_where_dsps_are_few_others_become_carry_chains():
     few, many = (fastest(model, BOARDS[name], 256) for name in ("icesugar-pro", "ulx3s-85f"))
     assert many.chains[:2] == ALWAYS_CHAINS == few.chains[:2] and few.chains[:len(many.chains)] == many.chains != few.chains
     assert few.cells.dsps <= 28
-    cells, chains = cells_of(model, few.config, ECP5_85)
+    cells, chains, _ = cells_of(model, few.config, ECP5_85)
     assert chains == ALWAYS_CHAINS and cells.dsps == 2 * 17 + 2 + 8 * 2 and cells.luts < few.cells.luts
 
 
@@ -243,11 +268,11 @@ def test_every_board_has_the_clock_that_is_its_default(name):
 
 
 def test_what_overflows_is_named():
-    full = Cells(luts=25_093, flip_flops=83_641, block_rams=209, dsps=157)
-    assert overflows(full, ULX3S) == ["25,093 LUTs of 83,640, of which 25,092 can be placed and routed",
+    full = Cells(luts=62_731, flip_flops=83_641, block_rams=209, dsps=157)
+    assert overflows(full, ULX3S) == ["62,731 LUTs of 83,640, of which 62,730 can be placed and routed",
                                       "83,641 flip-flops of 83,640", "209 block RAMs of 208", "157 DSPs of 156"]
     less = replace(full, flip_flops=1, block_rams=1, dsps=1)
-    assert overflows(replace(less, luts=25_092), ULX3S) == []
+    assert overflows(replace(less, luts=62_730), ULX3S) == []
     assert overflows(replace(less, luts=83_640), ULX3S, tight=True) == []
     over = overflows(replace(less, luts=83_641), ULX3S, tight=True)
     assert over == ["83,641 LUTs of 83,640, of which 83,640 can be placed and routed"]
