@@ -69,7 +69,7 @@ def test_a_small_design(small):
 
 def test_a_rom_of_narrow_block_rams(roms, tmp_path):
     """More of them, and a bit of each word is where it belongs."""
-    report = built(roms, tmp_path, narrow=("*.rom",))
+    report = built(roms, tmp_path, narrow=("*.rom.*",))
     assert report["block_rams"] == 3 and json.loads((tmp_path / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 3}
     bit = Path(report["bitstream"])
     bit.rename(tmp_path / "top.bit")
