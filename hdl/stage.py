@@ -60,7 +60,8 @@ class Stage(wiring.Component):
     in_use : In                          the adapter of the token under way, from when ``ready`` was looked at
     weights, rows : In(RomPort)          with head: reads for the embedding, which shares the ROM of a tied head;
     peek : In(1)                         it holds the ROM ports while this is high, with no token in the stage
-    done : Out(1)                        the last beat of a token's vector or logits leaves in this cycle
+    done : Out(1)                        the last beat of a token's vector leaves in this cycle, or of its logits left in the one
+                                         before
     busy : Out(1)                        the fabric reads a weight word in this cycle
     step : Out(3)                        the matrix it belongs to (``schedule.Step``)
     """
@@ -210,7 +211,10 @@ class Stage(wiring.Component):
                 self.logits.valid.eq(result.valid & self._is(result, Step.HEAD)),
                 self.logits.payload.data.eq(result.payload.data), self.logits.payload.last.eq(result.payload.last),
             ]
-            with m.If(result_ends & self._is(result, Step.HEAD)):
+            # A register: it is long before the sampler's answer that the chip looks at it, and the sampler's ready is behind it.
+            head_ended = Signal()
+            m.d.sync += head_ended.eq(result_ends & self._is(result, Step.HEAD))
+            with m.If(head_ended):
                 m.d.comb += done.eq(1)
 
         # One vector at a time is on its way to the input buffer: the order of the matrices sees to that.
