@@ -39,8 +39,9 @@ WHERE_DSPS_ARE_FEW = (
     Multiplications("*attention.*heads.*sums.*", "head", 1, 128),
     Multiplications("*embedding.*", "vector", 1, 70),
     Multiplications("*rope.*phase_*", "vector", 1, 200),
+    Multiplications("*rmsnorm.*square_*", "vector", 2, 600),
     Multiplications("*sampler.*product*", "sampler", 2, 560),
-    Multiplications("*rmsnorm.*square_or_scale_*", "vector", 2, 560),
+    Multiplications("*rmsnorm.*scale_*", "vector", 2, 560),
 )
 """What becomes carry chains, too, from the first one on, until the others have DSPs enough."""
 

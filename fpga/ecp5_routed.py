@@ -109,12 +109,17 @@ def _flip_flop(cell: dict, name: str) -> Iterator[str]:
 
 
 def _multiplier(cell: dict, name: str) -> Iterator[str]:
-    if any(cell["connections"].get(f"CLK{k}") for k in range(4)):
-        raise ValueError("a multiplier with registers")
+    if any(_known(cell, f"REG_{where}_CLK") not in ("", "NONE") for where in ("INPUTA", "INPUTB", "PIPELINE")):
+        raise ValueError("a multiplier with registers before its product")
     for port in "AB":
         sign = _in(cell, f"SIGNED{port}")
         yield f"wire [35:0] {name}{port} = {{{{18{{{sign} && {_in(cell, f'{port}17')}}}}}, {_bus(cell, port, 17)}}};"
-    yield f"wire [35:0] {name} = {name}A * {name}B;"
+    if _known(cell, "REG_OUTPUT_CLK") in ("", "NONE"):
+        yield f"wire [35:0] {name} = {name}A * {name}B;"
+    else:
+        enabled, cleared = (_in(cell, _known(cell, f"REG_OUTPUT_{what}")) for what in ("CE", "RST"))
+        yield f"reg [35:0] {name} = 0;"
+        yield f"if ({cleared}) {name} <= 0; else if ({enabled}) {name} <= {name}A * {name}B;"
     for bit in range(36):
         yield from _assign(cell, f"P{bit}", f"{name}[{bit}]")
 

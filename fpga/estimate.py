@@ -47,7 +47,7 @@ LUTS_HEAD = 1_200           # an attention head's exponents, shifts, division
 LUTS_HEAD_LANE = 380        # the sum of a head's element
 FLIP_FLOPS_A_LUT = 0.55
 
-DSPS_VECTOR_LANE = 17       # norm 5, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
+DSPS_VECTOR_LANE = 19       # norm 7, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
 DSPS_SAMPLER_LANE = 2
 DSPS_HEAD_LANE = 2          # q * k, p * v
 

@@ -10,6 +10,7 @@ from hdl.attention_sums import AttentionSums
 from hdl.config import ChipConfig
 from hdl.kv_cache import KvCache, kv_beat
 from hdl.rom import address_bits
+from hdl.skid import Skid
 from hdl.streams import mx_beat, scaled_beat
 from weights_to_rom.model_format import ModelFormat
 
@@ -67,8 +68,11 @@ class AttentionHeads(wiring.Component):
         m.submodules.output = output = self._output
         connect(m, flipped(self.q), scores.q)
         connect(m, flipped(self.k), scores.k)
-        connect(m, flipped(self.v), sums.v)
-        connect(m, scores.o, sums.score)
+        # When sums wait, that is not to reach the cache and all of the scores within the cycle.
+        for name, producer, consumer in (("score", scores.o, sums.score), ("v", flipped(self.v), sums.v)):
+            m.submodules[f"{name}_skid"] = skid = Skid(consumer.payload.shape())
+            connect(m, producer, skid.i)
+            connect(m, skid.o, consumer)
         connect(m, sums.sums, output.sums)
         connect(m, output.o, flipped(self.o))
         return m

@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.attention_sums import sums_signature
@@ -10,6 +10,7 @@ from hdl.bits import bitlen, saturate
 from hdl.divider import Reciprocal
 from hdl.product import Product
 from hdl.rom import address_bits
+from hdl.skid import Skid
 from hdl.streams import scaled_beat
 
 BASE = -16
@@ -33,7 +34,7 @@ class AttentionOutput(wiring.Component):
                                                                 ``passes``-th of sums
     """
 
-    division = 20       # two registers to the dividers, 18 cycles in them
+    division = 12       # two registers to the dividers, 10 cycles in them
 
     def __init__(self, *, heads: int, head_dim: int, block: int, vector_lanes: int, max_context: int,
                  wide_bits: int, passes: int):
@@ -77,9 +78,10 @@ class AttentionOutput(wiring.Component):
                          divider.i.valid.eq(at_above & (above_head == h))]
             dividers.append(divider)
 
-        # Out of them, head by head.
-        advance = Signal()
-        m.d.comb += advance.eq(~o.valid | o.ready)
+        # Out of them, head by head.  What moves all of the pipe is a register.
+        m.submodules.skid = skid = Skid(o.payload.shape())
+        connect(m, skid.o, flipped(o))
+        advance, out = skid.i.ready, skid.i.payload
         head, beat = Signal(address_bits(self.heads)), Signal(address_bits(head_beats))
         flat = Signal(address_bits(beats))                     # beat of all heads
         passed = Signal(address_bits(self.passes))
@@ -134,15 +136,18 @@ class AttentionOutput(wiring.Component):
         shifted = [Signal(signed(len(num[0]) + 16), name=f"shifted_{j}", reset_less=True)
                    for j in range(self.vector_lanes)]
         at_shifted, shifted_last = Signal(), Signal()
-        m.d.comb += o.payload.base.eq(BASE)
+        at_out, last_out = Signal(), Signal()
+        data_out = [Signal(signed(self.wide_bits + 4), name=f"out_{j}", reset_less=True) for j in range(self.vector_lanes)]
+        m.d.comb += [skid.i.valid.eq(at_out), out.base.eq(BASE), out.last.eq(last_out),
+                     *(to.eq(y) for to, y in zip(out.data, data_out, strict=True))]
         with m.If(advance):
-            m.d.sync += [at_shifted.eq(at_product), o.valid.eq(at_shifted)]
+            m.d.sync += [at_shifted.eq(at_product), at_out.eq(at_shifted)]
             with m.If(at_product):
                 m.d.sync += [s.eq(product.p >> shift)
                              for s, product in zip(shifted, self._products, strict=True)]
                 m.d.sync += shifted_last.eq(product_last)
             with m.If(at_shifted):
-                m.d.sync += o.payload.last.eq(shifted_last)
+                m.d.sync += last_out.eq(shifted_last)
                 m.d.sync += [y.eq(saturate((s + 1) >> 1, self.wide_bits + 4))
-                             for y, s in zip(o.payload.data, shifted, strict=True)]
+                             for y, s in zip(data_out, shifted, strict=True)]
         return m

@@ -16,6 +16,7 @@ from hdl.attention_sums import AttentionSums
 from hdl.config import ChipConfig
 from hdl.matvec import Matvec
 from hdl.product import product_latency
+from hdl.rmsnorm import norm_latency
 from hdl.row_output import RowOutput
 from weights_to_rom.model_format import BLOCK, ModelFormat
 from weights_to_rom.schedule import MatrixShape, Step, all_matrices, embedding_matrix, head_matrix, layer_matrices
@@ -117,7 +118,7 @@ class _Token:
         scale_words = -(-(16 if bits == 4 else 8) // (self.config.block_lanes // 2))
         self._to("control", 4)
         # One more: the stage looks at the first beat before it takes it.
-        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 8 + 1
+        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 9 + 1
                  + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)))
 
     def _beats(self, values: int) -> int:
@@ -141,8 +142,7 @@ class _Token:
     def _normalise(self) -> None:
         """From the last beat that the residual takes to the last of the vector that enters the fabric."""
         beats, start = self._beats(self.model.dim_padded), self.now + 1
-        # RMSNorm: beats + 15 + log2(lanes) from its last beat in to its first one out.
-        self._to("norm", self.now + RESIDUAL + 2 * beats + 14 + ceil_log2(self.lanes))
+        self._to("norm", self.now + RESIDUAL + norm_latency(beats, self.lanes) + beats - 1)
         self._work("norm", start, self.now)
         self._convert()
 
@@ -154,7 +154,7 @@ class _Token:
 
     def _fabric(self, matrix: MatrixShape) -> tuple[int, int]:
         """Go on to the matrix's first word; the cycles of that and of the last one, if nothing holds the fabric up."""
-        self._to("matvec", self.now + 3)
+        self._to("matvec", self.now + (1 if self.matvec.min_words > 1 else 2))
         return self.now + 1, self.now + matrix.words(self.config.row_lanes, self.config.block_lanes)
 
     def _multiply(self, matrix: MatrixShape) -> None:
@@ -228,7 +228,7 @@ class _Token:
         self._to("matvec", last_result)
         if self.config.lora_rank:
             self._to("lora", sampler.last)
-        self._to("sampler", sampler.last + 4 + ceil_log2(lanes))
+        self._to("sampler", sampler.last + 5 + ceil_log2(lanes))
 
 
 RESIDUAL, SWIGLU, MX = 2, 6, 4
@@ -275,10 +275,13 @@ class _Skid:
 
 
 class _Pipe:
-    """``latency`` cycles from in to out; while the beat at its end waits, all of it stands still."""
+    """``latency`` cycles from in to out; while the beat at its end waits, all of it stands still.
 
-    def __init__(self, latency: int, then):
-        self.latency, self.then = latency, then
+    With a ``skid`` at its end it stands still as long, but a cycle later: the beat that waits has left it.
+    """
+
+    def __init__(self, latency: int, then, skid: bool = False):
+        self.latency, self.then, self.skid = latency, then, skid
         self.first, self.last, self.last_out = 0, 0, 0
         self.still: deque[tuple[int, int]] = deque(maxlen=latency)    # from when until when, the latest
 
@@ -293,7 +296,7 @@ class _Pipe:
                 out += until - since
         taken = self.then.take(out)
         if taken > out:
-            self.still.append((out, taken))
+            self.still.append((out + self.skid, taken + self.skid))
         self.first, self.last, self.last_out = self.first or moves, moves, out
         return moves
 
@@ -322,7 +325,7 @@ class _Rope:
     """A pipe; with sinks each head of q goes in twice."""
 
     def __init__(self, model: ModelFormat, config: ChipConfig, then):
-        self.pipe = _Pipe(7 + product_latency(33, config.position_bits + 1), then)
+        self.pipe = _Pipe(7 + product_latency(33, config.position_bits + 1), then, skid=True)
         self.head_beats, self.sinks = model.head_dim // config.vector_lanes, config.n_sinks > 0
         self.before_q = 2 * model.n_kv_heads * self.head_beats
         self.beat = 0

@@ -1,4 +1,4 @@
-"""The reciprocal at the end of attention, one quotient bit a cycle."""
+"""The reciprocal at the end of attention, two quotient bits a cycle."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 class Reciprocal(wiring.Component):
     """o = floor(2**31 / i) for i in 2**15 .. 2**16 - 1.
 
-    Restoring division.  The first 15 bits of 2**31 are the remainder to start with, 2**14 < i; the 17 bits
-    that follow are zeros and bring a quotient bit each.
+    Restoring division.  The first 14 bits of 2**31 are the remainder to start with, 2**13 < i; the 18 bits
+    that follow are zeros and bring a quotient bit each, the first of them 0.
 
-    ``o`` is valid 18 cycles after ``i`` moved, and stays until it is taken; one division at a time, at most
-    one every 19 cycles.
+    ``o`` is valid 10 cycles after ``i`` moved, and stays until it is taken; one division at a time, at most
+    one every 11 cycles.
 
     Members
     -------
@@ -27,25 +27,21 @@ class Reciprocal(wiring.Component):
         m = Module()
         divisor = Signal(16)
         remainder = Signal(16)      # < divisor
-        steps = Signal(5)
+        steps = Signal(range(9))
         busy = Signal()
 
-        doubled = Cat(0, remainder)
-        # 17 bits: below 2 * divisor; the borrow is bit 17.
-        difference = Signal(18)
-        m.d.comb += [
-            difference.eq(doubled - divisor),
-            self.i.ready.eq(~busy & ~self.o.valid),
-        ]
+        m.d.comb += self.i.ready.eq(~busy & ~self.o.valid)
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [divisor.eq(self.i.payload), remainder.eq(1 << 14), steps.eq(16), busy.eq(1)]
+            m.d.sync += [divisor.eq(self.i.payload), remainder.eq(1 << 13), steps.eq(8), busy.eq(1)]
+        left, bits = remainder, []
+        for k in range(2):
+            # 17 bits: below 2 * divisor; the borrow is bit 17.
+            difference, rest = Signal(18, name=f"difference_{k}"), Signal(16, name=f"rest_{k}")
+            doubled = Cat(0, left)
+            m.d.comb += [difference.eq(doubled - divisor), rest.eq(Mux(difference[17], doubled, difference))]
+            left, bits = rest, [~difference[17], *bits]
         with m.If(busy):
-            fits = ~difference[17]
-            m.d.sync += [
-                remainder.eq(Mux(fits, difference, doubled)),
-                self.o.payload.eq(Cat(fits, self.o.payload)),
-                steps.eq(steps - 1),
-            ]
+            m.d.sync += [remainder.eq(left), self.o.payload.eq(Cat(*bits, self.o.payload)), steps.eq(steps - 1)]
             with m.If(steps == 0):
                 m.d.sync += [busy.eq(0), self.o.valid.eq(1)]
         with m.If(self.o.valid & self.o.ready):

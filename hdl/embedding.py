@@ -48,7 +48,7 @@ class Dequantise(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        product = Signal(signed(13))  # 15 * 255 < 2**12
+        product = Signal(signed(13), reset_less=True)  # 15 * 255 < 2**12
         value = Signal(signed(VALUE_BITS))
         width = self.wide_bits + VALUE_BITS
         shifted, saturates, negative = Signal(signed(width)), Signal(), Signal()
@@ -83,9 +83,9 @@ class Embedding(wiring.Component):
     plane a cycle: nothing larger than a beat is buffered, at the price of reading words more than once.
 
     Cycles without stalls, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
-    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 8 cycles
+    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 9 cycles
     after the token moved, further ones p cycles later each and s more from block to block, the last one
-    t + 8 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
+    t + 9 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class Embedding(wiring.Component):
             members["within"] = range(self.word_chunks)
         tag_layout = data.StructLayout(members)
         reading = Signal(tag_layout)
-        stages = "rom", "word", "code", "product", "value", "shifted", "o"
+        stages = "rom", "lanes", "word", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.o.payload.last.eq(tags[-1].last)]
@@ -156,7 +156,7 @@ class Embedding(wiring.Component):
             m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
 
         lane = self.read(m, advance, reading, empty=~Cat(tag.codes for tag in tags).any())
-        self.scale(m, advance, lane, at_word=tags[1], at_product=tags[3])
+        self.scale(m, advance, lane, at_word=tags[2], at_product=tags[4])
         return m
 
     def read(self, m, advance, reading, empty):
@@ -249,10 +249,12 @@ class Embedding(wiring.Component):
             beyond.eq(Cat(places >= most - p for p in range(VALUE_BITS - 1))),
         ]
 
-        # A register between ROM and selections: block RAM is slow, and the lanes are all over the chip.
+        # Two registers between ROM and selections: block RAM is slow, and the lanes are all over the chip.
         word = Signal.like(self.weights.data[0])
+        fours = [Signal.like(word, name=f"lanes_{k}") for k in range(0, self.row_lanes, 4)]
         with m.If(advance):
-            m.d.sync += word.eq(Array(self.weights.data)[lane])
+            m.d.sync += [four.eq(Array(self.weights.data[4 * k:4 * k + 4])[lane[:2]]) for k, four in enumerate(fours)]
+            m.d.sync += word.eq(Array(fours)[lane[2:]])
         scales = Signal(self.scale_words * self.block_lanes // 2)
         minimum = Signal(15)
         with m.If(advance):

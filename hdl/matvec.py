@@ -44,9 +44,9 @@ class Matvec(wiring.Component):
 
     The k-th command multiplies the k-th vector.  A group of ``row_lanes`` rows takes blocks * planes *
     (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is read two
-    cycles after the command is taken, which is at the earliest two cycles after its vector's last beat; a
-    group's first result is on ``o`` ``latency`` cycles after its last weight was read; between two matrices
-    whose vectors are here lies one idle cycle.  Every group has its place in the result queue before it
+    cycles after the command is taken, or after its vector's last beat if that comes later, and one more if a
+    vector may be a single word of ``block_lanes``; a group's first result is on ``o`` ``latency`` cycles after
+    its last weight was read; between two matrices whose vectors are here lies one idle cycle.  Every group has its place in the result queue before it
     starts, so nothing ever stalls behind the ROM.
 
     The queue holds what is under way, or ``queue`` groups if that is more.
@@ -80,6 +80,7 @@ class Matvec(wiring.Component):
         self.multiplier = MULTIPLIERS[multiplier](block_lanes)
         self.wide_bits = wide_bits
         self.max_blocks = max(matrix.blocks for matrix in matrices)
+        self.min_words = min(matrix.blocks for matrix in matrices) * (BLOCK // block_lanes)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
         self.max_terms = max(terms)
         # A group holds its place from its first word to two cycles after the results of its last.
@@ -120,7 +121,8 @@ class Matvec(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.x_buffer = buffer = XBuffer(
-            block_lanes=self.block_lanes, vector_lanes=self.vector_lanes, max_blocks=self.max_blocks)
+            block_lanes=self.block_lanes, vector_lanes=self.vector_lanes, max_blocks=self.max_blocks,
+            min_words=self.min_words)
         m.submodules.output = output = RowOutput(
             row_lanes=self.row_lanes, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits,
             tag_bits=TAG_BITS, depth=self.queue_depth)
@@ -132,7 +134,8 @@ class Matvec(wiring.Component):
         parts = BLOCK // self.block_lanes
         command = Signal(self.command_layout)
         remaining = Signal.like(command.rows)
-        active, fresh = Signal(), Signal()  # fresh: no word of this matrix was chosen yet
+        # active: words are chosen; waits: a command was taken, its vector is not here; fresh: no word was chosen yet
+        active, waits, fresh = Signal(), Signal(), Signal()
         word = Signal(buffer.address_bits)  # within the vector
         block = Signal(range(max(2, self.max_blocks)))
         last_block = Signal()               # block == command.blocks - 1
@@ -143,7 +146,7 @@ class Matvec(wiring.Component):
         last_group = Signal()               # remaining <= row_lanes
         issue, block_ends, group_ends = (Signal(name=n) for n in ("issue", "block_ends", "group_ends"))
         m.d.comb += [
-            self.command.ready.eq(~active & buffer.complete),
+            self.command.ready.eq(~active & ~waits),
             issue.eq(active & (output.free | ~group_starts)),
             block_ends.eq(part == parts - 1),
             group_ends.eq(block_ends & (low_plane | ~command.two_planes) & last_block),
@@ -154,8 +157,10 @@ class Matvec(wiring.Component):
         ]
         with m.If(self.command.valid & self.command.ready):
             taken = self.command.payload
-            m.d.sync += [command.eq(taken), remaining.eq(taken.rows), active.eq(1), fresh.eq(1),
-                         last_block.eq(taken.blocks == 1), last_group.eq(taken.rows <= self.row_lanes)]
+            m.d.sync += [command.eq(taken), remaining.eq(taken.rows), active.eq(buffer.completes), waits.eq(~buffer.completes),
+                         fresh.eq(1), last_block.eq(taken.blocks == 1), last_group.eq(taken.rows <= self.row_lanes)]
+        with m.If(waits & buffer.completes):
+            m.d.sync += [active.eq(1), waits.eq(0)]
         with m.If(issue):
             m.d.sync += [fresh.eq(0), part.eq(part + 1), word.eq(word + 1), group_starts.eq(0)]
             with m.If(block_ends):

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from hdl.bits import bitlen, magnitude, shift_right
 from hdl.product import Product
@@ -21,18 +22,18 @@ class RMSNorm(wiring.Component):
     """z = v * r * gain with r = 1 / sqrt(sum of v**2 + eps), of LSB 2**base, for the MX conversion.
 
     Three passes over a vector of n = dim_padded / lanes beats: it is stored while the OR of its magnitudes is
-    found; shifted to 16 bits and squared; and multiplied.  The last two read the same memory into one pipe::
+    found; shifted to 16 bits and squared, two beats a cycle if n is even; and multiplied::
 
-        memory -> shift ------> a * b --> tree of additions -> sum -> t -> n -> index of RSQRT
-               `-----------> a,    `----> (a * b) * gain -> o                          |
-                             b = r <---------------------------------------------------'
+        memory -> shift -> u -> u * u -> tree of additions -> sum -> t -> n -> index of RSQRT
+               `---------> v -> v * r -> (v * r) * gain -> o                     |
+                                    ^--------------------------------------------'
 
-    From the last beat in to the first beat out: n + 15 + log2(lanes) cycles, then ``lanes`` elements a
-    cycle.  The next vector may come in one cycle after the last beat was read, which is 6 cycles before that
-    leaves: 3 * n + 7 + log2(lanes) cycles a vector.
+    From the last beat in to the first beat out: ``norm_latency`` cycles, then ``lanes`` elements a cycle.  The
+    next vector may come in one cycle after the last beat was read, which is 6 cycles before that leaves:
+    2 * n - 8 + norm_latency cycles a vector.
 
-    Widths: |a| <= 2**15 in the second pass, so the sum is at most 2**30 * dim and t less than
-    2**30 * dim + 2**32; |v * r * gain| < 2**(wide_bits - 1) * 2**15 * 2**15 in the third: wide_bits + 30 bits
+    Widths: |u| <= 2**15, so the sum is at most 2**30 * dim and t less than
+    2**30 * dim + 2**32; |v * r * gain| < 2**(wide_bits - 1) * 2**15 * 2**15: wide_bits + 30 bits
     with the sign, and a gain of -2**15 reaches no further.
 
     ROMs: ``gain`` has ``lanes`` gains a word, 16 bits signed, the first in the low bits; ``norm`` a word of
@@ -57,6 +58,7 @@ class RMSNorm(wiring.Component):
             raise ValueError(f"n_norms must be a positive integer, not {n_norms!r}")
         self.dim, self.lanes, self.wide_bits = dim, lanes, wide_bits
         self.beats = ceil_to(dim, BLOCK) // lanes
+        self.banks = _banks(self.beats)
         self.gain = Rom(width=16 * lanes, depth=n_norms * self.beats, name="gain", init=gain_init)
         self.norm = Rom(width=40, depth=n_norms, name="norm", init=const_init)
         super().__init__({
@@ -67,12 +69,16 @@ class RMSNorm(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes, width, beats = self.lanes, self.wide_bits, self.beats
+        lanes, width, beats, banks = self.lanes, self.wide_bits, self.beats, self.banks
 
         m.submodules.gain = self.gain
         m.submodules.norm = self.norm
-        m.submodules.vector = vector = Memory(shape=lanes * width, depth=max(2, beats), init=[])
-        write, read = vector.write_port(), vector.read_port()
+        # Beat k is in bank k % banks.
+        writes, reads = [], []
+        for bank in range(banks):
+            m.submodules[f"vector_{bank}"] = vector = Memory(shape=lanes * width, depth=max(2, beats // banks), init=[])
+            writes.append(vector.write_port())
+            reads.append(vector.read_port())
         m.submodules.rsqrt = rsqrt = Memory(shape=15, depth=128, init=rsqrt_table())
         root = rsqrt.read_port()
 
@@ -81,14 +87,17 @@ class RMSNorm(wiring.Component):
         index = Signal(range(max(2, beats)))
         magnitudes = Signal(width - 1)
         squaring, multiplying, found = Signal(), Signal(), Signal()
+        last_square, last_read = index == beats - banks, index == beats - 1
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
-            write.addr.eq(index), write.data.eq(self.i.payload.data),
-            read.addr.eq(index), read.en.eq(advance),
+            *(port.addr.eq(index >> (banks - 1)) for port in writes + reads),
+            *(write.data.eq(self.i.payload.data) for write in writes), *(read.en.eq(advance) for read in reads),
         ]
         with m.FSM(name="pass"):
             with m.State("STORE"):
-                m.d.comb += [self.i.ready.eq(1), write.en.eq(self.i.valid)]
+                m.d.comb += self.i.ready.eq(1)
+                m.d.comb += [write.en.eq(self.i.valid & (index[0] == bank if banks > 1 else 1))
+                             for bank, write in enumerate(writes)]
                 with m.If(self.i.valid):
                     m.d.sync += [
                         index.eq(index + 1),
@@ -101,8 +110,8 @@ class RMSNorm(wiring.Component):
             with m.State("SQUARE"):
                 m.d.comb += squaring.eq(1)
                 with m.If(advance):
-                    m.d.sync += index.eq(index + 1)
-                    with m.If(index == beats - 1):
+                    m.d.sync += index.eq(index + banks)
+                    with m.If(last_square):
                         m.d.sync += index.eq(0)
                         m.next = "ROOT"
             with m.State("ROOT"):
@@ -112,10 +121,9 @@ class RMSNorm(wiring.Component):
                 m.d.comb += multiplying.eq(1)
                 with m.If(advance):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(index == beats - 1):
+                    with m.If(last_read):
                         m.d.sync += [index.eq(0), self.norm.addr.eq(self.norm.addr + 1)]
                         m.next = "STORE"
-        last_read = index == beats - 1
 
         # Constants of this norm.  Settled long before the sum: one cycle after the shift.  The ROM's word has a register of its
         # own, as block RAM is slow.
@@ -130,33 +138,39 @@ class RMSNorm(wiring.Component):
             exponent.eq(constants[32:].as_signed() - 15 - shift),
         ]
 
-        # The pipe.  a * b is u * u, then v * r.
-        is_square = _delayed(m, advance, squaring, 4, "is_square")
+        # The pipes.
+        is_square = _delayed(m, advance, squaring, 3, "is_square")
         is_output = _delayed(m, advance, multiplying, 7, "is_output")
-        square_last = _delayed(m, advance, squaring & last_read, 4, "square_last")
+        square_last = _delayed(m, advance, squaring & last_square, 3, "square_last")
         output_last = _delayed(m, advance, multiplying & last_read, 7, "output_last")
         squares = []
         gains = Signal(16 * lanes)
+        bank_read = Signal(range(banks))
+        with m.If(advance):
+            m.d.sync += bank_read.eq(index)
         for k in range(lanes):
             first = Product(a_width=width, b_width=16)
             second = Product(a_width=width + 15, b_width=16)
             assert (first.latency, second.latency) == (2, 3)
-            m.submodules[f"square_or_scale_{k}"] = first
+            m.submodules[f"scale_{k}"] = first
             m.submodules[f"gain_{k}"] = second
-            v = read.data.word_select(k, width).as_signed()
-            u = Signal(signed(16), name=f"u_{k}")
+            v = [read.data.word_select(k, width).as_signed() for read in reads]
             m.d.comb += [
-                u.eq(shift_right(v, shift, 16)),
                 first.en.eq(advance), second.en.eq(advance),
                 second.a.eq(first.p), second.b.eq(gains.word_select(k, 16)),
                 self.o.payload.data[k].eq(second.p),
             ]
             with m.If(advance):
-                m.d.sync += [
-                    first.a.eq(Mux(is_square[1], u, v)),
-                    first.b.eq(Mux(is_square[1], u, root.data)),
-                ]
-            squares.append(first.p[:31])             # |u| <= 2**15
+                m.d.sync += [first.a.eq(Array(v)[bank_read]), first.b.eq(root.data)]
+            for bank in range(banks):
+                square = Product(a_width=16, b_width=16)
+                assert square.latency == 1
+                m.submodules[f"square_{k}_{bank}"] = square
+                u = Signal(signed(16), name=f"u_{k}_{bank}")
+                m.d.comb += [square.a.eq(u), square.b.eq(u), square.en.eq(advance)]
+                with m.If(advance):
+                    m.d.sync += u.eq(shift_right(v[bank], shift, 16))
+                squares.append(square.p[:31])        # |u| <= 2**15
         m.d.comb += [self.o.valid.eq(is_output[7]), self.o.payload.last.eq(output_last[7])]
 
         # Gains are read two cycles ahead of v * r; the words follow each other through all the norms.
@@ -174,8 +188,8 @@ class RMSNorm(wiring.Component):
             with m.If(advance):
                 m.d.sync += [s.eq(a + b) for s, a, b in zip(sums, squares[::2], squares[1::2], strict=True)]
             squares = sums
-        adds = _delayed(m, advance, is_square[4], level, "adds")[level]
-        adds_last = _delayed(m, advance, square_last[4], level, "adds_last")[level]
+        adds = _delayed(m, advance, is_square[3], level, "adds")[level]
+        adds_last = _delayed(m, advance, square_last[3], level, "adds_last")[level]
         total = Signal((self.dim << 30).bit_length())
         starts = Signal(init=1)
         t = Signal(((self.dim << 30) + (1 << 32)).bit_length())
@@ -193,6 +207,16 @@ class RMSNorm(wiring.Component):
         with m.If(self.restart):
             m.d.sync += [self.norm.addr.eq(0), self.gain.addr.eq(0)]
         return m
+
+
+def norm_latency(beats: int, lanes: int) -> int:
+    """Cycles from the last of a vector's ``beats`` into RMSNorm to its first one out."""
+    banks = _banks(beats)
+    return beats // banks + 14 + ceil_log2(banks * lanes)
+
+
+def _banks(beats: int) -> int:
+    return 1 if beats % 2 else 2
 
 
 def _delayed(m, en, signal, cycles: int, name: str) -> list:

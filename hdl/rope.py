@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.bits import saturate
 from hdl.product import Product
 from hdl.rom import Rom
+from hdl.skid import Skid
 from hdl.streams import scaled_beat, vector_beat
 from weights_to_rom.tables import sine_table
 
@@ -73,8 +74,10 @@ class RoPE(wiring.Component):
         lanes, width, sine_bits = self.lanes, self.wide_bits, self.sine_bits
         m.submodules.freq = self.freq
 
-        advance = Signal()
-        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        # What moves all of the pipe, and what gives i, is a register.
+        m.submodules.skid = skid = Skid(self.o.payload.shape())
+        connect(m, skid.o, flipped(self.o))
+        advance, out = skid.i.ready, skid.i.payload
 
         # Where the stream is: a beat of a head, a head of the layer.
         beat = Signal(range(max(2, self.head_beats)))
@@ -112,8 +115,7 @@ class RoPE(wiring.Component):
                 last.eq(Cat(i_last, last)),
                 passes.eq(Cat(is_v, passes)),
             ]
-        m.d.comb += [self.o.valid.eq(valid[-1]), self.o.payload.last.eq(last[-1]),
-                     self.o.payload.base.eq(LSB_EXPONENT)]
+        m.d.comb += [skid.i.valid.eq(valid[-1]), out.last.eq(last[-1]), out.base.eq(LSB_EXPONENT)]
 
         for pair, phase in enumerate(phases):
             sine = Memory(shape=15, depth=1 << sine_bits, init=sine_table(sine_bits))
@@ -148,11 +150,10 @@ class RoPE(wiring.Component):
                 ("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos)))
             for k, total in enumerate((xc - ys, xs + yc)):
                 rotated = Signal(signed(width + 17), name=f"rotated_{2 * pair + k}")
+                rounded = Signal(signed(width), name=f"rounded_{2 * pair + k}")
+                m.d.comb += out.data[2 * pair + k].eq(rounded)
                 with m.If(advance):
-                    m.d.sync += [
-                        rotated.eq(total),
-                        self.o.payload.data[2 * pair + k].eq(_round(rotated, width)),
-                    ]
+                    m.d.sync += [rotated.eq(total), rounded.eq(_round(rotated, width))]
         return m
 
     def _repeated(self, m, advance, beat, is_q):

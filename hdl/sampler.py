@@ -26,7 +26,7 @@ class Sampler(wiring.Component):
     """o = the first of the largest scores: i * inv_temperature + (G << 10), or i where inv_temperature is 0.
 
     One pass over the logits of a token, a beat a cycle.  Counted from the cycle in which the first beat is
-    offered, it is accepted in cycle 1 (greedy) or 22 (the noise takes that long); the token is valid 4 +
+    offered, it is accepted in cycle 1 (greedy) or 22 (the noise takes that long); the token is valid 5 +
     log2(lanes) cycles after the last beat moved.  With ``noise=False`` the unit is greedy, has no inputs for
     noise, no multiplier, and the token is valid 1 + log2(lanes) cycles after the last beat.
 
@@ -154,14 +154,16 @@ class Sampler(wiring.Component):
             product = Product(a_width=self.wide_bits, b_width=TEMPERATURE_BITS + 1)
             m.submodules[f"product{lane}"] = product
             noise = Mux(greedy, 0, gumbel.o.payload[lane])
-            for stage in range(product.latency):
+            for stage in range(1 + product.latency):
                 noise = self.delayed(m, f"noise{lane}_{stage}", noise)
             score = Signal(signed(self.score_bits), name=f"score{lane}")
-            m.d.comb += [product.en.eq(1), product.a.eq(self.i.payload.data[lane]), product.b.eq(factor)]
+            # A register before the multiplier, as before the noise: logits come from far.
+            m.d.comb += [product.en.eq(1), product.a.eq(self.delayed(m, f"logit{lane}", self.i.payload.data[lane])),
+                         product.b.eq(factor)]
             m.d.sync += score.eq(product.p + (noise << NOISE_SHIFT))
             scores.append(score)
         valid, last = accepted, self.i.payload.last
-        for stage in range(product.latency + 1):
+        for stage in range(1 + product.latency + 1):
             valid = self.delayed(m, f"scoring_valid{stage}", valid)
             last = self.delayed(m, f"scoring_last{stage}", last)
         return scores, valid, last

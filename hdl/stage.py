@@ -122,10 +122,14 @@ class Stage(wiring.Component):
 
         # The token that is here.
         context = Signal(self.i.payload.context.shape())
-        loading, running = Signal(), Signal()
+        loading, running, begins = Signal(), Signal(), Signal()
+        m.d.sync += begins.eq(~loading & ~running & self.i.valid)
         with m.If(~loading & ~running & self.i.valid):
-            m.d.sync += [context.eq(self.i.payload.context), loading.eq(1)]
-            m.d.comb += rmsnorm.restart.eq(1)
+            m.d.sync += loading.eq(1)
+        # The cycle in which the first beat moves.  A register: it has to reach all of the stage.
+        with m.If(begins):
+            m.d.sync += context.eq(self.i.payload.context)
+        m.d.comb += rmsnorm.restart.eq(begins)
 
         # What takes the results, and what that gives them to, is not to hold up the fabric within the cycle.
         m.submodules.results = results = Skid(matvec.o.payload.shape())
@@ -201,8 +205,10 @@ class Stage(wiring.Component):
                 m.d.comb += result.ready.eq(residual.i.ready & ~loading)
         result_ends = Signal()
         m.d.comb += result_ends.eq(result.valid & result.ready & result.payload.last)
-        with m.If(result_ends & self._is(result, Step.DOWN)):
-            # Attention of this layer ended before its o began, so nothing looks at the number any more.
+        # Attention of this layer ended before its o began, so nothing looks at the number any more.
+        layer_ended = Signal()
+        m.d.sync += layer_ended.eq(result_ends & self._is(result, Step.DOWN))
+        with m.If(layer_ended):
             m.d.sync += layer.eq(layer + 1)
         with m.If(done):
             m.d.sync += layer.eq(0)

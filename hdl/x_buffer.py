@@ -14,13 +14,15 @@ from weights_to_rom.model_format import BLOCK
 class XBuffer(wiring.Component):
     """Words of ``block_lanes`` mantissas, each with their sum and their block's exponent.
 
-    The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  A vector is complete two
-    cycles after its last beat; ``vector_lanes`` elements a cycle go in, a word a cycle comes out (latency 1).
+    The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  ``vector_lanes`` elements a
+    cycle go in, a word a cycle comes out (latency 1).  A word can be read two cycles after its last beat moved, so
+    that a vector of two or more (``min_words``) may be begun one cycle after its own.
 
     Members
     -------
     i : In(stream mx_beat)    whole blocks; ``last`` ends a vector
-    complete : Out(1)         the vector to be read is here
+    complete : Out(1)         the vector to be read may be begun
+    completes : Out(1)        it may be, in the next cycle
     en, word : In             read word ``word``: block * (32 // block_lanes) + part
     release : In(1)           this is the vector's last read: the next one is the other half's
     mant : Out(signed(8)).array(block_lanes)
@@ -28,13 +30,13 @@ class XBuffer(wiring.Component):
     exp : Out(signed(8))
     """
 
-    def __init__(self, *, block_lanes: int, vector_lanes: int, max_blocks: int) -> None:
+    def __init__(self, *, block_lanes: int, vector_lanes: int, max_blocks: int, min_words: int = 1) -> None:
         if block_lanes % vector_lanes:
             raise ValueError(f"vector_lanes must divide block_lanes ({block_lanes}), not {vector_lanes!r}")
-        self.block_lanes, self.vector_lanes = block_lanes, vector_lanes
+        self.block_lanes, self.vector_lanes, self.min_words = block_lanes, vector_lanes, min_words
         self.address_bits = address_bits(max_blocks * (BLOCK // block_lanes))
         super().__init__({
-            "i": In(stream.Signature(mx_beat(vector_lanes))), "complete": Out(1),
+            "i": In(stream.Signature(mx_beat(vector_lanes))), "complete": Out(1), "completes": Out(1),
             "en": In(1), "word": In(self.address_bits), "release": In(1),
             "mant": Out(signed(8)).array(block_lanes), "total": Out(total_shape(block_lanes)),
             "exp": Out(signed(EXP_BITS)),
@@ -88,14 +90,18 @@ class XBuffer(wiring.Component):
             with m.If(last):
                 m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
 
+        begun = Array(Signal(name=f"begun_{half}") for half in range(2))    # halves that may be read
+        ends_now, half = (accept & beat.last, write_half) if self.min_words > 1 else (write.en & last, address_half)
+        with m.If(ends_now):
+            m.d.sync += begun[half].eq(1)
         m.d.comb += [
-            self.complete.eq(full[read_half]),
+            self.complete.eq(begun[read_half]), self.completes.eq(self.complete | (ends_now & (half == read_half))),
             read.en.eq(self.en), read.addr.eq(Cat(self.word, read_half)),
             self.total.eq(read.data.total), self.exp.eq(read.data.exp),
             *(self.mant[j].eq(read.data.mant[j]) for j in range(self.block_lanes)),
         ]
         with m.If(self.release):
-            m.d.sync += [full[read_half].eq(0), read_half.eq(~read_half)]
+            m.d.sync += [full[read_half].eq(0), begun[read_half].eq(0), read_half.eq(~read_half)]
         filled = [is_full | (write.en & last & (address_half == half)) for half, is_full in enumerate(full)]
         m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(filled)))
         return m

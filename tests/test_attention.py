@@ -235,8 +235,8 @@ def test_equals_golden_to_the_last_position():
 @pytest.mark.parametrize("position", [0, 40])
 @pytest.mark.parametrize("shape, latency, interval", [
     # Several words a block or several blocks a head add a register each, several words a head a cycle each.
-    (CHIPS[0], 39, 25), (CHIPS[1], 39, 25), (CHIPS[3], 41, 24), (CHIPS[4], 43, 28), (CHIPS[6], 42, 59),
-    (CHIPS[7], 41, 46),
+    (CHIPS[0], 31, 17), (CHIPS[1], 31, 17), (CHIPS[3], 33, 16), (CHIPS[4], 35, 20), (CHIPS[6], 34, 51),
+    (CHIPS[7], 33, 38),
 ])
 def test_cycles(shape, latency, interval, position):
     """One layer, nothing stalled: the cycle in which each value of each pass leaves."""

@@ -30,8 +30,8 @@ def test_latency_and_rate():
     times_in, times_out = [], []
     simulate(dut, lambda ctx: drive(ctx, dut.i, EDGES, times=times_in),
              lambda ctx: collect(ctx, dut.o, len(EDGES), times=times_out))
-    assert times_in == [19 * k for k in range(len(EDGES))]
-    assert times_out == [19 * k + 18 for k in range(len(EDGES))]
+    assert times_in == [11 * k for k in range(len(EDGES))]
+    assert times_out == [11 * k + 10 for k in range(len(EDGES))]
 
 
 @pytest.mark.parametrize("fault", [lambda fits, then, otherwise: otherwise,         # never subtracts

@@ -131,13 +131,13 @@ def expected(job, vl, wide_bits):
 def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
     """Run the jobs once with each probability of stalls, one run behind the other.
 
-    Returns the cycles of the commands, of each beat out, and of each weight read.
+    Returns the cycles of each vector's last beat, of each beat out, and of each weight read.
     """
     vl = lanes[2]
     bench = Bench(jobs, lanes, wide_bits, **more)
     want = [beat for job in jobs for beat in expected(job, vl, wide_bits)]
     beats = [beat for job in jobs for beat in vector_beats(job, vl)]
-    taken, out, busy = [], [], []
+    moved, out, busy = [], [], []
 
     async def watch(ctx):
         cycle = 0
@@ -148,11 +148,11 @@ def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
 
     async def command(ctx):
         for stall in stalls:
-            await drive(ctx, bench.command, commands(jobs), stall, seed, taken)
+            await drive(ctx, bench.command, commands(jobs), stall, seed)
 
     async def vectors(ctx):
         for stall in stalls:
-            await drive(ctx, bench.x, beats, stall, seed + 1)
+            await drive(ctx, bench.x, beats, stall, seed + 1, moved)
 
     async def results(ctx):
         return [await collect(ctx, bench.o, len(want), stall, seed + 2, out) for stall in stalls]
@@ -160,7 +160,7 @@ def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
     *_, got = simulate(bench, command, vectors, results, background=[watch])
     for run in got:
         assert run == want
-    return taken, out, busy
+    return [cycle for cycle, beat in zip(moved, beats * len(stalls), strict=True) if beat["last"]], out, busy
 
 
 def mixed_jobs(seed, lanes):
@@ -219,8 +219,8 @@ def test_cycles(lanes):
     r, b, vl = lanes
     shapes = [(24 * r, 2, 4), (8 * r, 3, 8)]
     jobs = [random_job(rng, *shape, tag) for tag, shape in enumerate(shapes)]
-    taken, out, busy = check(jobs, lanes)
-    cycle, want_busy, group_ends = taken[0] + 2, [], []
+    ends, out, busy = check(jobs, lanes)
+    cycle, want_busy, group_ends = ends[0] + 2, [], []
     for rows, blocks, bits in shapes:
         group_cycles = blocks * (bits // 4) * (32 // b)
         for _ in range(rows // r):
@@ -239,7 +239,8 @@ def test_cycles(lanes):
 def test_one_cycle_groups():
     """A group a cycle: the queue is deep enough; with more row lanes than vector lanes the output limits."""
     rng = np.random.default_rng(6)
-    *_, busy = check([random_job(rng, 160, 1, 4, 1)], (2, 32, 4))
+    ends, _, busy = check([random_job(rng, 160, 1, 4, 1)], (2, 32, 4))
+    assert busy[0] == ends[0] + 3, "of a word: it cannot be read a cycle earlier"
     assert busy[-1] - busy[0] + 1 == 80
     _, out, busy = check([random_job(rng, 320, 1, 4, 1)], (8, 32, 2))
     assert out[-1] - out[0] + 1 == 160

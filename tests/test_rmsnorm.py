@@ -118,8 +118,8 @@ def test_latency_and_rate(dim, lanes, wide_bits):
     _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in),
                       lambda ctx: collect(ctx, dut.o, 3 * n, times=times_out))
     assert got == [beat for k, x in enumerate(v) for beat in norms.beats_out(k, x)]
-    step = 3 * n + 7 + lanes.bit_length() - 1
-    latency = n + 15 + lanes.bit_length() - 1
+    latency = (n // 2 + 15 if n % 2 == 0 else n + 14) + lanes.bit_length() - 1
+    step = 2 * n - 8 + latency
     assert times_in == [k * step + beat for k in range(3) for beat in range(n)]
     assert times_out == [k * step + n - 1 + latency + beat for k in range(3) for beat in range(n)]
 
