@@ -72,7 +72,7 @@ class AttentionOutput(wiring.Component):
                          above_head.eq(den_head)]
         dividers = []
         for h in range(self.heads):
-            m.submodules[f"reciprocal_{h}"] = divider = Reciprocal()
+            m.submodules[f"reciprocal_{h}"] = divider = Reciprocal(bits=2)
             # Always ready: its last result was taken before ``sums`` was.
             m.d.comb += [divider.i.payload.eq(whole_den >> above),
                          divider.i.valid.eq(at_above & (above_head == h))]

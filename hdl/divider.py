@@ -1,4 +1,4 @@
-"""The reciprocal at the end of attention, two quotient bits a cycle."""
+"""The reciprocal at the end of attention, by long division."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -8,11 +8,11 @@ from amaranth.lib.wiring import In, Out
 class Reciprocal(wiring.Component):
     """o = floor(2**31 / i) for i in 2**15 .. 2**16 - 1.
 
-    Restoring division.  The first 14 bits of 2**31 are the remainder to start with, 2**13 < i; the 18 bits
-    that follow are zeros and bring a quotient bit each, the first of them 0.
+    Restoring division, ``bits`` of the quotient a cycle.  The first bits of 2**31 are the remainder to start with,
+    2**14 < i or less; the zeros that follow, 17 or as many more as fill a cycle, bring a quotient bit each.
 
-    ``o`` is valid 10 cycles after ``i`` moved, and stays until it is taken; one division at a time, at most
-    one every 11 cycles.
+    ``o`` is valid ``latency`` cycles after ``i`` moved, which is 18, or 10 with two bits a cycle, and stays until it
+    is taken; one division at a time, at most one every latency + 1 cycles.
 
     Members
     -------
@@ -20,25 +20,28 @@ class Reciprocal(wiring.Component):
     o : Out(stream, 17 bits)    2**15 < o <= 2**16
     """
 
-    def __init__(self):
+    def __init__(self, *, bits: int = 1):
+        self.bits, self.steps = bits, -(-17 // bits)
+        self.latency = self.steps + 1
         super().__init__({"i": In(stream.Signature(16)), "o": Out(stream.Signature(17))})
 
     def elaborate(self, platform):
         m = Module()
         divisor = Signal(16)
         remainder = Signal(16)      # < divisor
-        steps = Signal(range(9))
+        steps = Signal(range(self.steps))
         busy = Signal()
 
         m.d.comb += self.i.ready.eq(~busy & ~self.o.valid)
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [divisor.eq(self.i.payload), remainder.eq(1 << 13), steps.eq(8), busy.eq(1)]
+            m.d.sync += [divisor.eq(self.i.payload), remainder.eq(1 << 31 - self.bits * self.steps), steps.eq(self.steps - 1),
+                         busy.eq(1)]
         left, bits = remainder, []
-        for k in range(2):
+        for k in range(self.bits):
             # 17 bits: below 2 * divisor; the borrow is bit 17.
             difference, rest = Signal(18, name=f"difference_{k}"), Signal(16, name=f"rest_{k}")
             doubled = Cat(0, left)
-            m.d.comb += [difference.eq(doubled - divisor), rest.eq(Mux(difference[17], doubled, difference))]
+            m.d.comb += [difference.eq(doubled - divisor), rest.eq(Mux(~difference[17], difference, doubled))]
             left, bits = rest, [~difference[17], *bits]
         with m.If(busy):
             m.d.sync += [remainder.eq(left), self.o.payload.eq(Cat(*bits, self.o.payload)), steps.eq(steps - 1)]
