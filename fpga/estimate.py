@@ -28,7 +28,7 @@ FULL = {"LFE5U-85F": 0.50, "iCE40UP5K": 0.98}
 
 FULL_ELSEWHERE = 0.92
 
-DSPS_FULL = {"LFE5U-85F": 0.5}
+DSPS_FULL = {"LFE5U-85F": 0.55}
 """The share of DSPs that are taken before multiplications become carry chains, where it is not all of them.
 
 Where DSPs are in few rows of a large device, the ways to the nearest that is free are long.

@@ -37,13 +37,14 @@ class UartTx(wiring.Component):
         m = Module()
         timer = Signal(range(self.divisor))
         bits = Signal(BITS + 1, init=1)     # what is yet to be sent; the last one marks the end, that before it of the stop bit
-        with m.If(bits == 1):
-            m.d.comb += self.i.ready.eq(1)
+        rests = Signal(init=1)              # bits == 1
+        m.d.comb += self.i.ready.eq(rests)
+        with m.If(rests):
             with m.If(self.i.valid):
                 # The line's register has the start bit in the next cycle.
-                m.d.sync += [bits.eq(Cat(self.i.payload, Const(7, 3))), timer.eq(self.divisor - 1), self.line.eq(0)]
+                m.d.sync += [rests.eq(0), bits.eq(Cat(self.i.payload, Const(7, 3))), timer.eq(self.divisor - 1), self.line.eq(0)]
         with m.Elif(timer == 0):
-            m.d.sync += [bits.eq(bits >> 1), timer.eq(self.divisor - 1), self.line.eq(bits[0])]
+            m.d.sync += [rests.eq(bits[1:] == 1), bits.eq(bits >> 1), timer.eq(self.divisor - 1), self.line.eq(bits[0])]
         with m.Else():
             m.d.sync += timer.eq(timer - 1)
         return m

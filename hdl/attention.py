@@ -53,7 +53,7 @@ class AttentionHeads(wiring.Component):
         head_words = head_dim // lanes
         self.latency = self._scores.latency + head_words - 1 + AttentionSums.latency + self._output.latency
         # The words of the last position can follow when all that came before them has left ``sums``.
-        self.interval = AttentionOutput.division + heads * head_dim // vector_lanes + head_words
+        self.interval = AttentionOutput.division + heads * head_dim // vector_lanes + 1 + head_words
         super().__init__({
             "q": In(stream.Signature(mx_beat(vector_lanes))),
             "k": In(stream.Signature(kv_beat(banks, lanes))),

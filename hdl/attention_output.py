@@ -25,7 +25,7 @@ class AttentionOutput(wiring.Component):
 
     One head a cycle enters the divisions; there is a divider for each.  From ``sums.valid`` to the first beat
     ``latency`` cycles, then a beat a cycle.  ``sums`` is free for other heads ``division`` cycles after it
-    came and one for each beat.
+    came, one for each beat, and one more.
 
     Members
     -------
@@ -85,20 +85,24 @@ class AttentionOutput(wiring.Component):
         head, beat = Signal(address_bits(self.heads)), Signal(address_bits(head_beats))
         flat = Signal(address_bits(beats))                     # beat of all heads
         passed = Signal(address_bits(self.passes))
-        go, head_end, end = Signal(), Signal(), Signal()
+        go, head_end, end, ended = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             go.eq(Array(d.o.valid for d in dividers)[head]),
             head_end.eq(beat == head_beats - 1),
             end.eq(flat == beats - 1),
-            sums.ready.eq(advance & go & end),
+            sums.ready.eq(ended),
         ]
+        # A register: whether the last head's division has ended is known far from the sums.
+        m.d.sync += ended.eq(advance & go & end)
+        with m.If(ended):
+            m.d.sync += fed.eq(0)
         with m.If(advance & go):
             m.d.sync += [beat.eq(Mux(head_end, 0, beat + 1)), flat.eq(Mux(end, 0, flat + 1))]
             with m.If(head_end):
                 m.d.sync += head.eq(Mux(end, 0, head + 1))
                 m.d.comb += [divider.o.ready.eq(head == h) for h, divider in enumerate(dividers)]
             with m.If(end):
-                m.d.sync += [fed.eq(0), passed.eq(Mux(passed == self.passes - 1, 0, passed + 1))]
+                m.d.sync += passed.eq(Mux(passed == self.passes - 1, 0, passed + 1))
 
         num = [Signal.like(sums.num[0][0], name=f"num_{j}", reset_less=True)
                for j in range(self.vector_lanes)]

@@ -70,7 +70,8 @@ class AttentionSums(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        advance = Signal()                   # the whole pipe moves
+        # The whole pipe moves: a register, with nothing beside it where a stage may hold anything while no word is in it.
+        advance = Signal(init=1)
 
         # A score is taken with the first word of its position, so that the next one may arrive meanwhile.
         sub, sub_out = Signal(address_bits(self.head_words)), Signal(address_bits(self.head_words))
@@ -95,22 +96,21 @@ class AttentionSums(wiring.Component):
         at_maximum = stage(m, advance, at_read, "maximum")
         at_shifted = stage(m, advance, at_maximum, "shifted")
         at_product = stage(m, advance, at_shifted, "product")
-        # Only the last position's sums leave, so only they wait for the register they leave through.  Whether they do is a
-        # register: at_product.valid & at_product.last & sums.valid.
-        waits, leaves = Signal(), Signal()      # leaves: at_product.valid & at_product.last
+        # Only the last position's sums leave, so only they wait for the register they leave through:
+        # advance == ~(at_product.valid & at_product.last & sums.valid).
+        leaves = Signal()                       # at_product.valid & at_product.last
         with m.If(advance):
             m.d.sync += leaves.eq(at_shifted.valid & at_shifted.last)
         completes = leaves & at_product.position_end
-        m.d.comb += advance.eq(~waits)
-        m.d.sync += waits.eq(Mux(
-            waits, ~self.sums.ready,
-            at_shifted.valid & at_shifted.last & (completes | (self.sums.valid & ~self.sums.ready))))
+        m.d.sync += advance.eq(~Mux(
+            advance, at_shifted.valid & at_shifted.last & (completes | (self.sums.valid & ~self.sums.ready)),
+            ~self.sums.ready))
 
         # v travels beside the exponentials it will be multiplied with.
         v = [bank.mant for bank in self.v.payload.bank]
-        for marks, name in ((word, "word"), (at_word, "read"), (at_read, "maximum"), (at_maximum, "shifted")):
+        for name in ("word", "read", "maximum", "shifted"):
             after = [Signal.like(mant, name=f"v_{name}_{u}", reset_less=True) for u, mant in enumerate(v)]
-            with m.If(advance & marks.valid):
+            with m.If(advance):
                 m.d.sync += [a.eq(mant) for a, mant in zip(after, v, strict=True)]
             v = after
 
@@ -126,11 +126,11 @@ class AttentionSums(wiring.Component):
             whole = Signal(signed(SCORE_BITS - 6), name=f"whole_{h}", reset_less=True)
             exponent = Signal(signed(SCORE_BITS - 5), name=f"exponent_{h}", reset_less=True)
             m.d.comb += [read.addr.eq(score_word[:6]), read.en.eq(advance & at_word.valid & at_word.position_start)]
-            with m.If(advance & word.valid):
+            with m.If(advance):
                 m.d.sync += v_exp.eq(self.v.payload.bank[bank].exp)
-                with m.If(start):
-                    m.d.sync += score_word.eq(score)
-            with m.If(advance & at_word.valid):
+            with m.If(advance & word.valid & start):
+                m.d.sync += score_word.eq(score)
+            with m.If(advance):
                 m.d.sync += [whole.eq(score_word >> 6), exponent.eq((score_word >> 6) + v_exp)]
 
             # Maxima, and the shifts they bring: held at what leaves nothing of den and E, of num the sign.
@@ -162,7 +162,7 @@ class AttentionSums(wiring.Component):
             den_shift, num_shift = (Signal.like(x, name=f"{name}_shift_{h}", reset_less=True)
                                     for name, x in (("den", den_rescale), ("num", num_rescale)))
             lift = Signal.like(self.sums.lift[h][0], name=f"lift_{h}", reset_less=True)
-            with m.If(advance & at_maximum.valid):
+            with m.If(advance):
                 m.d.sync += [den_term.eq(power >> den_lower), num_term.eq(power >> num_lower),
                              den_shift.eq(den_rescale), num_shift.eq(num_rescale),
                              lift.eq(block_max - den_max)]
@@ -173,11 +173,11 @@ class AttentionSums(wiring.Component):
             num_by = Signal.like(num_shift, name=f"num_by_{h}", reset_less=True)
             lift_by = Signal.like(lift, name=f"lift_by_{h}", reset_less=True)
             den = Signal.like(self.sums.den[h], name=f"den_{h}", reset_less=True)
-            with m.If(advance & at_shifted.valid):
+            with m.If(advance):
                 m.d.sync += [p.eq(num_term * v[bank][j]) for j, p in enumerate(product)]
                 m.d.sync += [num_by.eq(num_shift), lift_by.eq(lift)]
-                with m.If(at_shifted.position_start):
-                    m.d.sync += den.eq(Mux(at_shifted.first, 0, _rescale(den, den_shift)) + den_term)
+            with m.If(advance & at_shifted.valid & at_shifted.position_start):
+                m.d.sync += den.eq(Mux(at_shifted.first, 0, _rescale(den, den_shift)) + den_term)
 
             # The numerator's words go round, the current one first.
             num = [[Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=True)

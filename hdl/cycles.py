@@ -207,7 +207,7 @@ class _Token:
         for group in range(groups):
             word += cycles
             if len(pops) == pops.maxlen:
-                word = max(word, pops[0] + 2)
+                word = max(word, pops[0] + 3)
             pops.append(max(word + to_pop, loaded))
             last = group == groups - 1
             for beat in range(self._beats(min(rows, matrix.rows - group * rows))):
@@ -356,7 +356,7 @@ class _Attention:
         scores = 5 + (block_words > 1) + (model.head_dim > model.kv_block)
         product = product_latency(24 + ceil_log2(config.max_context), 18)
         self.latency = scores + head_words - 1 + AttentionSums.latency + AttentionOutput.division + 1 + product + 2
-        self.interval = AttentionOutput.division + self.pass_out + head_words
+        self.interval = AttentionOutput.division + self.pass_out + head_words + 1
         self.beat, self.last, self.q_ends = 0, 0, 0
         self.read = [0, 0]        # the last word of k, of each pass; two that never were
         self.first_out = -self.words

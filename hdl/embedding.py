@@ -2,10 +2,11 @@
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from hdl.rom import RomPort
+from hdl.skid import Skid
 from hdl.streams import vector_beat
 from weights_to_rom.model_format import BLOCK
 
@@ -149,17 +150,20 @@ class Embedding(wiring.Component):
         reading = Signal(tag_layout)
         stages = "rom", "lanes", "word", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
-        advance = Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.o.payload.last.eq(tags[-1].last)]
+        # What moves all of the pipe, and reads the ROM, is a register.
+        m.submodules.skid = skid = Skid(self.o.payload.shape())
+        connect(m, skid.o, flipped(self.o))
+        advance = skid.i.ready
+        m.d.comb += skid.i.payload.last.eq(tags[-1].last)
         with m.If(advance):
-            m.d.sync += [self.o.valid.eq(tags[-2].codes & ~tags[-2].high)]
+            m.d.sync += [skid.i.valid.eq(tags[-2].codes & ~tags[-2].high)]
             m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
 
-        lane = self.read(m, advance, reading, empty=~Cat(tag.codes for tag in tags).any())
-        self.scale(m, advance, lane, at_word=tags[2], at_product=tags[4])
+        lane = self.read(m, advance, reading)
+        self.scale(m, advance, lane, at_word=tags[2], at_product=tags[4], beat=skid.i.payload)
         return m
 
-    def read(self, m, advance, reading, empty):
+    def read(self, m, advance, reading):
         """From a token to reads; the row lane that it has its row in."""
         token = Signal.like(self.i.payload.token)
         lane = Signal(range(max(self.row_lanes, 2)))
@@ -191,8 +195,8 @@ class Embedding(wiring.Component):
             m.d.sync += self.active.eq(0)
         with m.FSM(name="state"):
             with m.State("token"):
-                m.d.comb += self.i.ready.eq(empty)
-                with m.If(self.i.valid & empty):
+                m.d.comb += self.i.ready.eq(~self.active)
+                with m.If(self.i.valid & self.i.ready):
                     m.d.sync += [token.eq(self.i.payload.token), lane.eq(0), offset.eq(0), step.eq(0)]
                     m.next = "divide"
             with m.State("divide"):
@@ -232,7 +236,7 @@ class Embedding(wiring.Component):
                                 m.next = "token"
         return lane
 
-    def scale(self, m, advance, lane, at_word, at_product):
+    def scale(self, m, advance, lane, at_word, at_product, beat):
         """From the ROMs' words to Wide."""
         # e and k of the row, and two cycles later, before the first value, how far that shifts.
         row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
@@ -277,5 +281,5 @@ class Embedding(wiring.Component):
                 dequantise.advance.eq(advance), dequantise.code.eq(code), dequantise.d.eq(scales[:8]),
                 dequantise.high.eq(at_product.high), dequantise.low.eq(self.planes == 2),
                 dequantise.minimum.eq(minimum), dequantise.places.eq(places), dequantise.beyond.eq(beyond),
-                self.o.payload.data[n].eq(dequantise.y),
+                beat.data[n].eq(dequantise.y),
             ]

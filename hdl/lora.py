@@ -112,9 +112,9 @@ class Lora(wiring.Component):
         term_bits = wide_bits + 5
         self.u_bits = term_bits + ceil_log2(max(matrix.blocks for matrix in matrices))
         self.sum_bits = max(self.u_bits, term_bits + self.row_addresses)
-        # A group holds its place from its first word to two cycles after its results.
+        # A group holds its place from its first word to three cycles after its results.
         group_cycles = max(self.row_addresses, self.rows_at_once // vector_lanes)
-        self.queue_depth = 1 << ceil_log2(max(2, 1 + -(-(self._result + 1) // group_cycles)))
+        self.queue_depth = 1 << ceil_log2(max(2, 1 + -(-(self._result + 2) // group_cycles)))
         beat = result_beat(vector_lanes, wide_bits, TAG_BITS)
         super().__init__({
             "start": In(1), "adapter": In(range(n_adapters + 1)), "steps": In(len(matrices)),

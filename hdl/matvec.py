@@ -46,8 +46,8 @@ class Matvec(wiring.Component):
     (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is read two
     cycles after the command is taken, or after its vector's last beat if that comes later, and one more if a
     vector may be a single word of ``block_lanes``; a group's first result is on ``o`` ``latency`` cycles after
-    its last weight was read; between two matrices whose vectors are here lies one idle cycle.  Every group has its place in the result queue before it
-    starts, so nothing ever stalls behind the ROM.
+    its last weight was read; between two matrices whose vectors are here lies one idle cycle.  Every group has its
+    place in the result queue before it starts, so nothing ever stalls behind the ROM.
 
     The queue holds what is under way, or ``queue`` groups if that is more.
 
@@ -83,9 +83,9 @@ class Matvec(wiring.Component):
         self.min_words = min(matrix.blocks for matrix in matrices) * (BLOCK // block_lanes)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
         self.max_terms = max(terms)
-        # A group holds its place from its first word to two cycles after the results of its last.
+        # A group holds its place from its first word to three cycles after the results of its last.
         group_cycles = max(min(terms) * (BLOCK // block_lanes), row_lanes // vector_lanes)
-        under_way = 1 + -(-(self._result + 1) // group_cycles)
+        under_way = 1 + -(-(self._result + 2) // group_cycles)
         self.queue_depth = 1 << ceil_log2(max(2, under_way, queue))
         self.command_layout = command_layout(
             max_blocks=self.max_blocks, max_rows=max(matrix.rows for matrix in matrices))

@@ -14,7 +14,8 @@ class Product(wiring.Component):
 
     Operands wider than 18 bits are split into digits of 17 bits (the top one signed).  The products of digits
     are registered, then added pairwise, a register after every level of additions: one multiplication or one
-    addition a cycle.  No register is reset, so that an FPGA's multiplier can have the first one inside.  ``latency`` cycles with ``en`` high, one product a cycle; all hold while ``en`` is low.
+    addition a cycle.  ``latency`` cycles with ``en`` high, one product a cycle; all hold while ``en`` is low.  No
+    register is reset, so that an FPGA's multiplier can have the first one inside.
 
         32 x 16:  2 multipliers, latency 2        47 x 16:  3, latency 3        32 x 32:  4, latency 3
 

@@ -49,14 +49,15 @@ class RowOutput(wiring.Component):
         m = Module()
         pointer_bits = ceil_log2(self.depth)
         allocated, pushed, popped = (Signal(pointer_bits, name=n) for n in ("allocated", "pushed", "popped"))
-        taken = Signal(range(self.depth + 1))    # places from allocation to reading
+        taken = Signal(range(self.depth + 1))    # places from allocation to the cycle after their reading
         stored = Signal(range(self.depth + 1))   # places with results in them
-        pop = Signal()
-        # A register: whatever the fabric does depends on it.
-        m.d.sync += self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | pop)
+        pop, popped_before = Signal(), Signal()
+        # Registers, as whatever the fabric does depends on it, and whether a group is read on what takes the beats.
+        m.d.sync += [popped_before.eq(pop),
+                     self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | popped_before)]
         m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push),
                      popped.eq(popped + pop),
-                     taken.eq(taken + self.allocate - pop), stored.eq(stored + self.push - pop)]
+                     taken.eq(taken + self.allocate - popped_before), stored.eq(stored + self.push - pop)]
 
         meta = data.StructLayout({"tag": self.tag_bits, "last": 1, "beats": range(max(2, self.max_beats))})
         m.submodules.groups = groups = Memory(shape=meta, depth=self.depth, init=[])

@@ -170,7 +170,7 @@ class Stage(wiring.Component):
         with m.If(~final | (context.sample & self.head)):
             m.d.comb += [rmsnorm.i.valid.eq(residual.o.valid), residual.o.ready.eq(rmsnorm.i.ready)]
         with m.Elif(Const(self.head)):
-            m.d.comb += [residual.o.ready.eq(1), done.eq(vector_ends)]
+            m.d.comb += [residual.o.ready.eq(1), done.eq(residual.o.valid & residual.o.payload.last)]
         if not self.head:
             m.d.comb += [self.o.payload.data.eq(residual.o.payload.data), self.o.payload.context.eq(context),
                          self.o.payload.last.eq(residual.o.payload.last)]
