@@ -23,7 +23,7 @@ WIDE_BITS = {"ecp5": 32, "ice40": 24}
 CONTEXT = {"ecp5": 128, "ice40": 64}
 """The context at which tokens a second are counted, where the chip holds as much."""
 
-FULL = {"LFE5U-85F": 0.50, "iCE40UP5K": 0.98}
+FULL = {"LFE5U-85F": 0.75, "iCE40UP5K": 0.98}
 """The share of LUTs that place and route gets along with, where it is not FULL_ELSEWHERE; more took an hour on an 85F."""
 
 FULL_ELSEWHERE = 0.92
