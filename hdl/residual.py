@@ -3,9 +3,10 @@
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.bits import saturate
+from hdl.skid import Skid
 from hdl.streams import vector_beat
 
 
@@ -48,15 +49,18 @@ class Residual(wiring.Component):
         # this one did: only if a vector is one beat is a word read while it is written.
         read = h.read_port(transparent_for=[write] if beats == 1 else [])
 
-        advance = Signal()
+        # What moves all of it, and takes i, is a register.
+        m.submodules.skid = skid = Skid(self.o.payload.shape())
+        connect(m, skid.o, flipped(self.o))
+        advance = skid.i.ready
         index = Signal(range(max(2, beats)))
         m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance),
             read.addr.eq(index),
             read.en.eq(advance),
         ]
 
+        summed = skid.i
         valid, beat, beat_index = Signal(), Signal.like(self.i.payload), Signal(range(max(2, beats)))
         total = [Signal(signed(width), name=f"total_{k}") for k in range(lanes)]
         for k in range(lanes):
@@ -67,8 +71,7 @@ class Residual(wiring.Component):
         with m.If(advance):
             m.d.sync += [
                 valid.eq(self.i.valid), beat.eq(self.i.payload), beat_index.eq(index),
-                self.o.valid.eq(valid), self.o.payload.last.eq(beat.last),
-                Cat(self.o.payload.data).eq(Cat(total)),
+                summed.valid.eq(valid), summed.payload.last.eq(beat.last), Cat(summed.payload.data).eq(Cat(total)),
             ]
             with m.If(self.i.valid):
                 m.d.sync += index.eq(Mux(self.i.payload.last, 0, index + 1))

@@ -7,12 +7,13 @@ from operator import or_
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.bits import bitlen, magnitude, shift_right
 from hdl.product import Product
 from hdl.rom import Rom
+from hdl.skid import Skid
 from hdl.streams import EXP_BITS, scaled_beat, vector_beat
 from weights_to_rom.model_format import BLOCK, ceil_to
 from weights_to_rom.tables import rsqrt_table
@@ -83,13 +84,15 @@ class RMSNorm(wiring.Component):
         root = rsqrt.read_port()
 
         # The stream and the passes.
-        advance = Signal()
+        # What moves all of the pipe is a register.
+        m.submodules.skid = skid = Skid(self.o.payload.shape())
+        connect(m, skid.o, flipped(self.o))
+        advance, out, base = skid.i.ready, skid.i.payload, Signal(signed(EXP_BITS))
         index = Signal(range(max(2, beats)))
         magnitudes = Signal(width - 1)
         squaring, multiplying, found = Signal(), Signal(), Signal()
         last_square, last_read = index == beats - banks, index == beats - 1
         m.d.comb += [
-            advance.eq(~self.o.valid | self.o.ready),
             *(port.addr.eq(index >> (banks - 1)) for port in writes + reads),
             *(write.data.eq(self.i.payload.data) for write in writes), *(read.en.eq(advance) for read in reads),
         ]
@@ -158,7 +161,7 @@ class RMSNorm(wiring.Component):
             m.d.comb += [
                 first.en.eq(advance), second.en.eq(advance),
                 second.a.eq(first.p), second.b.eq(gains.word_select(k, 16)),
-                self.o.payload.data[k].eq(second.p),
+                out.data[k].eq(second.p),
             ]
             with m.If(advance):
                 m.d.sync += [first.a.eq(Array(v)[bank_read]), first.b.eq(root.data)]
@@ -171,7 +174,7 @@ class RMSNorm(wiring.Component):
                 with m.If(advance):
                     m.d.sync += u.eq(shift_right(v[bank], shift, 16))
                 squares.append(square.p[:31])        # |u| <= 2**15
-        m.d.comb += [self.o.valid.eq(is_output[7]), self.o.payload.last.eq(output_last[7])]
+        m.d.comb += [skid.i.valid.eq(is_output[7]), out.last.eq(output_last[7]), out.base.eq(base)]
 
         # Gains are read two cycles ahead of v * r; the words follow each other through all the norms.
         m.d.comb += self.gain.en.eq(advance)
@@ -201,7 +204,7 @@ class RMSNorm(wiring.Component):
         with m.If(advance):
             m.d.sync += [t.eq(total + eps), n.eq(bitlen(t[1:])), root.addr.eq(Cat(below, n[0]))]
             with m.If(has[3]):
-                m.d.sync += self.o.payload.base.eq(exponent - (n >> 1))
+                m.d.sync += base.eq(exponent - (n >> 1))
         m.d.comb += [found.eq(advance & has[3]), root.en.eq(1)]
 
         with m.If(self.restart):

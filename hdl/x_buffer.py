@@ -63,8 +63,9 @@ class XBuffer(wiring.Component):
         mantissas = Signal(8 * self.block_lanes, reset_less=True)
         beat_total = Signal(total_shape(self.vector_lanes), reset_less=True)
         exp = Signal(signed(EXP_BITS), reset_less=True)
-        entered, first, ends, last = Signal(), Signal(), Signal(), Signal()
-        m.d.sync += [entered.eq(accept), first.eq(count == 0), ends.eq(word_ends), last.eq(beat.last)]
+        # A word is written, and it is a vector's last: registers, as the memory is large.
+        entered, first, writes, last = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [entered.eq(accept), first.eq(count == 0), writes.eq(accept & word_ends), last.eq(accept & beat.last)]
         with m.If(accept):
             m.d.sync += [
                 mantissas.eq(Cat(mantissas, beat.mant)[8 * self.vector_lanes:]),
@@ -80,18 +81,18 @@ class XBuffer(wiring.Component):
         address_half = Signal()
         m.d.comb += [
             total.eq(Mux(first, 0, so_far) + beat_total),
-            write.en.eq(entered & ends), write.addr.eq(Cat(address, address_half)),
+            write.en.eq(writes), write.addr.eq(Cat(address, address_half)),
             write.data.mant.eq(mantissas), write.data.total.eq(total), write.data.exp.eq(exp),
         ]
         with m.If(entered):
             m.d.sync += so_far.eq(total)
-        with m.If(write.en):
+        with m.If(writes):
             m.d.sync += address.eq(address + 1)
-            with m.If(last):
-                m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
+        with m.If(last):
+            m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
 
         begun = Array(Signal(name=f"begun_{half}") for half in range(2))    # halves that may be read
-        ends_now, half = (accept & beat.last, write_half) if self.min_words > 1 else (write.en & last, address_half)
+        ends_now, half = (accept & beat.last, write_half) if self.min_words > 1 else (last, address_half)
         with m.If(ends_now):
             m.d.sync += begun[half].eq(1)
         m.d.comb += [
@@ -102,7 +103,7 @@ class XBuffer(wiring.Component):
         ]
         with m.If(self.release):
             m.d.sync += [full[read_half].eq(0), begun[read_half].eq(0), read_half.eq(~read_half)]
-        filled = [is_full | (write.en & last & (address_half == half)) for half, is_full in enumerate(full)]
+        filled = [is_full | (last & (address_half == half)) for half, is_full in enumerate(full)]
         m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(filled)))
         return m
 
