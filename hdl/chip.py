@@ -12,7 +12,7 @@ from hdl.embedding import Embedding
 from hdl.lora_loader import frame_beat, load_reply
 from hdl.matvec import ROW_BITS
 from hdl.narrow import Narrow
-from hdl.rom import Rom
+from hdl.rom import Rom, RowRom, WeightRom
 from hdl.row_lane import word_bits
 from hdl.sampler import Sampler
 from hdl.shared_engine import SharedEngine
@@ -140,7 +140,7 @@ class Chip(wiring.Component):
                 sampler.inv_temperature.eq(token.inv_temperature), sampler.seed.eq(token.seed),
                 sampler.position.eq(position),
                 embedding.i.payload.token.eq(token.token),
-                stage.i.valid.eq(embedding.o.valid), embedding.o.ready.eq(stage.i.ready),
+                stage.i.valid.eq(embedding.o.valid),     # which is ready: no token is in it
                 stage.i.payload.data.eq(embedding.o.payload.data), stage.i.payload.last.eq(embedding.o.payload.last),
                 context.sequence.eq(token.sequence), context.position.eq(position),
                 context.place.eq(place), context.whole.eq(whole),
@@ -238,8 +238,8 @@ class Chip(wiring.Component):
             connect(m, embedding.weights, stage.weights)
             connect(m, embedding.rows, stage.rows)
         else:
-            for port, width, words, name in ((embedding.weights, word_bits(b), depth, "embedding_00"),
-                                             (embedding.rows, ROW_BITS, groups, "embedding_rows")):
-                m.submodules[name] = rom = Rom(width=width, depth=words, name=name)
-                m.d.comb += [rom.en.eq(port.en), rom.addr.eq(port.addr), port.data[0].eq(rom.data)]
+            m.submodules.embedding_rom = weights = WeightRom(width=word_bits(b), depth=depth, lanes=1, name="embedding")
+            m.submodules.embedding_rows = rows = RowRom(width=ROW_BITS, depth=groups, lanes=1, name="embedding_rows")
+            connect(m, embedding.weights, weights.port)
+            connect(m, embedding.rows, rows.port)
         return embedding

@@ -117,8 +117,7 @@ class _Token:
         bits = self.model.embed_bits
         scale_words = -(-(16 if bits == 4 else 8) // (self.config.block_lanes // 2))
         self._to("control", 4)
-        # One more: the stage looks at the first beat before it takes it.
-        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 9 + 1
+        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 10
                  + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)))
 
     def _beats(self, values: int) -> int:

@@ -2,11 +2,10 @@
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from hdl.rom import RomPort
-from hdl.skid import Skid
 from hdl.streams import vector_beat
 from weights_to_rom.model_format import BLOCK
 
@@ -24,12 +23,11 @@ def rounded(shifted):
 class Dequantise(wiring.Component):
     """y = sat(rshr(v, 16 - places), wide_bits), where v = d * code - minimum, or d * (16 * code + next code).
 
-    Latency ``DEPTH`` advances, one code each: a multiplication, an addition, a shift and a rounding.
+    Latency ``DEPTH`` cycles, one code each: a multiplication, an addition, a shift and a rounding.
     places and beyond belong to a row and may not change while it passes.
 
     Members
     -------
-    advance : In(1)          moves the pipeline by a stage
     code : In(signed(5))     0..15, or -8..7 in a high plane
     d : In(8)                beside code
     high, low : In(1)        beside the product of code: the high plane of two, or the low one
@@ -44,7 +42,7 @@ class Dequantise(wiring.Component):
     def __init__(self, *, wide_bits):
         self.wide_bits = wide_bits
         super().__init__({
-            "advance": In(1), "code": In(signed(5)), "d": In(8), "high": In(1), "low": In(1),
+            "code": In(signed(5)), "d": In(8), "high": In(1), "low": In(1),
             "minimum": In(15), "places": In(6), "beyond": In(VALUE_BITS - 1), "y": Out(signed(wide_bits))})
 
     def elaborate(self, platform):
@@ -62,17 +60,16 @@ class Dequantise(wiring.Component):
             m.d.comb += step.eq(Mux(place, level << (1 << k), level))
             level = step
 
-        with m.If(self.advance):
-            m.d.sync += [
-                product.eq(self.code * self.d),
-                value.eq(Mux(self.high, product << 4, product + Mux(self.low, value, -self.minimum))),
-                shifted.eq(level),
-                saturates.eq(((value[:-1] ^ value[-1].replicate(VALUE_BITS - 1)) & self.beyond).any()),
-                negative.eq(value[-1]),
-                self.y.eq(rounded(shifted)),
-            ]
-            with m.If(saturates):
-                m.d.sync += self.y.eq(Cat((~negative).replicate(self.wide_bits - 1), negative).as_signed())
+        m.d.sync += [
+            product.eq(self.code * self.d),
+            value.eq(Mux(self.high, product << 4, product + Mux(self.low, value, -self.minimum))),
+            shifted.eq(level),
+            saturates.eq(((value[:-1] ^ value[-1].replicate(VALUE_BITS - 1)) & self.beyond).any()),
+            negative.eq(value[-1]),
+            self.y.eq(rounded(shifted)),
+        ]
+        with m.If(saturates):
+            m.d.sync += self.y.eq(Cat((~negative).replicate(self.wide_bits - 1), negative).as_signed())
         return m
 
 
@@ -81,12 +78,13 @@ class Embedding(wiring.Component):
 
     Row t of the table is row t % row_lanes of group t // row_lanes.  Both, and the group's address, come from
     one bit-serial division.  For each block d and m are read first, then the codes, ``vector_lanes`` of one
-    plane a cycle: nothing larger than a beat is buffered, at the price of reading words more than once.
+    plane a cycle: nothing larger than a beat is buffered, at the price of reading words more than once.  Whatever
+    takes the beats is ready for all of a token, so that nothing has to stand still between here and the ROM.
 
-    Cycles without stalls, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
-    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 9 cycles
+    Cycles, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
+    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 10 cycles
     after the token moved, further ones p cycles later each and s more from block to block, the last one
-    t + 9 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
+    t + 10 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
 
     Parameters
     ----------
@@ -104,10 +102,10 @@ class Embedding(wiring.Component):
     -------
     i : In(stream, token)
     residual_shift : In(signed(6))    may change only while no token is inside
-    weights : Out(RomPort)            block_lanes codes, above them a slice of d | m << 8 in each lane
+    weights : Out(RomPort)            of a WeightRom: block_lanes codes, above them a slice of d | m << 8 in each lane
     rows : Out(RomPort)               lanes of 10 bits: e (7 bits signed), k
     active : Out(1)                   a token is inside: the ROM ports belong to this unit
-    o : Out(stream, vector_beat)      n_blocks * 32 elements, LSB 2**-12
+    o : Out(stream, vector_beat)      n_blocks * 32 elements, LSB 2**-12; always ready
     """
 
     def __init__(self, *, row_lanes, block_lanes, vector_lanes, n_blocks, bits, wide_bits, n_words, n_groups,
@@ -138,7 +136,7 @@ class Embedding(wiring.Component):
             "weights": Out(RomPort(depth=n_words, width=9 * block_lanes // 2, lanes=row_lanes)),
             "rows": Out(RomPort(depth=n_groups, width=10, lanes=row_lanes)),
             "active": Out(1),
-            "o": Out(stream.Signature(vector_beat(vector_lanes, wide_bits)))})
+            "o": Out(stream.Signature(vector_beat(vector_lanes, wide_bits), always_ready=True))})
 
     def elaborate(self, platform):
         m = Module()
@@ -148,22 +146,17 @@ class Embedding(wiring.Component):
             members["within"] = range(self.word_chunks)
         tag_layout = data.StructLayout(members)
         reading = Signal(tag_layout)
-        stages = "rom", "lanes", "word", "code", "product", "value", "shifted", "o"
+        stages = "address", "rom", "lanes", "word", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
-        # What moves all of the pipe, and reads the ROM, is a register.
-        m.submodules.skid = skid = Skid(self.o.payload.shape())
-        connect(m, skid.o, flipped(self.o))
-        advance = skid.i.ready
-        m.d.comb += skid.i.payload.last.eq(tags[-1].last)
-        with m.If(advance):
-            m.d.sync += [skid.i.valid.eq(tags[-2].codes & ~tags[-2].high)]
-            m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
+        m.d.comb += self.o.payload.last.eq(tags[-1].last)
+        m.d.sync += [self.o.valid.eq(tags[-2].codes & ~tags[-2].high)]
+        m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
 
-        lane = self.read(m, advance, reading)
-        self.scale(m, advance, lane, at_word=tags[2], at_product=tags[4], beat=skid.i.payload)
+        lane = self.read(m, reading)
+        self.scale(m, lane, at_word=tags[3], at_product=tags[5])
         return m
 
-    def read(self, m, advance, reading):
+    def read(self, m, reading):
         """From a token to reads; the row lane that it has its row in."""
         token = Signal.like(self.i.payload.token)
         lane = Signal(range(max(self.row_lanes, 2)))
@@ -175,7 +168,7 @@ class Embedding(wiring.Component):
         # The words' addresses are registers, since they go all over the chip: ``at`` is that of the next read, ``address`` that
         # of its block.
         address, at, next_block = (Signal.like(self.weights.addr, name=name) for name in ("address", "at", "next_block"))
-        m.d.comb += [self.weights.addr.eq(at), self.weights.en.eq(self.active & advance),
+        m.d.comb += [self.weights.addr.eq(at), self.weights.en.eq(self.active),
                      next_block.eq(address + self.planes * self.subs)]
         m.d.sync += self.rows.en.eq(0)
         block, word = Signal(range(max(self.n_blocks, 2))), Signal(range(max(self.scale_words, 2)))
@@ -191,7 +184,7 @@ class Embedding(wiring.Component):
 
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += self.active.eq(1)
-        with m.Elif(self.o.valid & self.o.ready & self.o.payload.last):
+        with m.Elif(self.o.valid & self.o.payload.last):
             m.d.sync += self.active.eq(0)
         with m.FSM(name="state"):
             with m.State("token"):
@@ -214,29 +207,27 @@ class Embedding(wiring.Component):
                 m.next = "scales"
             with m.State("scales"):
                 m.d.comb += reading.scales.eq(1)
-                with m.If(advance):
-                    m.d.sync += [word.eq(word + 1), at.eq(at + 1)]
-                    with m.If(word == self.scale_words - 1):
-                        m.d.sync += [word.eq(0), at.eq(address)]
-                        m.next = "codes"
+                m.d.sync += [word.eq(word + 1), at.eq(at + 1)]
+                with m.If(word == self.scale_words - 1):
+                    m.d.sync += [word.eq(0), at.eq(address)]
+                    m.next = "codes"
             with m.State("codes"):
                 m.d.comb += [
                     reading.codes.eq(1), reading.high.eq(~last_plane), reading.last.eq(last_block & last_chunk),
                 ]
                 if self.word_chunks > 1:
                     m.d.comb += reading.within.eq(chunk)
-                with m.If(advance):
-                    m.d.sync += [plane.eq(~last_plane), at.eq(at + self.subs)]
-                    with m.If(last_plane):
-                        m.d.sync += [chunk.eq(chunk + 1), at.eq(address + (next_chunk >> within_bits))]
-                        with m.If(last_chunk):
-                            m.d.sync += [address.eq(next_block), at.eq(next_block), block.eq(block + 1)]
-                            m.next = "scales"
-                            with m.If(last_block):
-                                m.next = "token"
+                m.d.sync += [plane.eq(~last_plane), at.eq(at + self.subs)]
+                with m.If(last_plane):
+                    m.d.sync += [chunk.eq(chunk + 1), at.eq(address + (next_chunk >> within_bits))]
+                    with m.If(last_chunk):
+                        m.d.sync += [address.eq(next_block), at.eq(next_block), block.eq(block + 1)]
+                        m.next = "scales"
+                        with m.If(last_block):
+                            m.next = "token"
         return lane
 
-    def scale(self, m, advance, lane, at_word, at_product, beat):
+    def scale(self, m, lane, at_word, at_product):
         """From the ROMs' words to Wide."""
         # e and k of the row, and two cycles later, before the first value, how far that shifts.
         row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
@@ -253,19 +244,18 @@ class Embedding(wiring.Component):
             beyond.eq(Cat(places >= most - p for p in range(VALUE_BITS - 1))),
         ]
 
-        # Two registers between ROM and selections: block RAM is slow, and the lanes are all over the chip.
-        word = Signal.like(self.weights.data[0])
-        fours = [Signal.like(word, name=f"lanes_{k}") for k in range(0, self.row_lanes, 4)]
-        with m.If(advance):
-            m.d.sync += [four.eq(Array(self.weights.data[4 * k:4 * k + 4])[lane[:2]]) for k, four in enumerate(fours)]
-            m.d.sync += word.eq(Array(fours)[lane[2:]])
+        # Registers before and behind the choice: block RAM is slow, and the lanes are all over the chip.  The fabric's multipliers
+        # hold the same words in the same cycle: synthesis makes one register of both.
+        word = Signal.like(self.weights.data[0], reset_less=True)
+        held = [Signal.like(word, name=f"held_{k}", reset_less=True) for k in range(self.row_lanes)]
+        m.d.sync += [to.eq(data) for to, data in zip(held, self.weights.data, strict=True)]
+        m.d.sync += word.eq(Array(held)[lane])
         scales = Signal(self.scale_words * self.block_lanes // 2)
         minimum = Signal(15)
-        with m.If(advance):
-            with m.If(at_word.scales):
-                m.d.sync += scales.eq(Cat(scales, word[4 * self.block_lanes:])[self.block_lanes // 2:])
-            if self.planes == 1:
-                m.d.sync += minimum.eq(scales[8:16] << row.k)
+        with m.If(at_word.scales):
+            m.d.sync += scales.eq(Cat(scales, word[4 * self.block_lanes:])[self.block_lanes // 2:])
+        if self.planes == 1:
+            m.d.sync += minimum.eq(scales[8:16] << row.k)
 
         codes = Signal(4 * self.vector_lanes)
         chunks = [word[i * len(codes):(i + 1) * len(codes)] for i in range(self.word_chunks)]
@@ -274,12 +264,11 @@ class Embedding(wiring.Component):
             m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
             code = Signal(signed(5), name=f"code{n}")
             nibble, high = codes[4 * n:4 * n + 4], at_word.high
-            with m.If(advance):
-                # The high plane holds q - 128 in its top four bits: its own top bit inverted is the sign.
-                m.d.sync += code.eq(Cat(nibble[:3], nibble[3] ^ high, ~nibble[3] & high))
+            # The high plane holds q - 128 in its top four bits: its own top bit inverted is the sign.
+            m.d.sync += code.eq(Cat(nibble[:3], nibble[3] ^ high, ~nibble[3] & high))
             m.d.comb += [
-                dequantise.advance.eq(advance), dequantise.code.eq(code), dequantise.d.eq(scales[:8]),
+                dequantise.code.eq(code), dequantise.d.eq(scales[:8]),
                 dequantise.high.eq(at_product.high), dequantise.low.eq(self.planes == 2),
                 dequantise.minimum.eq(minimum), dequantise.places.eq(places), dequantise.beyond.eq(beyond),
-                beat.data[n].eq(dequantise.y),
+                self.o.payload.data[n].eq(dequantise.y),
             ]

@@ -58,7 +58,7 @@ class Matvec(wiring.Component):
     -------
     command : In(stream command_layout)
     x : In(stream mx_beat)       vectors, whole blocks; one may be written while the other is read
-    weights : Out(RomPort)       a word of ``row_lane.word_bits`` for each row lane
+    weights : Out(RomPort)       of a WeightRom: a word of ``row_lane.word_bits`` for each row lane
     rows : Out(RomPort)          e (7 bits signed) | k << 7 for each row lane, a word a group
     o : Out(stream result_beat)  Wide, in row order: ceil(rows / vector_lanes) beats a matrix; results beyond
                                  ``rows`` are those of the ROM's padding, which is zero
@@ -188,13 +188,15 @@ class Matvec(wiring.Component):
         # and stay until that of the next group's: no lane needs to keep them.
         p = self._product
         restart = fresh & command.restart
-        m.d.comb += self.busy.eq(self.weights.en)
-        for port, step, again in (
-                (self.weights, issue, restart),
-                (self.rows, at(p - 2, issue & group_starts, "group_starts"), at(p - 2, restart, "restart"))):
-            m.d.comb += port.en.eq(at(1, step, "en"))
-            with m.If(step):
-                m.d.sync += port.addr.eq(Mux(again, 0, port.addr + 1))
+        m.d.comb += self.busy.eq(at(1, issue, "busy"))
+        last_word = Signal.like(self.weights.addr)
+        m.d.comb += [self.weights.en.eq(issue), self.weights.addr.eq(Mux(restart, 0, last_word + 1))]
+        with m.If(issue):
+            m.d.sync += last_word.eq(self.weights.addr)
+        starts, again = at(p - 2, issue & group_starts, "group_starts"), at(p - 2, restart, "restart")
+        m.d.comb += self.rows.en.eq(at(1, starts, "rows_en"))
+        with m.If(starts):
+            m.d.sync += self.rows.addr.eq(Mux(again, 0, self.rows.addr + 1))
 
         block_end = [issue & block_ends]
         for stage in range(1, p + 6):

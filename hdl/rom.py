@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, ClockSignal, Instance, Module, unsigned
+from amaranth.hdl import Cat, ClockSignal, Instance, Module, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -41,7 +41,7 @@ class RomPort(wiring.Signature):
 
     Members
     -------
-    en, addr : Out    the words at ``addr`` appear on ``data`` in the next cycle
+    en, addr : Out    the words at ``addr`` appear on ``data`` ``latency`` cycles later, which is the ROM's
     data : In(width).array(lanes)    holds while ``en`` is low; undefined before the first read
     """
 
@@ -117,12 +117,15 @@ endmodule
 class WeightRom(wiring.Component):
     """One ROM beside each row lane: ``<name>_00``, ``<name>_01`` ...
 
-    ``init`` is a list of words for each lane.
+    ``init`` is a list of words for each lane.  The lanes are all over the chip, so that ``en`` and ``addr`` come to the ROMs
+    from a register.
 
     Members
     -------
     port : In(RomPort)
     """
+
+    latency = 2
 
     def __init__(self, *, width: int, depth: int, lanes: int, name: str = "weights",
                  init: Sequence[Sequence[int]] | None = None) -> None:
@@ -132,10 +135,14 @@ class WeightRom(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        en, addr = Signal(), Signal.like(self.port.addr, reset_less=True)
+        m.d.sync += en.eq(self.port.en)
+        with m.If(self.port.en):
+            m.d.sync += addr.eq(self.port.addr)
         for spec, init, word in zip(self.specs, self._init, self.port.data, strict=True):
             m.submodules[spec.name] = rom = Rom(
                 width=spec.width, depth=spec.depth, name=spec.name, init=init)
-            m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr), word.eq(rom.data)]
+            m.d.comb += [rom.en.eq(en), rom.addr.eq(addr), word.eq(rom.data)]
         return m
 
 
@@ -146,6 +153,8 @@ class RowRom(wiring.Component):
     -------
     port : In(RomPort)
     """
+
+    latency = 1
 
     def __init__(self, *, width: int, depth: int, lanes: int, name: str = "rows",
                  init: Sequence[int] | None = None) -> None:

@@ -51,7 +51,7 @@ class Stage(wiring.Component):
 
     Members
     -------
-    i : In(stream stage_beat)            residual vectors, Wide
+    i : In(stream stage_beat)            residual vectors, Wide; ready for all of a vector
     o : Out(stream stage_beat)           without head: after the last layer
     logits : Out(stream vector_beat)     with head: Wide, in token order
     load : In(stream frame_beat)         with LoRA: frames of adapters (docs/arithmetic.md, section 6),
@@ -121,14 +121,12 @@ class Stage(wiring.Component):
         self._roms(m, matvec)
 
         # The token that is here.
-        context = Signal(self.i.payload.context.shape())
+        context, arrived = Signal(self.i.payload.context.shape()), Signal(self.i.payload.context.shape())
         loading, running, begins = Signal(), Signal(), Signal()
-        m.d.sync += begins.eq(~loading & ~running & self.i.valid)
-        with m.If(~loading & ~running & self.i.valid):
-            m.d.sync += loading.eq(1)
-        # The cycle in which the first beat moves.  A register: it has to reach all of the stage.
+        # The cycle after that in which the first beat moved.  A register: it has to reach all of the stage.
+        m.d.sync += [begins.eq(self.i.valid & ~loading & ~running), arrived.eq(self.i.payload.context)]
         with m.If(begins):
-            m.d.sync += context.eq(self.i.payload.context)
+            m.d.sync += context.eq(arrived)
         m.d.comb += rmsnorm.restart.eq(begins)
 
         # What takes the results, and what that gives them to, is not to hold up the fabric within the cycle.
@@ -136,21 +134,21 @@ class Stage(wiring.Component):
         connect(m, matvec.o, results.i)
         result = results.o
         if lora is not None:
-            self._connect_lora(m, lora, result, rmsnorm.restart, context)
+            self._connect_lora(m, lora, result, rmsnorm.restart, context, arrived.adapter)
             result = lora.o
 
         # Residual: the vector that arrives replaces it, results of o and down are added.
         to_residual = Signal()
         m.d.comb += to_residual.eq(self._is(result, Step.O) | self._is(result, Step.DOWN))
-        with m.If(loading):
+        with m.If(~running):
             m.d.comb += [
                 # Nothing of a token before is left in residual and norm: they take a beat a cycle.
                 residual.i.valid.eq(self.i.valid), self.i.ready.eq(1),
                 residual.i.payload.data.eq(self.i.payload.data), residual.i.payload.last.eq(self.i.payload.last),
                 residual.i.payload.load.eq(1),
             ]
-            with m.If(self.i.valid & self.i.ready & self.i.payload.last):
-                m.d.sync += [loading.eq(0), running.eq(1)]
+            with m.If(self.i.valid):
+                m.d.sync += [loading.eq(~self.i.payload.last), running.eq(self.i.payload.last)]
         with m.Else():
             m.d.comb += [
                 residual.i.valid.eq(result.valid & to_residual),
@@ -202,7 +200,7 @@ class Stage(wiring.Component):
                 with m.Case(Step.HEAD):
                     m.d.comb += result.ready.eq(self.logits.ready)
             with m.Default():
-                m.d.comb += result.ready.eq(residual.i.ready & ~loading)
+                m.d.comb += result.ready.eq(residual.i.ready & running)
         result_ends = Signal()
         m.d.comb += result_ends.eq(result.valid & result.ready & result.payload.last)
         # Attention of this layer ended before its o began, so nothing looks at the number any more.
@@ -268,13 +266,12 @@ class Stage(wiring.Component):
         r, b = self.config.row_lanes, self.config.block_lanes
         return max(-(-lora.lead(of) // (m.words(r, b) // m.groups(r))) for m, of in zip(self.matrices, lora.matrices, strict=True))
 
-    def _connect_lora(self, m, lora, result, start, context):
+    def _connect_lora(self, m, lora, result, start, context, adapter):
         """The adder behind the fabric, and the loader of its memory."""
         config, model = self.config, self.model
         m.submodules.lora_loader = loader = LoraLoader(
             n_adapters=config.n_adapters, words=lora.words, lora_lanes=config.lora_lanes, word_bits=lora.word_bits,
             layout=layout_word(model, config.lora_rank, config.lora_lanes, config.vector_lanes))
-        adapter = self.i.payload.context.adapter
         uses = Signal()
         m.d.comb += uses.eq(context.adapter != 0)
         add_gated(m, "lora", lora, wake=uses | lora.start | lora.write.en)

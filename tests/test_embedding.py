@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib.wiring import connect
-from streams import collect, drive, simulate
+from streams import drive, plain, simulate
 
 from hdl import embedding as hardware
 from hdl.embedding import Embedding
@@ -82,9 +82,19 @@ class Bench:
                     unit.active, unit.weights.en, unit.rows.en):
                 assert active or not (weights or rows)
 
+        async def take(ctx):
+            beats, cycle = [], 0
+            while len(beats) < len(tokens) * self.beats:
+                *_, valid, payload = await ctx.tick().sample(unit.o.valid, unit.o.payload)
+                if valid:
+                    beats.append(plain(payload))
+                    if got is not None:
+                        got.append(cycle)
+                cycle += 1
+            return beats
+
         _, beats, _ = simulate(
-            self.top, lambda ctx: drive(ctx, unit.i, [{"token": t} for t in tokens], stall, seed, sent),
-            lambda ctx: collect(ctx, unit.o, len(tokens) * self.beats, stall, seed, got), settings,
+            self.top, lambda ctx: drive(ctx, unit.i, [{"token": t} for t in tokens], stall, seed, sent), take, settings,
             background=[watch])
         last = [beat["last"] for beat in beats]
         assert last == ([0] * (self.beats - 1) + [1]) * len(tokens)
@@ -130,8 +140,8 @@ def test_cycles(lanes, bits, scale_words):
     bench = Bench(random_table(50, n_blocks, bits, 1), lanes, 32)
     bench.read([49, 7], sent=sent, got=got)
     block = scale_words + planes * 32 // lanes[2]
-    last = token_bits + 9 + n_blocks * block
-    wanted = [token_bits + scale_words + planes + 9 + b * block + planes * beat
+    last = token_bits + 10 + n_blocks * block
+    wanted = [token_bits + scale_words + planes + 10 + b * block + planes * beat
               for b in range(n_blocks) for beat in range(32 // lanes[2])]
     assert wanted[-1] == last
     assert sent == [0, last + 1]

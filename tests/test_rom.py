@@ -147,11 +147,13 @@ def read_all(dut, addresses):
     out = []
 
     async def bench(ctx):
-        for addr in addresses:
-            ctx.set(dut.port.en, 1)
-            ctx.set(dut.port.addr, addr)
+        for cycle in range(len(addresses) + dut.latency + 1):
+            ctx.set(dut.port.en, cycle < len(addresses))
+            ctx.set(dut.port.addr, addresses[cycle] if cycle < len(addresses) else 1)
             await ctx.tick()
             out.append([ctx.get(data) for data in dut.port.data])
+        assert out.pop() == out[-1], "words stay while nothing is read"
+        del out[:dut.latency - 1], out[len(addresses):]
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
