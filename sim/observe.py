@@ -1,7 +1,7 @@
 """The simulated chip with its units' output ports in sight: every beat that moves there, by token."""
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ class Tap:
     """A stream ``port`` of the unit that stands at ``scope`` in the chip, and where its payload has what.
 
     ``values`` and ``exponents`` are the first bits of the elements, of ``width`` bits, and of their exponents, of 8; all are
-    signed, and an exponent is that of len(values) / len(exponents) consecutive elements.
+    signed, and an exponent is that of len(values) / len(exponents) consecutive elements.  ``parts`` of the port say that a beat
+    is there, that it is taken (the same, where it always is), and what it is.
     """
 
     scope: str
@@ -35,6 +36,7 @@ class Tap:
     width: int
     values: tuple[int, ...]
     exponents: tuple[int, ...]
+    parts: tuple[str, str, str] = ("valid", "ready", "payload")
 
     @classmethod
     def of(cls, scope: str, port: str, payload: data.StructLayout) -> "Tap":
@@ -71,7 +73,8 @@ def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
             ("attention", scaled_beat(vl, wide + 4)), ("mx_attention", blocks),
             ("swiglu", scaled_beat(vl, 2 * wide)), ("mx_swiglu", blocks))),
     ]
-    return {unit: Tap.of(scope, port, payload) for unit, scope, port, payload in ports}
+    found = {unit: Tap.of(scope, port, payload) for unit, scope, port, payload in ports}
+    return found | {"embedding": replace(found["embedding"], parts=("valid", "valid", "payload"))}
 
 
 class Beats:
@@ -115,7 +118,7 @@ class ObservedChip(RtlChip):
         take.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.taps = taps(model, config)
         for at in self.taps.values():
-            ports = (f"{at.port}__{part}" for part in ("valid", "ready", "payload"))
+            ports = (f"{at.port}__{part}" for part in at.parts)
             if tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
                 raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again")
         self._ends: list[list[int]] = []
@@ -123,7 +126,7 @@ class ObservedChip(RtlChip):
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
         lines = [f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
-                 for at in taps(model, config).values() for part in ("valid", "ready", "payload")]
+                 for at in taps(model, config).values() for part in sorted(set(at.parts))]
         return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
