@@ -29,14 +29,12 @@ def take_registers(top: dict) -> int:
         registers = {port: cells[name] for port, name in behind.items()}
         if any(register["type"] != "TRELLIS_FF" for register in registers.values()):
             continue
-        if len({_control(register) for register in registers.values()}) != 1:
+        controls = {_control(register) for register in registers.values()}
+        if len(controls) != 1 or None in controls:
             continue
-        first = next(iter(registers.values()))
-        if _control(first) is None:
-            continue
-        _, enabled = _control(first)
+        ((clock, enabled),) = controls
         cell["parameters"] |= {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0", "REG_OUTPUT_RST": "RST0"}
-        inputs = {"CLK0": first["connections"]["CLK"], "CE0": [enabled], "RST0": ["0"]}
+        inputs = {"CLK0": [clock], "CE0": [enabled], "RST0": ["0"]}
         cell["connections"] |= inputs
         cell["port_directions"] |= dict.fromkeys(inputs, "input")
         for port, register in registers.items():

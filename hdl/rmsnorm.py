@@ -29,9 +29,9 @@ class RMSNorm(wiring.Component):
                `---------> v -> v * r -> (v * r) * gain -> o                     |
                                     ^--------------------------------------------'
 
-    From the last beat in to the first beat out: ``norm_latency`` cycles, then ``lanes`` elements a cycle.  The
-    next vector may come in one cycle after the last beat was read, which is 6 cycles before that leaves:
-    2 * n - 8 + norm_latency cycles a vector.
+    From the last beat in to the first beat out: n / 2 + 15 + log2(lanes) cycles (n + 14 + log2(lanes) if n is odd;
+    ``norm_latency``), then ``lanes`` elements a cycle.  The next vector may come in one cycle after the last beat
+    was read, which is 6 cycles before that leaves: 2 * n - 8 + norm_latency cycles a vector.
 
     Widths: |u| <= 2**15, so the sum is at most 2**30 * dim and t less than
     2**30 * dim + 2**32; |v * r * gain| < 2**(wide_bits - 1) * 2**15 * 2**15: wide_bits + 30 bits
@@ -83,8 +83,7 @@ class RMSNorm(wiring.Component):
         m.submodules.rsqrt = rsqrt = Memory(shape=15, depth=128, init=rsqrt_table())
         root = rsqrt.read_port()
 
-        # The stream and the passes.
-        # What moves all of the pipe is a register.
+        # The stream and the passes.  What moves all of the pipe is a register.
         m.submodules.skid = skid = Skid(self.o.payload.shape())
         connect(m, skid.o, flipped(self.o))
         advance, out, base = skid.i.ready, skid.i.payload, Signal(signed(EXP_BITS))
