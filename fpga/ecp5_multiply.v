@@ -26,7 +26,7 @@ module _soft_mul (A, B, Y);
   generate if (swap) begin assign x = B; assign z = A; end else begin assign x = A; assign z = B; end endgenerate
   // Rows: the k-th is x * z[k] << k, the top one negative where z is signed.
   localparam N = (ZW + 1) / 2;          // pairs
-  localparam W = (XW + 2 + !XS + 1) / 2 * 2;  // bits of the sum of a pair
+  localparam W = XW + 2;                // bits of the sum of a pair, signed where x is or where a row is negative
   localparam SW = XW + ZW + 1;
   wire xs;
   assign xs = XS ? x[XW-1] : 1'b0;
@@ -40,20 +40,27 @@ module _soft_mul (A, B, Y);
     for (i = 0; i < N; i = i + 1) begin: pair
       localparam NEG = ZS && (2*i+2 >= ZW);
       localparam NEG_LOW = NEG && (ZW % 2 == 1);   // the top row is the pair's lower one, and alone
+      localparam integer FIRST = NEG_LOW ? 0 : 1;  // bit 0 has one row only: its sum is that, and its carry none, or NEG
       wire [W-1:0] s;
       wire [W:0] c;
+      wire sign;
+      localparam [15:0] INIT = NEG ? 16'h8777 : 16'h7888;  // (a & za, or its complement) + (b & zb)
       wire [W-1:0] a; wire [W-1:0] b; wire za, zb;
       assign a = NEG_LOW ? low : high;
       assign b = NEG_LOW ? high : low;
       assign za = NEG_LOW ? zz[2*i] : zz[2*i+1];
       assign zb = NEG_LOW ? zz[2*i+1] : zz[2*i];
-      assign c[0] = NEG;
-      for (j = 0; j < W; j = j + 2) begin: bits
-        // (a & za, or its complement) + (b & zb)
-        localparam [15:0] INIT = NEG ? 16'h8777 : 16'h7888;
+      assign sign = XS || NEG ? s[W-1] : 1'b0;
+      assign c[FIRST] = NEG;
+      if (FIRST) assign s[0] = b[0] & zb;
+      for (j = FIRST; j + 1 < W; j = j + 2) begin: bits
         CCU2C #(.INIT0(INIT), .INIT1(INIT), .INJECT1_0("NO"), .INJECT1_1("NO")) add (
           .CIN(c[j]), .A0(a[j]), .B0(za), .C0(b[j]), .D0(zb), .A1(a[j+1]), .B1(za), .C1(b[j+1]), .D1(zb),
           .S0(s[j]), .S1(s[j+1]), .COUT(c[j+2]));
+      end
+      if ((W - FIRST) % 2 == 1) begin: top
+        CCU2C #(.INIT0(INIT), .INIT1(INIT), .INJECT1_0("NO"), .INJECT1_1("NO")) add (
+          .CIN(c[W-1]), .A0(a[W-1]), .B0(za), .C0(b[W-1]), .D0(zb), .A1(1'b0), .B1(1'b0), .C1(1'b0), .D1(1'b0), .S0(s[W-1]));
       end
     end
     // Sums of neighbours, whose distance doubles; each product is signed, and has its sign.
@@ -62,7 +69,7 @@ module _soft_mul (A, B, Y);
     wire [2*SW-1:0] r;
     wire signed [SW-1:0] product;
     for (i = 0; i < 8; i = i + 1)
-      if (i < N) assign p[i*SW+:SW] = $signed(pair[i].s);
+      if (i < N) assign p[i*SW+:SW] = $signed({pair[i].sign, pair[i].s});
     for (i = 0; i < 4; i = i + 1)
       if (2*i + 1 < N) assign q[i*SW+:SW] = {$signed(p[2*i*SW+2+:SW-2]) + $signed(p[(2*i+1)*SW+:SW-2]), p[2*i*SW+:2]};
       else if (2*i < N) assign q[i*SW+:SW] = p[2*i*SW+:SW];

@@ -134,8 +134,9 @@ def _block_ram(cell: dict, name: str) -> Iterator[str]:
     widths = {port: int(_known(cell, f"DATA_WIDTH_{port}"), 2) for port in "AB"}
     for port, width in widths.items():
         enable, write = _in(cell, f"CE{port}"), _in(cell, f"WE{port}")
-        if _known(cell, f"REGMODE_{port}") not in ("", "NOREG") or width not in (9, 18, 36):
-            raise ValueError(f"a block RAM's port of {width} bits, {_known(cell, f'REGMODE_{port}')}")
+        mode = _known(cell, f"REGMODE_{port}")
+        if mode not in ("", "NOREG", "OUTREG") or width not in (9, 18, 36):
+            raise ValueError(f"a block RAM's port of {width} bits, {mode}")
         if enable == "1'b0" or not cell["connections"].get(f"CLK{port}"):
             continue
         if width == 36 and port == "B" and write != "1'b0":
@@ -146,8 +147,13 @@ def _block_ram(cell: dict, name: str) -> Iterator[str]:
         if not (width == 36 and port == "A"):  # of 36 bits, port A writes and port B reads
             yield f"reg [{width - 1}:0] {name}{port} = 0;"
             yield f"if ({enable}) {name}{port} <= {{{', '.join(f'{name}[{unit}]' for unit in reversed(at))}}};"
+            read = f"{name}{port}"
+            if mode == "OUTREG":
+                yield f"reg [{width - 1}:0] {read}held = 0;"
+                yield f"if ({_in(cell, f'OCE{port}')}) {read}held <= {read};"
+                read += "held"
             for bit in range(width):
-                yield from _assign(cell, f"DO{'AB'[bit // 18] if width == 36 else port}{bit % 18}", f"{name}{port}[{bit}]")
+                yield from _assign(cell, f"DO{'AB'[bit // 18] if width == 36 else port}{bit % 18}", f"{read}[{bit}]")
         if write != "1'b0":
             for k, unit in enumerate(at):
                 chosen = f" && {_in(cell, f'AD{port}{k}')}" if width > 9 else ""

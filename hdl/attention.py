@@ -9,6 +9,7 @@ from hdl.attention_scores import AttentionScores
 from hdl.attention_sums import AttentionSums
 from hdl.config import ChipConfig
 from hdl.kv_cache import KvCache, kv_beat
+from hdl.register import Register
 from hdl.rom import address_bits
 from hdl.skid import Skid
 from hdl.streams import mx_beat, scaled_beat
@@ -117,7 +118,7 @@ class Attention(wiring.Component):
             kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=config.attention_lanes,
             vector_lanes=self.vector_lanes, banks=banks, n_layers=model.n_layers,
             max_context=config.max_context, n_sequences=config.n_sequences)
-        self.latency = 3 + self._heads.latency
+        self.latency = 4 + self._heads.latency
         self.interval = self._heads.interval
         super().__init__({
             "i": In(stream.Signature(mx_beat(self.vector_lanes))),
@@ -130,8 +131,11 @@ class Attention(wiring.Component):
         m = Module()
         m.submodules.cache = cache = self.cache
         m.submodules.heads = heads = self._heads
-        connect(m, cache.k, heads.k)
-        connect(m, cache.v, heads.v)
+        # The cache's memories are slow.
+        for name, producer, consumer in (("k", cache.k, heads.k), ("v", cache.v, heads.v)):
+            m.submodules[f"{name}_register"] = register = Register(consumer.payload.shape())
+            connect(m, producer, register.i)
+            connect(m, register.o, consumer)
         connect(m, heads.o, flipped(self.o))
         m.d.comb += [cache.sequence.eq(self.sequence), cache.layer.eq(self.layer),
                      cache.place.eq(self.place), cache.whole.eq(self.whole), cache.write.payload.eq(self.i.payload),

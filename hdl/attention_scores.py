@@ -102,11 +102,12 @@ class AttentionScores(wiring.Component):
         k_word = Signal(self.k.payload.bank.shape(), reset_less=True)
         q_word = [Signal(8 * self.lanes, name=f"q_word_{h}", reset_less=True) for h in heads]
         q_word_exp = [Signal(signed(EXP_BITS), name=f"q_word_exp_{h}", reset_less=True) for h in heads]
-        with m.If(advance & word.valid):
+        # What is beside no word may be anything: nothing but ``advance`` moves it, as it has far to go.
+        with m.If(advance):
             m.d.sync += k_word.eq(self.k.payload.bank)
             m.d.sync += [to.eq(fro) for to, fro in zip(q_word + q_word_exp, q_mant + q_exp, strict=True)]
         at_product = stage(m, advance, at_word, "product")
-        with m.If(advance & at_word.valid):
+        with m.If(advance):
             for h in heads:
                 k = k_word[h * self.banks // self.heads]
                 m.d.sync += exp[h].eq(q_word_exp[h] + k.exp)
@@ -116,7 +117,7 @@ class AttentionScores(wiring.Component):
         dot = [Signal(signed(15 + ceil_log2(self.lanes)), name=f"dot_{h}", reset_less=True) for h in heads]
         right = [Signal(6, name=f"right_{h}", reset_less=True) for h in heads]
         marks = stage(m, advance, at_product, "dot")
-        with m.If(advance & at_product.valid):
+        with m.If(advance):
             for h in heads:
                 shift = 20 - 6 - exp[h]
                 m.d.sync += [dot[h].eq(_tree_sum(product[h])), right[h].eq(Mux(shift < 0, 0, shift))]
@@ -133,7 +134,7 @@ class AttentionScores(wiring.Component):
         # One bit below the unit is kept: it decides the rounding.
         aligned = [Signal(signed(41), name=f"aligned_{h}", reset_less=True) for h in heads]
         at_aligned = stage(m, advance, marks, "aligned")
-        with m.If(advance & marks.valid):
+        with m.If(advance):
             for h in heads:
                 m.d.sync += aligned[h].eq(shift_right(Cat(Const(0, 21), dot[h]).as_signed(), right[h], 41))
 
@@ -148,10 +149,9 @@ class AttentionScores(wiring.Component):
             rounded, _ = _sums(m, advance & at_term.valid, at_term.position_end, term, width, "score")
             marks = at_term
         with m.If(advance):
-            m.d.sync += self.o.valid.eq(marks.valid & marks.position_end)
-            with m.If(marks.valid & marks.position_end):
-                m.d.sync += [self.o.payload.first.eq(marks.first), self.o.payload.last.eq(marks.last)]
-                m.d.sync += [self.o.payload.score[h].eq(saturate(rounded[h], SCORE_BITS)) for h in heads]
+            m.d.sync += [self.o.valid.eq(marks.valid & marks.position_end),
+                         self.o.payload.first.eq(marks.first), self.o.payload.last.eq(marks.last)]
+            m.d.sync += [self.o.payload.score[h].eq(saturate(rounded[h], SCORE_BITS)) for h in heads]
         return m
 
     def _queries(self, m, have_q, release_q, sub, sink):

@@ -1,6 +1,6 @@
 """The two running sums of attention: exponentials, and exponentials times v."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Const, Module, Mux, ResetSignal, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -106,6 +106,10 @@ class AttentionSums(wiring.Component):
             advance, at_shifted.valid & at_shifted.last & (completes | (self.sums.valid & ~self.sums.ready)),
             ~self.sums.ready))
 
+        # A flip-flop has one reset: it is this one.
+        clears = Signal()
+        m.d.comb += clears.eq(ResetSignal() | (advance & at_product.valid & at_product.last))
+
         # v travels beside the exponentials it will be multiplied with.
         v = [bank.mant for bank in self.v.payload.bank]
         for name in ("word", "read", "maximum", "shifted"):
@@ -125,10 +129,10 @@ class AttentionSums(wiring.Component):
             v_exp = Signal(signed(EXP_BITS), name=f"v_exp_{h}", reset_less=True)
             whole = Signal(signed(SCORE_BITS - 6), name=f"whole_{h}", reset_less=True)
             exponent = Signal(signed(SCORE_BITS - 5), name=f"exponent_{h}", reset_less=True)
-            m.d.comb += [read.addr.eq(score_word[:6]), read.en.eq(advance & at_word.valid & at_word.position_start)]
+            m.d.comb += [read.addr.eq(score_word[:6]), read.en.eq(advance & at_word.position_start)]
             with m.If(advance):
                 m.d.sync += v_exp.eq(self.v.payload.bank[bank].exp)
-            with m.If(advance & word.valid & start):
+            with m.If(advance & start):
                 m.d.sync += score_word.eq(score)
             with m.If(advance):
                 m.d.sync += [whole.eq(score_word >> 6), exponent.eq((score_word >> 6) + v_exp)]
@@ -179,15 +183,17 @@ class AttentionSums(wiring.Component):
             with m.If(advance & at_shifted.valid & at_shifted.position_start):
                 m.d.sync += den.eq(Mux(at_shifted.first, 0, _rescale(den, den_shift)) + den_term)
 
-            # The numerator's words go round, the current one first.
-            num = [[Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=True)
+            # The numerator's words go round, the current one first; those of the last position leave zeros behind them.
+            num = [[Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=s == self.head_words - 1)
                     for j in range(self.lanes)] for s in range(self.head_words)]
             new = [Signal.like(x, name=f"num_new_{h}_{j}") for j, x in enumerate(num[0])]
             for total, held, p in zip(new, num[0], product, strict=True):
-                m.d.comb += total.eq(Mux(at_product.first, 0, _rescale(held, num_by)) + p)
+                m.d.comb += total.eq(_rescale(held, num_by) + p)
             with m.If(advance & at_product.valid):
                 for to, fro in zip(num, [*num[1:], new], strict=True):
                     m.d.sync += [t.eq(f) for t, f in zip(to, fro, strict=True)]
+            with m.If(clears):
+                m.d.sync += [x.eq(0) for x in num[-1]]
             with m.If(advance & leaves):
                 m.d.sync += self.sums.den[h].eq(den)
                 with m.Switch(sub_out):

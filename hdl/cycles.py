@@ -117,7 +117,7 @@ class _Token:
         bits = self.model.embed_bits
         scale_words = -(-(16 if bits == 4 else 8) // (self.config.block_lanes // 2))
         self._to("control", 4)
-        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 10
+        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 11
                  + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)))
 
     def _beats(self, values: int) -> int:
@@ -324,7 +324,7 @@ class _Rope:
     """A pipe; with sinks each head of q goes in twice."""
 
     def __init__(self, model: ModelFormat, config: ChipConfig, then):
-        self.pipe = _Pipe(7 + product_latency(33, config.position_bits + 1), then, skid=True)
+        self.pipe = _Pipe(8 + product_latency(33, config.position_bits + 1), then, skid=True)
         self.head_beats, self.sinks = model.head_dim // config.vector_lanes, config.n_sinks > 0
         self.before_q = 2 * model.n_kv_heads * self.head_beats
         self.beat = 0
@@ -375,8 +375,8 @@ class _Attention:
         return self.last
 
     def _pass(self) -> None:
-        """Its q is complete: a request and 3 cycles later the first word is there."""
-        begins = self.last + 4
+        """Its q is complete: a request, and 4 cycles later the first word is there."""
+        begins = self.last + 5
         out = begins - 1 + self.words + self.latency
         follows = self.first_out + max(self.words, self.interval) if self.work else 0
         self.waited_for_q = out >= follows

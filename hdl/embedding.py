@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from hdl.rom import RomPort
+from hdl.rom import RomPort, RowRom
 from hdl.streams import vector_beat
 from weights_to_rom.model_format import BLOCK
 
@@ -82,9 +82,9 @@ class Embedding(wiring.Component):
     takes the beats is ready for all of a token, so that nothing has to stand still between here and the ROM.
 
     Cycles, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
-    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 10 cycles
+    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 11 cycles
     after the token moved, further ones p cycles later each and s more from block to block, the last one
-    t + 10 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
+    t + 11 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
 
     Parameters
     ----------
@@ -146,14 +146,14 @@ class Embedding(wiring.Component):
             members["within"] = range(self.word_chunks)
         tag_layout = data.StructLayout(members)
         reading = Signal(tag_layout)
-        stages = "address", "rom", "lanes", "word", "code", "product", "value", "shifted", "o"
+        stages = "address", "rom", "lanes", "pairs", "word", "code", "product", "value", "shifted", "o"
         tags = [Signal(tag_layout, name=f"tag_{stage}") for stage in stages]
         m.d.comb += self.o.payload.last.eq(tags[-1].last)
         m.d.sync += [self.o.valid.eq(tags[-2].codes & ~tags[-2].high)]
         m.d.sync += [tag.eq(before) for tag, before in zip(tags, [reading, *tags], strict=False)]
 
         lane = self.read(m, reading)
-        self.scale(m, lane, at_word=tags[3], at_product=tags[5])
+        self.scale(m, lane, at_word=tags[4], at_product=tags[6])
         return m
 
     def read(self, m, reading):
@@ -231,9 +231,9 @@ class Embedding(wiring.Component):
         """From the ROMs' words to Wide."""
         # e and k of the row, and two cycles later, before the first value, how far that shifts.
         row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
-        row_read = Signal()
-        m.d.sync += row_read.eq(self.rows.en)
-        with m.If(row_read):
+        row_read = Signal(RowRom.latency)
+        m.d.sync += row_read.eq(Cat(self.rows.en, row_read))
+        with m.If(row_read[-1]):
             m.d.sync += row.eq(Array(self.rows.data)[lane])
         places, beyond = Signal(range(self.wide_bits + VALUE_BITS)), Signal(VALUE_BITS - 1)
         wanted = row.e + self.residual_shift + (LSB_BITS + VALUE_BITS)  # -68..122
@@ -244,12 +244,14 @@ class Embedding(wiring.Component):
             beyond.eq(Cat(places >= most - p for p in range(VALUE_BITS - 1))),
         ]
 
-        # Registers before and behind the choice: block RAM is slow, and the lanes are all over the chip.  The fabric's multipliers
-        # hold the same words in the same cycle: synthesis makes one register of both.
+        # Registers before, within and behind the choice: block RAM is slow, and the lanes are all over the chip.  The fabric's
+        # multipliers hold the same words in the same cycle: synthesis makes one register of both.
         word = Signal.like(self.weights.data[0], reset_less=True)
         held = [Signal.like(word, name=f"held_{k}", reset_less=True) for k in range(self.row_lanes)]
         m.d.sync += [to.eq(data) for to, data in zip(held, self.weights.data, strict=True)]
-        m.d.sync += word.eq(Array(held)[lane])
+        pairs = [Signal.like(word, name=f"pair_{k}", reset_less=True) for k in range(0, self.row_lanes, 2)]
+        m.d.sync += [pair.eq(Array(held[2 * k:2 * k + 2])[lane[0]]) for k, pair in enumerate(pairs)]
+        m.d.sync += word.eq(Array(pairs)[lane[1:]])
         scales = Signal(self.scale_words * self.block_lanes // 2)
         minimum = Signal(15)
         with m.If(at_word.scales):

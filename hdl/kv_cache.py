@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory, MemoryData
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from hdl.ram import NEVER_BOTH
 from hdl.rom import address_bits
 from hdl.streams import EXP_BITS, mx_beat
 
@@ -88,7 +89,7 @@ class KvCache(wiring.Component):
         m = Module()
         memories = []
         for name, contents in (("k", self.k_data), ("v", self.v_data)):
-            memories.append([Memory(d) for d in contents])
+            memories.append([Memory(d, attrs=NEVER_BOTH) for d in contents])
             for u, memory in enumerate(memories[-1]):
                 m.submodules[f"{name}_{u}"] = memory
 

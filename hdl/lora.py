@@ -271,7 +271,7 @@ class Lora(wiring.Component):
                 with m.If(buffer.complete & Array(steps)[step]):
                     m.d.comb += [
                         mark.valid.eq(1), mark.a.eq(1), mark.first.eq(block == 0), mark.ends.eq(block_ends),
-                        mark.last.eq(block_ends & group_ends), buffer.en.eq(1), buffer.release.eq(mark.last),
+                        mark.last.eq(block_ends & group_ends), buffer.release.eq(mark.last),
                     ]
                     m.d.sync += [address.eq(address + 1), block.eq(block + 1)]
                     with m.If(block_ends):

@@ -150,7 +150,7 @@ class Matvec(wiring.Component):
             issue.eq(active & (output.free | ~group_starts)),
             block_ends.eq(part == parts - 1),
             group_ends.eq(block_ends & (low_plane | ~command.two_planes) & last_block),
-            buffer.en.eq(issue), buffer.word.eq(word), buffer.release.eq(issue & group_ends & last_group),
+            buffer.word.eq(word), buffer.release.eq(issue & group_ends & last_group),
             output.allocate.eq(issue & group_starts), output.tag.eq(command.tag), output.last.eq(last_group),
             output.beats.eq(Mux(
                 last_group, (remaining - 1) >> ceil_log2(self.vector_lanes), output.max_beats - 1)),
@@ -193,7 +193,7 @@ class Matvec(wiring.Component):
         m.d.comb += [self.weights.en.eq(issue), self.weights.addr.eq(Mux(restart, 0, last_word + 1))]
         with m.If(issue):
             m.d.sync += last_word.eq(self.weights.addr)
-        starts, again = at(p - 2, issue & group_starts, "group_starts"), at(p - 2, restart, "restart")
+        starts, again = at(p - 3, issue & group_starts, "group_starts"), at(p - 3, restart, "restart")
         m.d.comb += self.rows.en.eq(at(1, starts, "rows_en"))
         with m.If(starts):
             m.d.sync += self.rows.addr.eq(Mux(again, 0, self.rows.addr + 1))

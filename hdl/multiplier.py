@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from amaranth.hdl import Array, Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
+from amaranth.utils import ceil_log2
 
 CODE_MAX = 15
 MANTISSA_MAX = 127
@@ -47,10 +48,9 @@ def _add_pairs(values: list[Value]) -> list[Value]:
 class Multiplier:
     """What the three have in common: registers and the adder tree.
 
-    ``dot`` holds P ``latency`` = 3 + log2(block_lanes) cycles after ``codes``, which are PREPARE_LATENCY cycles
-    behind ``x``.  The latency is that of Booth, whose tree has two levels more.  The other two use one of them
-    to HOLD the codes, as they come from a ROM, which is slow, and wait for the other in their last register: so
-    the three change places freely.  ``prepared`` belongs to the codes as the terms are made of them.
+    ``dot`` holds P ``latency`` cycles after ``codes``, which are PREPARE_LATENCY cycles behind ``x``: 2 + log2(block_lanes),
+    and 3 + log2(block_lanes) of Booth, whose tree has two levels more.  The other two HOLD the codes in a register first, as
+    they come from a ROM, which is slow.  ``prepared`` belongs to the codes as the terms are made of them.
 
     A register stands behind the selection and behind each level of the tree, where it is free: an adder's cell
     has an unused flip-flop.  It also keeps Yosys from fusing the levels into carry-save adders, which take two
@@ -59,10 +59,14 @@ class Multiplier:
 
     PREPARE_LATENCY = 1
     HOLD = True
+    TERMS = (1, 0)
+    """Terms that add up to P: so many for each element, and so many more."""
 
     def __init__(self, block_lanes: int) -> None:
         self.block_lanes = block_lanes
-        self.latency = 3 + (block_lanes - 1).bit_length()
+        each, more = self.TERMS
+        self.levels = ceil_log2(each * block_lanes + more)
+        self.latency = self.HOLD + self.levels + 1
 
     @property
     def signature(self) -> wiring.Signature:
@@ -94,7 +98,7 @@ class Multiplier:
             m.d.sync += held.eq(Cat(*codes))
             codes = [held[4 * j:4 * j + 4] for j in range(self.block_lanes)]
         level = self._terms(prepared, codes)
-        for depth in range(self.latency - 1 - self.HOLD):
+        for depth in range(self.levels):
             registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True)
                          for j, value in enumerate(level)]
             m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
@@ -142,6 +146,7 @@ class Booth(Multiplier):
     """
 
     HOLD = False
+    TERMS = (2, 1)
 
     @property
     def signature(self):

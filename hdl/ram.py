@@ -6,6 +6,10 @@ from amaranth.lib.memory import Memory
 from hdl.rom import address_bits
 
 
+NEVER_BOTH = {"no_rw_check": 1}
+"""A memory's attribute: no cycle reads and writes it.  Yosys then puts nothing beside a block RAM for a word that is both."""
+
+
 class Rams:
     """What ``platform`` is to ``elaborate`` while Verilog is written: each memory with a write port and a read port and
     without contents becomes an instance of a module, so that the text does not grow with its depth, nor say that the
@@ -30,8 +34,9 @@ class Rams:
         if len(write.en) != 1 or read.transparent_for or read.domain not in ("comb", write.domain):
             return memory.elaborate(None)
         width, clocked = len(Value.cast(write.data)), read.domain != "comb"
-        name = f"ram_{width}x{memory.depth}" + ("" if clocked else "_async")
-        self._modules[name] = _ram_verilog(name, width, memory.depth, clocked)
+        apart = NEVER_BOTH.items() <= memory.attrs.items()
+        name = f"ram_{width}x{memory.depth}" + ("" if clocked else "_async") + ("_apart" if apart else "")
+        self._modules[name] = _ram_verilog(name, width, memory.depth, clocked, apart)
         m = Module()
         enable = {"i_re": read.en} if clocked else {}
         m.submodules.ram = Instance(
@@ -45,13 +50,13 @@ def _contents(word) -> bool:
     return word is not None and (not isinstance(word, int) or word != 0)
 
 
-def _ram_verilog(name: str, width: int, depth: int, clocked: bool) -> str:
+def _ram_verilog(name: str, width: int, depth: int, clocked: bool, apart: bool) -> str:
     top, read = address_bits(depth) - 1, "reg" if clocked else "wire"
     lines = [
         f"module {name} (", "  input clk,", "  input we,", f"  input [{top}:0] waddr,", f"  input [{width - 1}:0] wdata,",
         *(["  input re,"] if clocked else []),
         f"  input [{top}:0] raddr,", f"  output {read} [{width - 1}:0] rdata", ");",
-        f"  reg [{width - 1}:0] mem [0:{depth - 1}];",
+        f"  {'(* no_rw_check *) ' if apart else ''}reg [{width - 1}:0] mem [0:{depth - 1}];",
         "  always @(posedge clk) if (we) mem[waddr] <= wdata;",
         "  always @(posedge clk) if (re) rdata <= mem[raddr];" if clocked else "  assign rdata = mem[raddr];",
         "endmodule",

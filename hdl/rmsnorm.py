@@ -129,7 +129,7 @@ class RMSNorm(wiring.Component):
 
         # Constants of this norm.  Settled long before the sum: one cycle after the shift.  The ROM's word has a register of its
         # own, as block RAM is slow.
-        constants = Signal(40)
+        constants = Signal(40, reset_less=True)
         shift = Signal(range(width - 15))            # bitlen(magnitudes) <= width - 1
         eps, exponent = Signal(32), Signal(signed(EXP_BITS))
         m.d.comb += self.norm.en.eq(1)
@@ -146,7 +146,7 @@ class RMSNorm(wiring.Component):
         square_last = _delayed(m, advance, squaring & last_square, 3, "square_last")
         output_last = _delayed(m, advance, multiplying & last_read, 7, "output_last")
         squares = []
-        gains = Signal(16 * lanes)
+        gains = Signal(16 * lanes, reset_less=True)
         bank_read = Signal(range(banks))
         with m.If(advance):
             m.d.sync += bank_read.eq(index)

@@ -147,14 +147,14 @@ class WeightRom(wiring.Component):
 
 
 class RowRom(wiring.Component):
-    """The small words of all lanes side by side in one ROM, lane 0 in the low bits.
+    """The small words of all lanes side by side in one ROM, lane 0 in the low bits, and a register behind it.
 
     Members
     -------
     port : In(RomPort)
     """
 
-    latency = 1
+    latency = 2
 
     def __init__(self, *, width: int, depth: int, lanes: int, name: str = "rows",
                  init: Sequence[int] | None = None) -> None:
@@ -166,6 +166,7 @@ class RowRom(wiring.Component):
         m = Module()
         m.submodules.rom = rom = Rom(
             width=self.spec.width, depth=self.spec.depth, name=self.spec.name, init=self._init)
-        m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr),
-                     Cat(*self.port.data).eq(rom.data)]
+        words = Signal.like(rom.data, reset_less=True)
+        m.d.sync += words.eq(rom.data)
+        m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr), Cat(*self.port.data).eq(words)]
         return m

@@ -27,7 +27,7 @@ class RoPE(wiring.Component):
         i -----------------------------------------> x, y ---'
 
     A layer is n_kv_heads heads of k, as many of v and n_heads of q; those of v meet cos = 1 and sin = 0,
-    which changes no bit.  Latency 7 + the phase product's, 9 cycles up to 2**17 positions; then ``lanes``
+    which changes no bit.  Latency 8 + the phase product's, 10 cycles up to 2**17 positions; then ``lanes``
     elements a cycle.
 
     With ``sinks`` each head of q leaves twice, turned by ``position`` and again by ``sink_position``; it is kept
@@ -96,15 +96,17 @@ class RoPE(wiring.Component):
                 else:
                     m.d.sync += head.eq(Mux(i_last, 0, head + 1))
         m.d.comb += [self.freq.addr.eq(beat), self.freq.en.eq(advance)]
-        position = self.position
+        # Wanted with the frequency, a cycle after the beat: positions come from far.
+        position, sink_position = Signal.like(self.position), Signal.like(self.sink_position)
+        m.d.sync += [position.eq(self.position), sink_position.eq(self.sink_position)]
         if self.sinks:
-            turn = Signal()                           # with the frequency
+            turn = Signal()
             with m.If(advance):
                 m.d.sync += turn.eq(again)
-            position = Mux(turn, self.sink_position, self.position)
+            position = Mux(turn, sink_position, position)
 
         phases = [Product(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
-        operands = 1 + phases[0].latency + 1 + 1      # frequency, phase, table, sign
+        operands = 1 + phases[0].latency + 2 + 1      # frequency, phase, table (a register behind it: it is slow), sign
         latency = operands + 2 + 2                    # the products, sum, rounding
 
         valid, last = Signal(latency), Signal(latency)
@@ -134,12 +136,14 @@ class RoPE(wiring.Component):
                 sin_port.en.eq(advance), cos_port.en.eq(advance),
             ]
             quadrant = Signal(2, name=f"quadrant_{pair}")
+            quadrant_read = Signal(2, name=f"quadrant_read_{pair}")
+            cos_read, sin_read = (Signal(15, name=f"{name}_read_{pair}", reset_less=True) for name in ("cos", "sin"))
             cos, sin = Signal(signed(17), name=f"cos_{pair}"), Signal(signed(17), name=f"sin_{pair}")
             with m.If(advance):
-                m.d.sync += quadrant.eq(angle[sine_bits:])
                 m.d.sync += [
-                    cos.eq(_signed(quadrant[0] ^ quadrant[1], cos_port.data)),
-                    sin.eq(_signed(quadrant[1], sin_port.data)),
+                    quadrant_read.eq(angle[sine_bits:]), quadrant.eq(quadrant_read),
+                    cos_read.eq(cos_port.data), sin_read.eq(sin_port.data),
+                    cos.eq(_signed(quadrant[0] ^ quadrant[1], cos_read)), sin.eq(_signed(quadrant[1], sin_read)),
                 ]
                 with m.If(passes[-1]):
                     m.d.sync += [cos.eq(1 << 15), sin.eq(0)]

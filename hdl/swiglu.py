@@ -83,7 +83,7 @@ class SwiGLU(wiring.Component):
                 table.en.eq(advance & self.i.valid & ~takes_up),
             ]
             # Entry and gate move on with the up: a new gate arrives as the old one is used.
-            of_gate = Signal(entry, name=f"entry_{k}")
+            of_gate = Signal(entry, name=f"entry_{k}", reset_less=True)
             kept, inside_table = Signal(signed(width), name=f"kept_{k}"), Signal(2, name=f"inside_table_{k}")
             up = Signal(data.ArrayLayout(signed(width), 2), name=f"up_{k}")
             step, value = Signal(signed(19), name=f"step_{k}"), Signal(signed(16), name=f"value_{k}")

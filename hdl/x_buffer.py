@@ -23,7 +23,7 @@ class XBuffer(wiring.Component):
     i : In(stream mx_beat)    whole blocks; ``last`` ends a vector
     complete : Out(1)         the vector to be read may be begun
     completes : Out(1)        it may be, in the next cycle
-    en, word : In             read word ``word``: block * (32 // block_lanes) + part
+    word : In                 in every cycle: block * (32 // block_lanes) + part of the word to read
     release : In(1)           this is the vector's last read: the next one is the other half's
     mant : Out(signed(8)).array(block_lanes)
     total : Out               sum of ``mant``
@@ -37,41 +37,43 @@ class XBuffer(wiring.Component):
         self.address_bits = address_bits(max_blocks * (BLOCK // block_lanes))
         super().__init__({
             "i": In(stream.Signature(mx_beat(vector_lanes))), "complete": Out(1), "completes": Out(1),
-            "en": In(1), "word": In(self.address_bits), "release": In(1),
+            "word": In(self.address_bits), "release": In(1),
             "mant": Out(signed(8)).array(block_lanes), "total": Out(total_shape(block_lanes)),
             "exp": Out(signed(EXP_BITS)),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        layout = data.StructLayout({"mant": data.ArrayLayout(signed(8), self.block_lanes),
-                                    "total": total_shape(self.block_lanes), "exp": signed(EXP_BITS)})
-        m.submodules.memory = memory = Memory(shape=layout, depth=2 << self.address_bits, init=[])
-        write, read = memory.write_port(), memory.read_port()
+        # A memory for each of a word's beats, so that none of them waits for the others, and one for what they have in common.
+        beats = self.block_lanes // self.vector_lanes
+        common = data.StructLayout({"total": total_shape(self.block_lanes), "exp": signed(EXP_BITS)})
+        memories = [Memory(shape=shape, depth=2 << self.address_bits, init=[])
+                    for shape in (*[8 * self.vector_lanes] * beats, common)]
+        for name, memory in zip((*(f"beat_{k}" for k in range(beats)), "common"), memories, strict=True):
+            m.submodules[name] = memory
+        writes, reads = [memory.write_port() for memory in memories], [memory.read_port() for memory in memories]
         full = Array(Signal(name=f"full_{half}") for half in range(2))
         write_half, read_half = Signal(), Signal()
 
         beat = self.i.payload
-        beats = self.block_lanes // self.vector_lanes
         accept = Signal()
         open_ = Signal(init=1)      # ~full[write_half], where a release counts from the cycle after it on
         count = Signal(range(max(2, beats)))
         word_ends = count == beats - 1
         m.d.comb += [self.i.ready.eq(open_), accept.eq(self.i.valid & self.i.ready)]
 
-        # First a beat enters the shift register and its sum is formed; one cycle later the word is written.
-        mantissas = Signal(8 * self.block_lanes, reset_less=True)
+        # First a beat's sum is formed; one cycle later it is written, and with the last one what its word has in common.
+        mantissas = Signal.like(beat.mant.as_value(), reset_less=True)
         beat_total = Signal(total_shape(self.vector_lanes), reset_less=True)
         exp = Signal(signed(EXP_BITS), reset_less=True)
-        # A word is written, and it is a vector's last: registers, as the memory is large.
-        entered, first, writes, last = Signal(), Signal(), Signal(), Signal()
-        m.d.sync += [entered.eq(accept), first.eq(count == 0), writes.eq(accept & word_ends), last.eq(accept & beat.last)]
+        # Which beat is written, and that it is a vector's last: registers, as the memories are all over the fabric.
+        entered, first, last = Signal(), Signal(), Signal()
+        ends = [Signal(name=f"ends_{k}") for k in range(beats)]
+        m.d.sync += [entered.eq(accept), first.eq(count == 0), last.eq(accept & beat.last),
+                     *(end.eq(accept & (count == k)) for k, end in enumerate(ends)),
+                     mantissas.eq(beat.mant), beat_total.eq(_tree(list(beat.mant))), exp.eq(beat.exp)]
         with m.If(accept):
-            m.d.sync += [
-                mantissas.eq(Cat(mantissas, beat.mant)[8 * self.vector_lanes:]),
-                beat_total.eq(_tree(list(beat.mant))), exp.eq(beat.exp),
-                count.eq(Mux(word_ends, 0, count + 1)),
-            ]
+            m.d.sync += count.eq(Mux(word_ends, 0, count + 1))
             with m.If(beat.last):
                 m.d.sync += write_half.eq(~write_half)
 
@@ -81,12 +83,14 @@ class XBuffer(wiring.Component):
         address_half = Signal()
         m.d.comb += [
             total.eq(Mux(first, 0, so_far) + beat_total),
-            write.en.eq(writes), write.addr.eq(Cat(address, address_half)),
-            write.data.mant.eq(mantissas), write.data.total.eq(total), write.data.exp.eq(exp),
+            *(write.en.eq(end) for write, end in zip(writes, (*ends, ends[-1]), strict=True)),
+            *(write.addr.eq(Cat(address, address_half)) for write in writes),
+            *(write.data.eq(mantissas) for write in writes[:-1]),
+            writes[-1].data.total.eq(total), writes[-1].data.exp.eq(exp),
         ]
         with m.If(entered):
             m.d.sync += so_far.eq(total)
-        with m.If(writes):
+        with m.If(ends[-1]):
             m.d.sync += address.eq(address + 1)
         with m.If(last):
             m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
@@ -97,9 +101,9 @@ class XBuffer(wiring.Component):
             m.d.sync += begun[half].eq(1)
         m.d.comb += [
             self.complete.eq(begun[read_half]), self.completes.eq(self.complete | (ends_now & (half == read_half))),
-            read.en.eq(self.en), read.addr.eq(Cat(self.word, read_half)),
-            self.total.eq(read.data.total), self.exp.eq(read.data.exp),
-            *(self.mant[j].eq(read.data.mant[j]) for j in range(self.block_lanes)),
+            *(read.addr.eq(Cat(self.word, read_half)) for read in reads),
+            self.total.eq(reads[-1].data.total), self.exp.eq(reads[-1].data.exp),
+            Cat(*self.mant).eq(Cat(read.data for read in reads[:-1])),
         ]
         with m.If(self.release):
             m.d.sync += [full[read_half].eq(0), begun[read_half].eq(0), read_half.eq(~read_half)]

@@ -140,8 +140,8 @@ def test_cycles(lanes, bits, scale_words):
     bench = Bench(random_table(50, n_blocks, bits, 1), lanes, 32)
     bench.read([49, 7], sent=sent, got=got)
     block = scale_words + planes * 32 // lanes[2]
-    last = token_bits + 10 + n_blocks * block
-    wanted = [token_bits + scale_words + planes + 10 + b * block + planes * beat
+    last = token_bits + 11 + n_blocks * block
+    wanted = [token_bits + scale_words + planes + 11 + b * block + planes * beat
               for b in range(n_blocks) for beat in range(32 // lanes[2])]
     assert wanted[-1] == last
     assert sent == [0, last + 1]

@@ -9,20 +9,21 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hdl.ram import NEVER_BOTH
 from hdl.verilog import convert
 
 
 class Holder(wiring.Component):
     """One memory behind ports."""
 
-    def __init__(self, shape, depth, init=(), domain="sync", reads=1):
-        self.memory = (shape, depth, list(init), domain, reads)
+    def __init__(self, shape, depth, init=(), domain="sync", reads=1, attrs=None):
+        self.memory = (shape, depth, list(init), domain, reads, attrs)
         super().__init__({"we": In(1), "addr": In(16), "wdata": In(24), "rdata": Out(24)})
 
     def elaborate(self, platform):
         m = Module()
-        shape, depth, init, domain, reads = self.memory
-        m.submodules.memory = memory = Memory(shape=shape, depth=depth, init=init)
+        shape, depth, init, domain, reads, attrs = self.memory
+        m.submodules.memory = memory = Memory(shape=shape, depth=depth, init=init, attrs=attrs)
         write = memory.write_port()
         m.d.comb += [write.en.eq(self.we), write.addr.eq(self.addr), write.data.eq(self.wdata)]
         for _ in range(reads):
@@ -46,3 +47,9 @@ def test_what_is_no_such_memory_stays():
     assert rams(24, 64, (), "comb") == ["ram_24x64_async"]
     assert rams(24, 64, [5]) == [] and "5" in convert(Holder(24, 64, [5]), "top")
     assert rams(24, 64, (), "sync", 2) == []
+
+
+def test_a_memory_that_is_never_read_and_written_at_once_says_so():
+    text = convert(Holder(24, 64, (), "sync", 1, NEVER_BOTH), "top")
+    assert "module ram_24x64_apart (" in text and text.count("(* no_rw_check *) reg [23:0] mem") == 1
+    assert "no_rw_check" not in convert(Holder(24, 64), "top")

@@ -97,7 +97,7 @@ def test_equals_golden(shape):
 def test_latency_and_rate(shape):
     times_in, times_out = check(shape, 0.0, 0.0)
     n_heads, n_kv_heads, head_dim, lanes, *_, position_bits, sinks = shape
-    latency = 9 if position_bits <= 17 else 10
+    latency = 10 if position_bits <= 17 else 11
     head, heads = head_dim // lanes, n_heads + 2 * n_kv_heads
     # A head of q that is repeated holds the next one up for as long as it takes.
     assert times_in == [beat + head * (h - 2 * n_kv_heads if sinks and h > 2 * n_kv_heads else 0)

@@ -8,6 +8,7 @@ import hdl.kv_cache
 
 OUTSIDE = "a write outside the addressed place"
 CHANGED = "a word that is not what was last appended there"
+BOTH = "a memory is read while it is written"
 
 
 def stay_inside(model: KvCacheModel):
@@ -25,7 +26,18 @@ def keep_values(model: KvCacheModel):
     model.claim(CHANGED, (model.stored == model.held) | (model.offered & (model.stored == model.appended)))
 
 
+def keep_apart(model: KvCacheModel):
+    # The promise of NEVER_BOTH.
+    for memories in model.memories:
+        for memory in memories:
+            (write,), (read, *_) = memory.write_ports, memory.read_ports  # the others are the proofs' own
+            model.claim(BOTH, ~(write.en & read.en))
+
+
 PROOFS = [
+    Proof("KV cache: no memory is read and written in one cycle", hdl.kv_cache, KvCacheModel, keep_apart, SHAPES, "prove", 2, [
+        Bug("a layer begins while words are read", "~self.request.valid & idle)", "~self.request.valid)", BOTH, "gathered", 30),
+    ]),
     Proof("KV cache: no write outside the addressed slot and place", hdl.kv_cache, KvCacheModel, stay_inside,
           SHAPES, "prove", 2, [
               Bug("the offset of the last head stays for v", "index.eq(0), offset.eq(0), value.eq(~value)",

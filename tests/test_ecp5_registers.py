@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from fpga.ecp5_dsp import take_registers
+from fpga.ecp5_registers import take_registers
 
 A, B, P, Q, CLK, CE, RESET = range(0, 100, 4), range(100, 200, 4), range(200, 236), range(300, 336), 400, 401, 402
 

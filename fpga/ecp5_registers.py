@@ -1,0 +1,100 @@
+"""Registers of ECP5's multipliers and block RAMs: those behind them go inside, and those of addresses stand beside each memory."""
+
+import re
+from collections import defaultdict
+
+from fpga.netlist import Bit, first_free, sinks
+
+
+def take_registers(top: dict) -> int:
+    """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops are now inside MULT18X18D and DP16KD cells.
+
+    A cell takes the register of its product, or of a port's word, if each bit that is used goes to one flip-flop and nowhere else,
+    and these have a clock and an enable in common, begin with 0 and are never reset.  What the design does stays the same in every
+    cycle; its ways end in the cell (a multiplier: 0.4 ns earlier), and begin again 0.7 ns (of a block RAM: 1.0 ns, and not 5.8)
+    after the clock: the wires to the flip-flops are gone.
+    """
+    cells, leads = top["cells"], sinks(top)
+    taken = 0
+    for cell in list(cells.values()):
+        if cell["type"] == "MULT18X18D":
+            if found := _registers(cells, leads, cell, [f"P{k}" for k in range(36)]):
+                registers, clock, enabled = found
+                _change(cell, {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0", "REG_OUTPUT_RST": "RST0"},
+                        {"CLK0": clock, "CE0": enabled, "RST0": "0"})
+                taken += _take(cells, cell, registers)
+        elif cell["type"] == "DP16KD":
+            for ports, outputs in _read_ports(cell).items():
+                found = _registers(cells, leads, cell, outputs)
+                if found and all(cell["connections"][f"CLK{port}"] == [found[1]] for port in ports):
+                    registers, _, enabled = found
+                    for port in ports:
+                        _change(cell, {f"REGMODE_{port}": "OUTREG"}, {f"OCE{port}": enabled})
+                    taken += _take(cells, cell, registers)
+    return taken
+
+
+def copy_for_memories(top: dict) -> int:
+    """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops more it has.
+
+    A flip-flop that several memories have an address or an enable from, as the lanes' ROMs do, gets a copy for each of them: they
+    lie all over the device.  Yosys would make one of the copies again.
+    """
+    cells, leads = top["cells"], sinks(top)
+    fresh = first_free(top)
+    copies = 0
+    for name, register in [(name, cell) for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]:
+        memories = defaultdict(list)
+        for sink, port in leads[register["connections"]["Q"][0]]:
+            if sink and cells[sink]["type"] == "DP16KD" and re.match("AD|CE", port):
+                memories[sink.rpartition(".mem.")[0]].append((sink, port))
+        for n, of_memory in enumerate(list(memories.values())[1:], 1):
+            cells[f"{name}$copy{n}"] = {**register, "connections": {**register["connections"], "Q": [fresh]}}
+            for sink, port in of_memory:
+                cells[sink]["connections"][port] = [fresh]
+            fresh, copies = fresh + 1, copies + 1
+    return copies
+
+
+def _read_ports(cell: dict) -> dict[str, list[str]]:
+    """Outputs of a block RAM by the ports whose registers they have: words of 36 bits have those of both."""
+    outputs = {port: [f"DO{port}{k}" for k in range(18)] for port in "AB"}
+    if int(cell["parameters"]["DATA_WIDTH_B"], 2) == 36:
+        return {"AB": outputs["A"] + outputs["B"]}
+    return outputs
+
+
+def _registers(cells: dict, leads: dict, cell: dict, outputs: list[str]) -> tuple[dict[str, str], Bit, Bit] | None:
+    """The flip-flops behind ``outputs`` by output, their clock and enable; nothing if they cannot be inside ``cell``."""
+    used = {port: leads[bit] for port in outputs for bit in cell["connections"].get(port, []) if leads[bit]}
+    behind = {port: of[0][0] for port, of in used.items() if len(of) == 1 and of[0][1] == "DI"}
+    if not used or len(behind) != len(used) or any(cells[name]["type"] != "TRELLIS_FF" for name in behind.values()):
+        return None
+    controls = {_control(cells[name]) for name in behind.values()}
+    if len(controls) != 1 or None in controls:
+        return None
+    ((clock, enabled),) = controls
+    return behind, clock, enabled
+
+
+def _change(cell: dict, parameters: dict[str, str], inputs: dict[str, Bit]) -> None:
+    cell["parameters"] |= parameters
+    cell["connections"] |= {port: [bit] for port, bit in inputs.items()}
+    cell["port_directions"] |= dict.fromkeys(inputs, "input")
+
+
+def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
+    for port, name in registers.items():
+        cell["connections"][port] = cells.pop(name)["connections"]["Q"]
+    return len(registers)
+
+
+def _control(register: dict) -> tuple | None:
+    """(clock, enable) of a flip-flop that begins with 0 and is never reset; nothing of another one."""
+    what, wires = register["parameters"], register["connections"]
+    if wires.get("LSR", ["0"]) != ["0"] or what["REGSET"] != "RESET" or what["CLKMUX"] != "CLK" or what["LSRMUX"] != "LSR":
+        return None
+    mux = what["CEMUX"].strip()
+    if mux not in ("CE", "1"):
+        return None
+    return wires["CLK"][0], wires["CE"][0] if mux == "CE" else "1"
