@@ -4,6 +4,7 @@ Text and figures go to stdout, everything else to stderr.  What takes long to im
 """
 
 import os
+import signal
 import sys
 from enum import StrEnum
 from functools import partial
@@ -691,6 +692,8 @@ def _name(path: Path | None) -> str | None:
 def main() -> None:
     """Run the command; what is wrong with its input is one line on stderr."""
     usage_error = typer.BadParameter.__base__
+    # As an exit, so that the tools which a command has started end with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

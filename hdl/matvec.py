@@ -114,7 +114,7 @@ class Matvec(wiring.Component):
     def latency(self) -> int:
         """Cycles from the read of a group's last weight to its first beat on ``o``.
 
-        13 + log2(block_lanes), one more if a block is several words.
+        12 + log2(block_lanes); one more if a block is several words, and with Booth's multiplier.
         """
         return self._result - 1 + RowOutput.LATENCY
 

@@ -5,7 +5,6 @@ from amaranth.lib.memory import Memory
 
 from hdl.rom import address_bits
 
-
 NEVER_BOTH = {"no_rw_check": 1}
 """A memory's attribute: no cycle reads and writes it.  Yosys then puts nothing beside a block RAM for a word that is both."""
 

@@ -17,7 +17,7 @@ DESIGNS = {  # an expression of a, b, c, of 13 bits, and s; LUTs that chains tak
     "sum": ("a + b", 0, 2),
     "even": ("a[11:0] + b[10:0]", 0, 2),
     "difference": ("a - b", 0, 2),
-    "with_a_carry": ("{a[11:0] + {1'b0, b[10:0]} > 13'd3000, a[11:0]}", 0, 1),
+    "with_a_carry": ("{a[11:0] + {1'b0, b[10:0]} > 13'd3000, a[11:0]}", 0, 2),
     "chosen": ("a + (s[0] ? b : c)", 13, 2),
     "both_chosen": ("(s[0] ? a : 13'd0) + (s[1] ? b : 13'd0)", 26, 2),
     "minus_chosen": ("a - (s[0] ? b : c)", 0, 2),           # a choice, inverted, is not zero where all inputs are

@@ -1,6 +1,11 @@
 """Bitstreams: a small design all the way through the tools, and what is refused before or after them."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,3 +325,24 @@ def test_boards_are_listed():
     ("Info: Packing constants..", "packing constants"), ("something else", "")])
 def test_what_a_log_says(line, said):
     assert stage_of(line).startswith(said) and bool(stage_of(line)) == bool(said)
+
+
+def test_a_tool_ends_with_the_command_that_started_it(tmp_path):
+    (tmp_path / "sleeper.py").write_text(
+        "import os, time\n\n\ndef run(arguments):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n")
+    (tmp_path / "command.py").write_text(
+        "from pathlib import Path\n\nfrom fpga.build import run_tool\nfrom hardwire import cli\n\n"
+        "cli.app = lambda **_: run_tool('sleeper', 'run', [], Path(), 'sleeper.log', lambda what: None)\ncli.main()\n")
+    command = subprocess.Popen([sys.executable, "command.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    try:
+        log = tmp_path / "sleeper.log"
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().endswith("\n")):
+            assert time.monotonic() < deadline and command.poll() is None
+            time.sleep(0.05)
+        command.terminate()
+        assert command.wait(30) == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(log.read_text()), 0)
+    finally:
+        command.kill()
