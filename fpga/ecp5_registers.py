@@ -34,6 +34,63 @@ def take_registers(top: dict) -> int:
     return taken
 
 
+def choose_behind(top: dict) -> int:
+    """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops behind choices among block RAMs it has less.
+
+    A memory deeper than a block RAM is several, and LUTs that choose one's word.  If each bit goes through one LUT to a flip-flop,
+    these move before the LUT: into the block RAMs, and one for each bit that chooses.  As in ``take_registers`` they have a clock
+    and an enable in common and are never reset; before the first word the LUTs give 0, as they do.
+    """
+    cells, leads = top["cells"], sinks(top)
+    chosen = {bit: (name, ports) for name, cell in cells.items() if cell["type"] == "DP16KD"
+              for ports, outputs in _read_ports(cell).items() if cell["parameters"].get(f"REGMODE_{ports[0]}") != "OUTREG"
+              for output in outputs for bit in cell["connections"].get(output, ())}
+    registers = {}      # of LUTs between block RAMs and a flip-flop
+    for name, lut in cells.items():
+        if lut["type"] == "LUT4" and lut["parameters"]["INIT"][-1] == "0":
+            behind = leads[lut["connections"]["Z"][0]]
+            if len(behind) == 1 and behind[0][1] == "DI" and _control(cells[behind[0][0]]):
+                registers[name] = behind[0][0]
+    words: dict[tuple[str, str], set] = {}     # LUTs behind each port of a block RAM, if there is nothing else
+    for bit, of in chosen.items():
+        to = {name if port in "ABCD" else None for name, port in leads[bit]}
+        words.setdefault(of, set()).update(to if len(to) < 2 else {None})
+    whole = set()
+    for (name, ports), luts in words.items():
+        if luts and luts <= registers.keys():
+            controls = {_control(cells[registers[lut]]) for lut in luts}
+            if len(controls) == 1 and {cells[name]["connections"][f"CLK{port}"][0] for port in ports} == {next(iter(controls))[0]}:
+                whole.add((name, ports))
+    while True:         # a LUT moves if all block RAMs before it take their registers, and these if all LUTs behind them move
+        moving = {lut for of in whole for lut in words[of]
+                  if all(chosen[bit] in whole for bit in _lut_inputs(cells[lut]) if bit in chosen)}
+        if (left := {of for of in whole if words[of] <= moving}) == whole:
+            break
+        whole = left
+    for name, ports in whole:
+        _, enabled = _control(cells[registers[next(iter(words[name, ports]))]])
+        for port in ports:
+            _change(cells[name], {f"REGMODE_{port}": "OUTREG"}, {f"OCE{port}": enabled})
+    fresh, before = first_free(top), {}
+    for lut in sorted(moving):
+        register = cells.pop(registers[lut])
+        for port in "ABCD":
+            (bit,) = cells[lut]["connections"][port]
+            if isinstance(bit, int) and bit not in chosen:
+                if (bit, _control(register)) not in before:
+                    before[bit, _control(register)] = fresh
+                    cells[f"{registers[lut]}$before{port}"] = {
+                        **register, "connections": {**register["connections"], "DI": [bit], "Q": [fresh]}}
+                    fresh += 1
+                cells[lut]["connections"][port] = [before[bit, _control(register)]]
+        cells[lut]["connections"]["Z"] = register["connections"]["Q"]
+    return len(moving) - len(before)
+
+
+def _lut_inputs(lut: dict) -> list[Bit]:
+    return [lut["connections"][port][0] for port in "ABCD"]
+
+
 def copy_for_memories(top: dict) -> int:
     """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops more it has.
 

@@ -86,10 +86,11 @@ class Attention(wiring.Component):
           -> q -------------------------'
 
     k and v of the position are written to its ``place`` first; then places 0 .. place are read, or all of
-    them if ``whole``.  ``attention_heads`` heads are worked on at once, in passes: when q of a pass is complete
-    its kv heads are read, so attention runs beside the rows of q still to come.
+    them if ``whole``.  ``attention_heads`` heads are worked on at once, in passes: with the first beat of a pass's q
+    its kv heads are asked for, and their words wait until q is complete, so attention runs beside the rows of q still
+    to come.
 
-    A pass reads words = places * head_dim / attention_lanes.  If o does not stall, the first beat of
+    A pass reads words = places * head_dim / attention_lanes.  If q comes a beat a cycle and o does not stall, the first beat of
     a layer leaves ``latency`` + words cycles after the last beat of the first pass's q, and those of further
     passes follow max(words, ``interval``) apart, if their q has come by then.  The next layer's beats wait
     until all of a layer's words have been read.
@@ -118,7 +119,7 @@ class Attention(wiring.Component):
             kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=config.attention_lanes,
             vector_lanes=self.vector_lanes, banks=banks, n_layers=model.n_layers,
             max_context=config.max_context, n_sequences=config.n_sequences)
-        self.latency = 4 + self._heads.latency
+        self.latency = max(1, 5 - self.pass_beats) + self._heads.latency
         self.interval = self._heads.interval
         super().__init__({
             "i": In(stream.Signature(mx_beat(self.vector_lanes))),
@@ -156,15 +157,16 @@ class Attention(wiring.Component):
                         m.d.sync += beat.eq(0)
                         m.next = "Q"
             with m.State("Q"):
-                # The request of a pass is made when its q is complete; until it is accepted, no other can be.
-                end = beat == self.pass_beats - 1
-                open_ = ~(end & cache.request.valid)
+                # The request of a pass is made with the first beat of its q; until it is accepted, no other can be.
+                begin, end = beat == 0, beat == self.pass_beats - 1
+                open_ = ~(begin & cache.request.valid)
                 m.d.comb += [heads.q.valid.eq(self.i.valid & open_), self.i.ready.eq(heads.q.ready & open_)]
                 with m.If(self.i.valid & self.i.ready):
                     m.d.sync += beat.eq(Mux(end, 0, beat + 1))
+                    with m.If(begin):
+                        m.d.sync += [cache.request.valid.eq(1), cache.request.payload.eq(index)]
                     with m.If(end):
-                        m.d.sync += [cache.request.valid.eq(1), cache.request.payload.eq(index),
-                                     same.eq(same + 1), passed.eq(passed + 1)]
+                        m.d.sync += [same.eq(same + 1), passed.eq(passed + 1)]
                         with m.If(same == self.passes_an_index - 1):
                             m.d.sync += [same.eq(0), index.eq(index + 1)]
                         with m.If(passed == self.passes - 1):

@@ -200,20 +200,19 @@ class _Token:
         """Give results to ``taker`` as RowOutput does, whose queue may hold up the fabric; when the last one moves."""
         rows, groups, per_beat = self.config.row_lanes, matrix.groups(self.config.row_lanes), self.lanes // self.config.row_lanes
         cycles = matrix.words(rows, self.config.block_lanes) // groups
-        to_pop = cycles + self.matvec.latency - RowOutput.LATENCY
+        to_queue = cycles + self.matvec.latency - RowOutput.LATENCY
         word, loaded, moved = first - cycles, 0, 0
         pops: deque[int] = deque(maxlen=self.matvec.queue_depth)
         for group in range(groups):
             word += cycles
             if len(pops) == pops.maxlen:
                 word = max(word, pops[0] + 3)
-            pops.append(max(word + to_pop, loaded))
             last = group == groups - 1
-            for beat in range(self._beats(min(rows, matrix.rows - group * rows))):
-                loaded = max(loaded, pops[-1]) + 1 if not beat else loaded + 1
-                loaded = max(loaded, moved)
+            for _ in range(self._beats(min(rows, matrix.rows - group * rows))):
+                loaded = max(loaded + 1, word + to_queue, moved)
                 if per_beat < 2 or group % per_beat == per_beat - 1 or last:
                     moved = taker.take(loaded + 1)
+            pops.append(loaded)
         return moved
 
     def _head(self) -> None:
@@ -356,7 +355,7 @@ class _Attention:
         product = product_latency(24 + ceil_log2(config.max_context), 18)
         self.latency = scores + head_words - 1 + AttentionSums.latency + AttentionOutput.division + 1 + product + 2
         self.interval = AttentionOutput.division + self.pass_out + head_words + 1
-        self.beat, self.last, self.q_ends = 0, 0, 0
+        self.beat, self.first, self.last, self.q_ends = 0, 0, 0, 0
         self.read = [0, 0]        # the last word of k, of each pass; two that never were
         self.first_out = -self.words
         self.waited_for_q = True
@@ -370,13 +369,15 @@ class _Attention:
             self.last = max(offered + located, self.last + 1) + self.kv_cycles - 1
             return self.last
         self.last = max(offered, self.last + 1, self.read[-2] + 1)
+        if index % self.pass_in == 0:
+            self.first = self.last
         if (index + 1) % self.pass_in == 0:
             self._pass()
         return self.last
 
     def _pass(self) -> None:
-        """Its q is complete: a request, and 4 cycles later the first word is there."""
-        begins = self.last + 5
+        """Its q is complete, which meets the first word two cycles later; that was asked for with q's first beat."""
+        begins = max(self.first + 5, self.last + 2)
         out = begins - 1 + self.words + self.latency
         follows = self.first_out + max(self.words, self.interval) if self.work else 0
         self.waited_for_q = out >= follows

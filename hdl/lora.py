@@ -61,7 +61,7 @@ class Lora(wiring.Component):
     - A step takes a_words + b_words addresses, one a cycle, and between A and B nb / lora_lanes + 14 cycles.  Its A begins
       2 cycles after x's last beat; the next step's follows B without a gap, if its x is here.
     - From x's last beat to the first addend in the queue's output, if that is one group of rows, ``lead``: a_words
-      + nb / lora_lanes + s + j + 28 cycles; the result that waits for it is on ``o`` one later.  With vector_lanes more
+      + nb / lora_lanes + s + j + 27 cycles; the result that waits for it is on ``o`` one later.  With vector_lanes more
       than the rows of an address, a beat is several addresses.
 
     Members
@@ -112,9 +112,10 @@ class Lora(wiring.Component):
         term_bits = wide_bits + 5
         self.u_bits = term_bits + ceil_log2(max(matrix.blocks for matrix in matrices))
         self.sum_bits = max(self.u_bits, term_bits + self.row_addresses)
-        # A group holds its place from its first word to three cycles after its results.
-        group_cycles = max(self.row_addresses, self.rows_at_once // vector_lanes)
-        self.queue_depth = 1 << ceil_log2(max(2, 1 + -(-(self._result + 2) // group_cycles)))
+        # A group holds its place from its first word until two cycles after the last of its results has left the queue.
+        beats = max(1, self.rows_at_once // vector_lanes)
+        group_cycles = max(self.row_addresses, beats)
+        self.queue_depth = 1 << ceil_log2(max(2, 1 + -(-(self._result + 1 + beats) // group_cycles)))
         beat = result_beat(vector_lanes, wide_bits, TAG_BITS)
         super().__init__({
             "start": In(1), "adapter": In(range(n_adapters + 1)), "steps": In(len(matrices)),
@@ -136,7 +137,7 @@ class Lora(wiring.Component):
     def lead(self, matrix: LoraMatrix) -> int:
         """Cycles from x's last beat to the first addend of a step in the queue's output, if that is one group of rows."""
         return (matrix.a_words(self.rank, self.lora_lanes) + self.nb // self.lora_lanes + self.row_addresses + self.row_lanes
-                + 28)
+                + 27)
 
     def elaborate(self, platform) -> Module:
         m = Module()

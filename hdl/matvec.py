@@ -43,10 +43,10 @@ class Matvec(wiring.Component):
     """y = W x for one matrix of the ROM after another (docs/arithmetic.md, section 3).
 
     The k-th command multiplies the k-th vector.  A group of ``row_lanes`` rows takes blocks * planes *
-    (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is read two
+    (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is used two
     cycles after the command is taken, or after its vector's last beat if that comes later, and one more if a
     vector may be a single word of ``block_lanes``; a group's first result is on ``o`` ``latency`` cycles after
-    its last weight was read; between two matrices whose vectors are here lies one idle cycle.  Every group has its
+    its last weight was used; between two matrices whose vectors are here lies one idle cycle.  Every group has its
     place in the result queue before it starts, so nothing ever stalls behind the ROM.
 
     The queue holds what is under way, or ``queue`` groups if that is more.
@@ -62,7 +62,7 @@ class Matvec(wiring.Component):
     rows : Out(RomPort)          e (7 bits signed) | k << 7 for each row lane, a word a group
     o : Out(stream result_beat)  Wide, in row order: ceil(rows / vector_lanes) beats a matrix; results beyond
                                  ``rows`` are those of the ROM's padding, which is zero
-    busy : Out(1)                a weight word is read in this cycle
+    busy : Out(1)                a weight word is used in this cycle
     """
 
     def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, multiplier: str,
@@ -83,9 +83,10 @@ class Matvec(wiring.Component):
         self.min_words = min(matrix.blocks for matrix in matrices) * (BLOCK // block_lanes)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
         self.max_terms = max(terms)
-        # A group holds its place from its first word to three cycles after the results of its last.
-        group_cycles = max(min(terms) * (BLOCK // block_lanes), row_lanes // vector_lanes)
-        under_way = 1 + -(-(self._result + 2) // group_cycles)
+        # A group holds its place from its first word until two cycles after the last of its results has left the queue.
+        beats = max(1, row_lanes // vector_lanes)
+        group_cycles = max(min(terms) * (BLOCK // block_lanes), beats)
+        under_way = 1 + -(-(self._result + 1 + beats) // group_cycles)
         self.queue_depth = 1 << ceil_log2(max(2, under_way, queue))
         self.command_layout = command_layout(
             max_blocks=self.max_blocks, max_rows=max(matrix.rows for matrix in matrices))
@@ -100,11 +101,11 @@ class Matvec(wiring.Component):
             "busy": Out(1),
         })
 
-    # Stages count from the cycle that chooses a word: in 0 the input buffer is read, in 1 the ROM, in 2 the
-    # word is there.
+    # Stages count from the cycle that chooses a word: in 0 the input buffer is read, and the ROM at the latest; in 1 the word
+    # is there.
     @property
     def _product(self) -> int:
-        return 2 + product_latency(self.multiplier)
+        return 1 + product_latency(self.multiplier)
 
     @property
     def _result(self) -> int:
@@ -114,7 +115,7 @@ class Matvec(wiring.Component):
     def latency(self) -> int:
         """Cycles from the read of a group's last weight to its first beat on ``o``.
 
-        12 + log2(block_lanes); one more if a block is several words, and with Booth's multiplier.
+        10 + log2(block_lanes); one more if a block is several words, two with Booth's multiplier.
         """
         return self._result - 1 + RowOutput.LATENCY
 
@@ -189,10 +190,12 @@ class Matvec(wiring.Component):
         p = self._product
         restart = fresh & command.restart
         m.d.comb += self.busy.eq(at(1, issue, "busy"))
-        last_word = Signal.like(self.weights.addr)
-        m.d.comb += [self.weights.en.eq(issue), self.weights.addr.eq(Mux(restart, 0, last_word + 1))]
-        with m.If(issue):
-            m.d.sync += last_word.eq(self.weights.addr)
+        # A word's address goes to the ROM before it is chosen, when the one before is: words follow each other.
+        next_word, begins = Signal.like(self.weights.addr), Signal()
+        m.d.comb += [begins.eq(self.command.valid & self.command.ready & self.command.payload.restart),
+                     self.weights.en.eq(issue | begins), self.weights.addr.eq(Mux(begins, 0, next_word + 1))]
+        with m.If(self.weights.en):
+            m.d.sync += next_word.eq(self.weights.addr)
         starts, again = at(p - 3, issue & group_starts, "group_starts"), at(p - 3, restart, "restart")
         m.d.comb += self.rows.en.eq(at(1, starts, "rows_en"))
         with m.If(starts):

@@ -48,17 +48,14 @@ def _add_pairs(values: list[Value]) -> list[Value]:
 class Multiplier:
     """What the three have in common: registers and the adder tree.
 
-    ``dot`` holds P ``latency`` cycles after ``codes``, which are PREPARE_LATENCY cycles behind ``x``: 2 + log2(block_lanes),
-    and 3 + log2(block_lanes) of Booth, whose tree has two levels more.  The other two HOLD the codes in a register first, as
-    they come from a ROM, which is slow.  ``prepared`` belongs to the codes as the terms are made of them.
+    ``dot`` holds P ``latency`` cycles after ``codes`` and ``x``: 2 + log2(block_lanes), and 4 + log2(block_lanes) of Booth, whose
+    tree has two levels more.  First the codes are held, as they come from a ROM, which is slow, while ``x`` is prepared.
 
     A register stands behind the selection and behind each level of the tree, where it is free: an adder's cell
     has an unused flip-flop.  It also keeps Yosys from fusing the levels into carry-save adders, which take two
     LUTs a bit on an FPGA instead of one.
     """
 
-    PREPARE_LATENCY = 1
-    HOLD = True
     TERMS = (1, 0)
     """Terms that add up to P: so many for each element, and so many more."""
 
@@ -66,7 +63,7 @@ class Multiplier:
         self.block_lanes = block_lanes
         each, more = self.TERMS
         self.levels = ceil_log2(each * block_lanes + more)
-        self.latency = self.HOLD + self.levels + 1
+        self.latency = 1 + self.levels + 1
 
     @property
     def signature(self) -> wiring.Signature:
@@ -84,20 +81,14 @@ class Multiplier:
     def prepare(self, m: Module, x: Sequence[Value], total: Value):
         """The broadcast side, for mantissas ``x`` and their sum ``total``: an interface of ``signature``."""
         prepared = self.signature.create(path=("prepared",))
-        if self.HOLD:
-            held = [Signal(value.shape(), name=f"x_held_{j:02}", reset_less=True) for j, value in enumerate(x)]
-            m.d.sync += [register.eq(value) for register, value in zip(held, x, strict=True)]
-            x = held
         m.d.sync += self._prepare(x, total, prepared)
         return prepared
 
     def dot(self, m: Module, prepared, codes: Sequence[Value]) -> Signal:
         """The lane side: the register that holds P."""
-        if self.HOLD:
-            held = Signal(4 * self.block_lanes, name="codes_held", reset_less=True)
-            m.d.sync += held.eq(Cat(*codes))
-            codes = [held[4 * j:4 * j + 4] for j in range(self.block_lanes)]
-        level = self._terms(prepared, codes)
+        held = Signal(4 * self.block_lanes, name="codes_held", reset_less=True)
+        m.d.sync += held.eq(Cat(*codes))
+        level = self._terms(prepared, [held[4 * j:4 * j + 4] for j in range(self.block_lanes)])
         for depth in range(self.levels):
             registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True)
                          for j, value in enumerate(level)]
@@ -145,7 +136,6 @@ class Booth(Multiplier):
     in the form of MacSorley 1961).  P = sum of c[j] * x[j] + 8 * sum of x[j]; all lanes share the last sum.
     """
 
-    HOLD = False
     TERMS = (2, 1)
 
     @property

@@ -30,7 +30,7 @@ class RowOutput(wiring.Component):
     o : Out(stream result_beat)
     """
 
-    LATENCY = 3
+    LATENCY = 2
     """Cycles from ``push`` to the group's first beat, if nothing is in the way."""
 
     def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int,
@@ -49,10 +49,10 @@ class RowOutput(wiring.Component):
         m = Module()
         pointer_bits = ceil_log2(self.depth)
         allocated, pushed, popped = (Signal(pointer_bits, name=n) for n in ("allocated", "pushed", "popped"))
-        taken = Signal(range(self.depth + 1))    # places from allocation to the cycle after their reading
+        taken = Signal(range(self.depth + 1))    # places from allocation to the cycle after their last results have left
         stored = Signal(range(self.depth + 1))   # places with results in them
         pop, popped_before = Signal(), Signal()
-        # Registers, as whatever the fabric does depends on it, and whether a group is read on what takes the beats.
+        # Registers, as whatever the fabric does depends on it, and when a group leaves on what takes the beats.
         m.d.sync += [popped_before.eq(pop),
                      self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | popped_before)]
         m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push),
@@ -61,35 +61,29 @@ class RowOutput(wiring.Component):
 
         meta = data.StructLayout({"tag": self.tag_bits, "last": 1, "beats": range(max(2, self.max_beats))})
         m.submodules.groups = groups = Memory(shape=meta, depth=self.depth, init=[])
-        write, group = groups.write_port(), groups.read_port()
+        write, group = groups.write_port(), groups.read_port(domain="comb")
         m.d.comb += [write.en.eq(self.allocate), write.addr.eq(allocated), write.data.tag.eq(self.tag),
                      write.data.last.eq(self.last), write.data.beats.eq(self.beats),
-                     group.en.eq(pop), group.addr.eq(popped)]
+                     group.addr.eq(popped)]
         rows = []
         for lane, result in enumerate(self.results):
             m.submodules[f"results_{lane:02}"] = memory = Memory(
                 shape=signed(self.wide_bits), depth=self.depth, init=[])
-            write, read = memory.write_port(), memory.read_port()
-            m.d.comb += [write.en.eq(self.push), write.addr.eq(pushed), write.data.eq(result),
-                         read.en.eq(pop), read.addr.eq(popped)]
+            write, read = memory.write_port(), memory.read_port(domain="comb")
+            m.d.comb += [write.en.eq(self.push), write.addr.eq(pushed), write.data.eq(result), read.addr.eq(popped)]
             rows.append(read.data)
 
-        fetched = Signal()  # the read ports hold a group
         index = Signal(range(max(2, self.max_beats, self.vector_lanes // self.row_lanes)))
-        advance, done = Signal(), Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), pop.eq((stored != 0) & (~fetched | done))]
-        with m.If(pop):
-            m.d.sync += fetched.eq(1)
-        with m.Elif(done):
-            m.d.sync += fetched.eq(0)
+        advance = Signal()
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
         beat = self.o.payload
         with m.If(advance):
             m.d.sync += self.o.valid.eq(0)
-        with m.If(advance & fetched):
+        with m.If(advance & (stored != 0)):
             m.d.sync += beat.tag.eq(group.data.tag)
             if self.row_lanes >= self.vector_lanes:
                 ends = index == group.data.beats
-                m.d.comb += done.eq(ends)
+                m.d.comb += pop.eq(ends)
                 m.d.sync += [self.o.valid.eq(1), beat.last.eq(group.data.last & ends),
                              index.eq(Mux(ends, 0, index + 1))]
                 for j in range(self.vector_lanes):
@@ -97,7 +91,7 @@ class RowOutput(wiring.Component):
             else:
                 per_beat = self.vector_lanes // self.row_lanes
                 ends = (index == per_beat - 1) | group.data.last
-                m.d.comb += done.eq(1)
+                m.d.comb += pop.eq(1)
                 m.d.sync += [self.o.valid.eq(ends), beat.last.eq(group.data.last),
                              index.eq(Mux(ends, 0, index + 1))]
                 for j in range(self.vector_lanes):

@@ -235,8 +235,8 @@ def test_equals_golden_to_the_last_position():
 @pytest.mark.parametrize("position", [0, 40])
 @pytest.mark.parametrize("shape, latency, interval", [
     # Several words a block or several blocks a head add a register each, several words a head a cycle each.
-    (CHIPS[0], 32, 18), (CHIPS[1], 32, 18), (CHIPS[3], 34, 17), (CHIPS[4], 36, 21), (CHIPS[6], 35, 52),
-    (CHIPS[7], 34, 39),
+    (CHIPS[0], 29, 18), (CHIPS[1], 29, 18), (CHIPS[3], 33, 17), (CHIPS[4], 33, 21), (CHIPS[6], 32, 52),
+    (CHIPS[7], 31, 39),
 ])
 def test_cycles(shape, latency, interval, position):
     """One layer, nothing stalled: the cycle in which each value of each pass leaves."""

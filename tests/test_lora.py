@@ -307,7 +307,7 @@ def test_cycles(rank, lanes, vl):
     for step, shape in enumerate(shapes):
         begins = max(begins, x[last_x[step]] + 2)
         a_words = shape.a_words(rank, lanes)
-        assert o[first_o[step]] == begins + a_words + nb // lanes + addresses + sharing + fills + 27, Step(step).name
+        assert o[first_o[step]] == begins + a_words + nb // lanes + addresses + sharing + fills + 26, Step(step).name
         begins += a_words + nb // lanes + 14 + shape.b_words(rank, lanes)
     assert last_x[1] < len(x) and begins > x[last_x[3]] + 2, "no step began right behind another"
 

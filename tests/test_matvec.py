@@ -229,7 +229,7 @@ def test_cycles(lanes):
             group_ends.append(cycle - 1)
         cycle += 1
     assert busy == want_busy
-    latency = {32: 18, 16: 18, 8: 17}[b]
+    latency = {32: 17, 16: 17, 8: 16}[b]
     groups_per_beat = max(1, vl // r)
     want_out = [end + latency + beat for end in group_ends[groups_per_beat - 1::groups_per_beat]
                 for beat in range(max(1, r // vl))]

@@ -11,7 +11,7 @@ from hdl.multiplier import MULTIPLIERS, Booth, Magic, Plain, product_shape, tota
 
 
 class Bench(wiring.Component):
-    """A broadcast side and one lane; the codes wait for the broadcast side's register."""
+    """A broadcast side and one lane."""
 
     def __init__(self, multiplier):
         self.multiplier = multiplier
@@ -21,10 +21,8 @@ class Bench(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        codes = [Signal.like(code, name=f"code_{j}") for j, code in enumerate(self.codes)]
-        m.d.sync += [a.eq(b) for a, b in zip(codes, self.codes, strict=True)]
         prepared = self.multiplier.prepare(m, self.x, self.total)
-        m.d.comb += self.product.eq(self.multiplier.dot(m, prepared, codes))
+        m.d.comb += self.product.eq(self.multiplier.dot(m, prepared, list(self.codes)))
         return m
 
 
@@ -32,7 +30,7 @@ def simulate(multiplier, q, x):
     """P of each row of q and x, one row a cycle: checks the latency on the way."""
     dut = Bench(multiplier)
     out = []
-    latency = multiplier.PREPARE_LATENCY + multiplier.latency
+    latency = multiplier.latency
 
     async def bench(ctx):
         for t in range(len(q) + latency):
