@@ -68,9 +68,9 @@ class AttentionHeads(wiring.Component):
         m.submodules.sums = sums = self._sums
         m.submodules.output = output = self._output
         connect(m, flipped(self.q), scores.q)
-        connect(m, flipped(self.k), scores.k)
         # When sums wait, that is not to reach the cache and all of the scores within the cycle.
-        for name, producer, consumer in (("score", scores.o, sums.score), ("v", flipped(self.v), sums.v)):
+        for name, producer, consumer in (("k", flipped(self.k), scores.k), ("score", scores.o, sums.score),
+                                         ("v", flipped(self.v), sums.v)):
             m.submodules[f"{name}_skid"] = skid = Skid(consumer.payload.shape())
             connect(m, producer, skid.i)
             connect(m, skid.o, consumer)

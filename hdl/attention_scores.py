@@ -139,6 +139,7 @@ class AttentionScores(wiring.Component):
                 m.d.sync += aligned[h].eq(shift_right(Cat(Const(0, 21), dot[h]).as_signed(), right[h], 41))
 
         rounded = [_half_up(a) for a in aligned]
+        limited = [_limited(a) for a in aligned]
         marks = at_aligned
         if self.blocks > 1:
             term = [Signal(signed(20), name=f"term_{h}", reset_less=True) for h in heads]
@@ -147,11 +148,12 @@ class AttentionScores(wiring.Component):
                 m.d.sync += [t.eq(saturate(r, 20)) for t, r in zip(term, rounded, strict=True)]
             width = 20 + ceil_log2(self.blocks)
             rounded, _ = _sums(m, advance & at_term.valid, at_term.position_end, term, width, "score")
+            limited = [saturate(r, SCORE_BITS) for r in rounded]
             marks = at_term
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(marks.valid & marks.position_end),
                          self.o.payload.first.eq(marks.first), self.o.payload.last.eq(marks.last)]
-            m.d.sync += [self.o.payload.score[h].eq(saturate(rounded[h], SCORE_BITS)) for h in heads]
+            m.d.sync += [self.o.payload.score[h].eq(limited[h]) for h in heads]
         return m
 
     def _queries(self, m, have_q, release_q, sub, sink):
@@ -215,6 +217,14 @@ def block_ends(sub, block_words: int):
 def _half_up(doubled):
     """A value with one bit of fraction -> the integer, half up."""
     return (doubled + 1) >> 1
+
+
+def _limited(doubled):
+    """saturate(_half_up(doubled), SCORE_BITS), where the bits far above a score are looked at beside the addition."""
+    near, sign = doubled[:SCORE_BITS + 2].as_signed(), doubled[-1]
+    far = (doubled[SCORE_BITS + 1:-1] ^ sign.replicate(len(doubled) - SCORE_BITS - 2)).any()
+    limit = Cat((~sign).replicate(SCORE_BITS - 1), sign).as_signed()
+    return Mux(far, limit, saturate(_half_up(near), SCORE_BITS))
 
 
 def _sums(m, en, end, values, width: int, name: str):

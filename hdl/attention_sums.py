@@ -102,9 +102,13 @@ class AttentionSums(wiring.Component):
         with m.If(advance):
             m.d.sync += leaves.eq(at_shifted.valid & at_shifted.last)
         completes = leaves & at_product.position_end
-        m.d.sync += advance.eq(~Mux(
-            advance, at_shifted.valid & at_shifted.last & (completes | (self.sums.valid & ~self.sums.ready)),
-            ~self.sums.ready))
+        goes_on, leaves_next = Signal(), Signal()
+        m.d.comb += [
+            leaves_next.eq(Mux(advance, at_shifted.valid & at_shifted.last, leaves)),
+            goes_on.eq(~Mux(advance, leaves_next & (completes | (self.sums.valid & ~self.sums.ready)), ~self.sums.ready)),
+        ]
+        takes = Signal()                        # advance & leaves
+        m.d.sync += [advance.eq(goes_on), takes.eq(goes_on & leaves_next)]
 
         # A flip-flop has one reset: it is this one.
         clears = Signal()
@@ -194,7 +198,7 @@ class AttentionSums(wiring.Component):
                     m.d.sync += [t.eq(f) for t, f in zip(to, fro, strict=True)]
             with m.If(clears):
                 m.d.sync += [x.eq(0) for x in num[-1]]
-            with m.If(advance & leaves):
+            with m.If(takes):
                 m.d.sync += self.sums.den[h].eq(den)
                 with m.Switch(sub_out):
                     for s in range(self.head_words):

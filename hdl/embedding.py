@@ -250,8 +250,10 @@ class Embedding(wiring.Component):
         held = [Signal.like(word, name=f"held_{k}", reset_less=True) for k in range(self.row_lanes)]
         m.d.sync += [to.eq(data) for to, data in zip(held, self.weights.data, strict=True)]
         pairs = [Signal.like(word, name=f"pair_{k}", reset_less=True) for k in range(0, self.row_lanes, 2)]
-        m.d.sync += [pair.eq(Array(held[2 * k:2 * k + 2])[lane[0]]) for k, pair in enumerate(pairs)]
-        m.d.sync += word.eq(Array(pairs)[lane[1:]])
+        lane_there = Signal.like(lane)       # long before the first word
+        m.d.sync += lane_there.eq(lane)
+        m.d.sync += [pair.eq(Array(held[2 * k:2 * k + 2])[lane_there[0]]) for k, pair in enumerate(pairs)]
+        m.d.sync += word.eq(Array(pairs)[lane_there[1:]])
         scales = Signal(self.scale_words * self.block_lanes // 2)
         minimum = Signal(15)
         with m.If(at_word.scales):

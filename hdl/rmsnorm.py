@@ -79,7 +79,8 @@ class RMSNorm(wiring.Component):
         for bank in range(banks):
             m.submodules[f"vector_{bank}"] = vector = Memory(shape=lanes * width, depth=max(2, beats // banks), init=[])
             writes.append(vector.write_port())
-            reads.append(vector.read_port())
+            # Only in a vector of a beat a bank is the last one read while it is written.
+            reads.append(vector.read_port(transparent_for=writes[-1:] if beats == banks else []))
         m.submodules.rsqrt = rsqrt = Memory(shape=15, depth=128, init=rsqrt_table())
         root = rsqrt.read_port()
 
@@ -89,23 +90,26 @@ class RMSNorm(wiring.Component):
         advance, out, base = skid.i.ready, skid.i.payload, Signal(signed(EXP_BITS))
         index = Signal(range(max(2, beats)))
         magnitudes = Signal(width - 1)
-        squaring, multiplying, found = Signal(), Signal(), Signal()
+        squaring, multiplying, found, forgets = Signal(), Signal(), Signal(), Signal()
         last_square, last_read = index == beats - banks, index == beats - 1
+        # A beat is written from registers, a cycle after it came in: the first beats are read meanwhile.
+        entered, place, beat = Signal(), Signal.like(index), Signal.like(self.i.payload.data, reset_less=True)
+        beat_magnitudes = Signal(width - 1, reset_less=True)
+        m.d.sync += [entered.eq(self.i.valid & self.i.ready), place.eq(index), beat.eq(self.i.payload.data),
+                     beat_magnitudes.eq(reduce(or_, map(magnitude, self.i.payload.data)))]
         m.d.comb += [
-            *(port.addr.eq(index >> (banks - 1)) for port in writes + reads),
-            *(write.data.eq(self.i.payload.data) for write in writes), *(read.en.eq(advance) for read in reads),
+            *(write.addr.eq(place >> (banks - 1)) for write in writes), *(write.data.eq(beat) for write in writes),
+            *(write.en.eq(entered & (place[0] == bank if banks > 1 else 1)) for bank, write in enumerate(writes)),
+            *(read.addr.eq(index >> (banks - 1)) for read in reads), *(read.en.eq(advance) for read in reads),
         ]
+        every_magnitude = Signal(width - 1)
+        m.d.comb += every_magnitude.eq(Mux(entered, beat_magnitudes, 0) | magnitudes)
+        m.d.sync += magnitudes.eq(Mux(forgets, 0, every_magnitude))
         with m.FSM(name="pass"):
             with m.State("STORE"):
                 m.d.comb += self.i.ready.eq(1)
-                m.d.comb += [write.en.eq(self.i.valid & (index[0] == bank if banks > 1 else 1))
-                             for bank, write in enumerate(writes)]
                 with m.If(self.i.valid):
-                    m.d.sync += [
-                        index.eq(index + 1),
-                        magnitudes.eq(reduce(or_, map(magnitude, self.i.payload.data))
-                                      | Mux(index.any(), magnitudes, 0)),
-                    ]
+                    m.d.sync += index.eq(index + 1)
                     with m.If(self.i.payload.last):
                         m.d.sync += index.eq(0)
                         m.next = "SQUARE"
@@ -124,6 +128,7 @@ class RMSNorm(wiring.Component):
                 with m.If(advance):
                     m.d.sync += index.eq(index + 1)
                     with m.If(last_read):
+                        m.d.comb += forgets.eq(1)
                         m.d.sync += [index.eq(0), self.norm.addr.eq(self.norm.addr + 1)]
                         m.next = "STORE"
 
@@ -131,13 +136,13 @@ class RMSNorm(wiring.Component):
         # own, as block RAM is slow.
         constants = Signal(40, reset_less=True)
         shift = Signal(range(width - 15))            # bitlen(magnitudes) <= width - 1
-        eps, exponent = Signal(32), Signal(signed(EXP_BITS))
+        eps, least, exponent = Signal(32), Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
         m.d.comb += self.norm.en.eq(1)
         m.d.sync += [
-            shift.eq(bitlen(magnitudes[15:])),
+            shift.eq(bitlen(every_magnitude[15:])),
             constants.eq(self.norm.data),
             eps.eq(shift_right(constants[:32], shift, 32, unit=2)),
-            exponent.eq(constants[32:].as_signed() - 15 - shift),
+            least.eq(constants[32:].as_signed() - 15), exponent.eq(least - shift),
         ]
 
         # The pipes.

@@ -115,7 +115,10 @@ class Stage(wiring.Component):
         m.submodules.matvec = matvec = Matvec(
             row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl,
             matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier, queue=self._queue(lora))
-        for producer, consumer in ((rmsnorm, mx_norm), (rope, mx_qkv), (mx_qkv, attention), (attention, mx_attention),
+        # The cache is ready for some beats, the queries for others: that is not to hold up what is before them within the cycle.
+        m.submodules.qkv_skid = qkv_skid = Skid(mx_qkv.o.payload.shape())
+        connect(m, qkv_skid.o, attention.i)
+        for producer, consumer in ((rmsnorm, mx_norm), (rope, mx_qkv), (mx_qkv, qkv_skid), (attention, mx_attention),
                                    (swiglu, mx_swiglu)):
             connect(m, producer.o, consumer.i)
         self._roms(m, matvec)

@@ -12,7 +12,7 @@ import hdl.attention_output
 import hdl.attention_scores
 import hdl.attention_sums
 from hdl.attention import Attention, AttentionHeads
-from hdl.bits import bitlen
+from hdl.bits import bitlen, saturate
 from hdl.config import ChipConfig
 from sim.golden.attention import attention
 from weights_to_rom.model_format import ModelFormat
@@ -283,8 +283,9 @@ BROKEN = {
     "shifts that wrap": (hdl.attention_sums, "_at_most",
                          lambda value, like: Value.cast(value)[:len(like)]),
     "scores cut, not rounded": (hdl.attention_scores, "_half_up", lambda doubled: doubled >> 1),
-    "scores that wrap": (hdl.attention_scores, "saturate",
-                         lambda value, width: value[:width].as_signed()),
+    "scores that wrap": (hdl.attention_scores, "_limited", lambda doubled: (doubled + 1 >> 1)[:16].as_signed()),
+    "scores of which the far bits are not looked at": (
+        hdl.attention_scores, "_limited", lambda doubled: saturate(doubled[:18].as_signed() + 1 >> 1, 16)),
     "a table one entry off": (hdl.attention_sums, "EXP2", [*hdl.attention_sums.EXP2[1:], 65535]),
     "a result that wraps": (hdl.attention_output, "saturate",
                             lambda value, width: value[:width].as_signed()),
