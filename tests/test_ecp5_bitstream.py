@@ -75,8 +75,8 @@ def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
 @pytest.mark.parametrize(("cell", "message"), [
     ({"type": "ALU54B"}, "there is no model of a ALU54B"),
     ({"type": "TRELLIS_COMB", "parameters": {"MODE": "OTHER"}}, "mode OTHER, which is not modelled"),
-    ({"type": "MULT18X18D", "parameters": {"REG_INPUTA_CLK": "CLK0"}},
-     "a multiplier with registers before its product, which is not modelled"),
+    ({"type": "MULT18X18D", "parameters": {"REG_PIPELINE_CLK": "CLK0"}},
+     "a multiplier with a register within, which is not modelled"),
     ({"type": "TRELLIS_FF", "connections": {"CLK": [2], "Q": [3]}}, "has a clock of its own, which is not modelled"),
     ({"type": "DP16KD", "parameters": {"DATA_WIDTH_A": "100", "DATA_WIDTH_B": "100"}},
      "a block RAM's port of 4 bits, , which is not modelled"),

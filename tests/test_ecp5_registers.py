@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from fpga.ecp5_registers import copy_for_memories, take_registers
+from fpga.ecp5_registers import copy_registers, take_registers
 
 A, B, P, Q, CLK, CE, RESET = range(0, 100, 4), range(100, 200, 4), range(200, 236), range(300, 336), 400, 401, 402
 
@@ -147,7 +147,7 @@ def test_an_address_has_a_register_for_each_memory():
     top["cells"]["address_3"]["connections"]["LSR"] = [RESET]
     top["ports"]["shown"] = {"direction": "output", "bits": [ADDRESS[0]]}
     registers = {name: cell for name, cell in top["cells"].items() if cell["type"] == "TRELLIS_FF"}
-    assert copy_for_memories(top) == 2 * len(ADDRESS)
+    assert copy_registers(top) == 2 * len(ADDRESS)
     driver = {cell["connections"]["Q"][0]: cell for cell in top["cells"].values() if cell["type"] == "TRELLIS_FF"}
     assert len(driver) == 3 * len(ADDRESS)
     rams = {name: cell["connections"] for name, cell in top["cells"].items() if cell["type"] == "DP16KD"}
@@ -165,5 +165,5 @@ def test_one_memory_keeps_its_registers():
     top = block_ram(9, 0)
     top["cells"] |= {f"address_{k}": flip_flop(900 + k, bit) for k, bit in enumerate(ADDRESS)}
     before = copy.deepcopy(top)
-    assert copy_for_memories(top) == 0
+    assert copy_registers(top) == 0
     assert top == before
