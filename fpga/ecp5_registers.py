@@ -154,7 +154,7 @@ def copy_registers(top: dict) -> int:
             if cells[sink]["type"] == "DP16KD" and re.match("AD|CE", port):
                 places[sink.rpartition(".mem.")[0]].append((sink, port))
             elif resets:
-                places[".".join(sink.split(".")[:UNIT_DEPTH])].append((sink, port))
+                places[".".join(sink.split(".")[:-1][:UNIT_DEPTH])].append((sink, port))
         for n, of_place in enumerate(list(places.values())[1:], 1):
             cells[f"{name}$copy{n}"] = {**register, "connections": {**register["connections"], "Q": [fresh]}}
             for sink, port in of_place:

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from fpga.ecp5_registers import copy_registers, take_registers
+import fpga.ecp5_registers
+from fpga.ecp5_registers import choose_behind, copy_registers, take_operands, take_registers
 
 A, B, P, Q, CLK, CE, RESET = range(0, 100, 4), range(100, 200, 4), range(200, 236), range(300, 336), 400, 401, 402
 
@@ -167,3 +168,141 @@ def test_one_memory_keeps_its_registers():
     before = copy.deepcopy(top)
     assert copy_registers(top) == 0
     assert top == before
+
+
+BEFORE = range(1000, 1040)
+
+
+def operands(source="flip_flop", **changes) -> dict:
+    """A multiplier whose product has its register inside, and flip-flops before operand A, which has a constant bit above 12."""
+    top = design()
+    take_registers(top)
+    multiply = top["cells"]["multiply"]
+    for k in range(18):
+        multiply["connections"][f"A{k}"] = [A[k]] if k < 12 else ["0"]
+    top["cells"] |= {f"a_{k}": flip_flop(BEFORE[k], A[k], **(changes if k == 3 else {})) for k in range(12)}
+    for k in range(12):
+        if source == "flip_flop":
+            top["cells"][f"before_{k}"] = flip_flop(1100 + k, BEFORE[k])
+        else:   # a LUT, behind a flip-flop or behind another LUT
+            top["cells"][f"before_{k}"] = lut(1100 + k, BEFORE[k])
+            top["cells"][f"first_{k}"] = flip_flop(1200 + k, 1100 + k) if source == "lut" else lut(1200 + k, 1100 + k)
+    return top
+
+
+def lut(a, z, b="0", init="1010101010101010") -> dict:
+    connections = {"A": [a], "B": [b], "C": ["0"], "D": ["0"], "Z": [z]}
+    return {"type": "LUT4", "parameters": {"INIT": init}, "connections": connections,
+            "port_directions": {port: "output" if port == "Z" else "input" for port in connections}}
+
+
+@pytest.mark.parametrize("source", ["flip_flop", "lut"])
+def test_a_multiplier_takes_the_register_of_an_operand(source):
+    top = operands(source)
+    assert take_operands(top) == 1
+    cell = top["cells"]["multiply"]
+    assert [cell["connections"][f"A{k}"] for k in range(18)] == [*([bit] for bit in BEFORE[:12]), *[["0"]] * 6]
+    registers = ("REG_INPUTA_CLK", "REG_INPUTA_CE", "REG_INPUTA_RST", "REG_INPUTB_CLK")
+    assert [cell["parameters"].get(name) for name in registers] == ["CLK0", "CE0", "RST0", None]
+    assert not any(name.startswith("a_") for name in top["cells"])
+
+
+def test_an_operand_that_is_read_elsewhere_keeps_its_register_there():
+    top = operands()
+    top["ports"]["more"] = {"direction": "output", "bits": [A[5]]}
+    assert take_operands(top) == 1
+    assert top["cells"]["multiply"]["connections"]["A5"] == [BEFORE[5]]
+    assert [name for name in top["cells"] if name.startswith("a_")] == ["a_5"]
+
+
+def plain_product() -> dict:
+    top = operands()
+    for name in ("REG_OUTPUT_CLK", "REG_OUTPUT_CE", "REG_OUTPUT_RST"):
+        del top["cells"]["multiply"]["parameters"][name]
+    return top
+
+
+@pytest.mark.parametrize("top", [
+    operands(CE=[499]), operands(CLK=[499]), operands(LSR=[RESET]), operands(REGSET="SET"), operands("logic"), plain_product(),
+], ids=["another_enable", "another_clock", "a_reset", "begins_with_1", "much_before_it", "a_product_without_register"])
+def test_an_operand_that_is_not_just_a_register_stays(top):
+    before = copy.deepcopy(top)
+    assert take_operands(top) == 0
+    assert top == before
+
+
+CHOICE = 1300
+
+
+def deep(bits=9, init="1111000011001100", **changes) -> dict:
+    """Two block RAMs of which each bit is chosen by CHOICE, and then held: bit 2 of the LUT's INIT index chooses A or B."""
+    top = {"ports": {}, "cells": {}}
+    for n, name in enumerate(("deep.mem.0.0", "deep.mem.0.1")):
+        cell = block_ram(9, 0, name)["cells"][name]
+        cell["connections"] |= {f"DOA{k}": [1400 + 20 * n + k] for k in range(18)}
+        cell["connections"] |= {f"DOB{k}": [1500 + 20 * n + k] for k in range(18)}
+        top["cells"][name] = cell
+    for k in range(bits):
+        chosen = lut(1400 + k, 1600 + k, 1420 + k, init)
+        chosen["connections"]["C"] = [CHOICE]
+        top["cells"][f"choice_{k}"] = chosen
+        top["cells"][f"held_{k}"] = flip_flop(1600 + k, 1700 + k, **(changes if k == 3 else {}))
+    return top
+
+
+def test_the_register_behind_a_choice_goes_before_it():
+    top = deep()
+    assert choose_behind(top) == 8          # nine flip-flops, and one of the choice instead
+    for name in ("deep.mem.0.0", "deep.mem.0.1"):
+        cell = top["cells"][name]
+        assert cell["parameters"]["REGMODE_A"] == "OUTREG" and cell["connections"]["OCEA"] == [CE]
+    (register,) = (cell for cell in top["cells"].values() if cell["type"] == "TRELLIS_FF")
+    assert register["connections"]["DI"] == [CHOICE] and register["connections"]["CE"] == [CE]
+    for k in range(9):
+        wires = top["cells"][f"choice_{k}"]["connections"]
+        assert (wires["A"], wires["B"], wires["C"], wires["Z"]) == (
+            [1400 + k], [1420 + k], register["connections"]["Q"], [1700 + k])
+
+
+def read_directly() -> dict:
+    """A bit of the second block RAM goes elsewhere, too: then neither may be later."""
+    top = deep()
+    top["ports"]["more"] = {"direction": "output", "bits": [1424]}
+    return top
+
+
+def held_already() -> dict:
+    top = deep()
+    for name in ("deep.mem.0.0", "deep.mem.0.1"):
+        top["cells"][name]["parameters"]["REGMODE_A"] = "OUTREG"
+    return top
+
+
+def logic_behind() -> dict:
+    top = deep()
+    top["cells"]["held_4"] = lut(1604, 1704)
+    return top
+
+
+@pytest.mark.parametrize("top", [
+    read_directly(), held_already(), logic_behind(), deep(CE=[499]), deep(LSR=[RESET]), deep(init="1111000011001101"),
+], ids=["read_directly", "held_already", "logic_behind", "another_enable", "a_reset", "begins_with_1"])
+def test_a_choice_of_more_than_words_stays(top):
+    before = copy.deepcopy(top)
+    assert choose_behind(top) == 0
+    assert top == before
+
+
+def test_a_reset_has_a_register_for_each_unit(monkeypatch):
+    monkeypatch.setattr(fpga.ecp5_registers, "RESETS", 4)
+    units = ["board.core.chip.stage.rope", "board.core.chip.stage.mx_norm", "board.core.link"]
+    top = {"ports": {}, "cells": {"reset": flip_flop(1, RESET)}}
+    top["cells"] |= {f"{unit}.x.r{k}": flip_flop(10 * k + n, 2000 + 10 * k + n, LSR=[RESET])
+                     for n, unit in enumerate(units) for k in range(2)}
+    top["cells"]["board.core.link.q"] = lut(RESET, 3000)
+    assert copy_registers(top) == 2
+    of = {unit: {top["cells"][f"{unit}.x.r{k}"]["connections"]["LSR"][0] for k in range(2)} for unit in units}
+    assert all(len(bits) == 1 for bits in of.values()) and len(set.union(*of.values())) == 3
+    assert top["cells"]["board.core.link.q"]["connections"]["A"][0] in of["board.core.link"]
+    monkeypatch.setattr(fpga.ecp5_registers, "RESETS", 7)
+    assert copy_registers({"ports": {}, "cells": {k: v for k, v in top["cells"].items() if "copy" not in k}}) == 0
