@@ -299,10 +299,10 @@ def test_a_reset_has_a_register_for_each_unit(monkeypatch):
     top = {"ports": {}, "cells": {"reset": flip_flop(1, RESET)}}
     top["cells"] |= {f"{unit}.x.r{k}": flip_flop(10 * k + n, 2000 + 10 * k + n, LSR=[RESET])
                      for n, unit in enumerate(units) for k in range(2)}
-    top["cells"]["board.core.link.q"] = lut(RESET, 3000)
+    top["cells"]["board.core.link.x.q"] = lut(RESET, 3000)
     assert copy_registers(top) == 2
     of = {unit: {top["cells"][f"{unit}.x.r{k}"]["connections"]["LSR"][0] for k in range(2)} for unit in units}
     assert all(len(bits) == 1 for bits in of.values()) and len(set.union(*of.values())) == 3
-    assert top["cells"]["board.core.link.q"]["connections"]["A"][0] in of["board.core.link"]
+    assert top["cells"]["board.core.link.x.q"]["connections"]["A"][0] in of["board.core.link"]
     monkeypatch.setattr(fpga.ecp5_registers, "RESETS", 7)
     assert copy_registers({"ports": {}, "cells": {k: v for k, v in top["cells"].items() if "copy" not in k}}) == 0
