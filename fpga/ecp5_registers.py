@@ -199,9 +199,9 @@ def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
 def _control(register: dict) -> tuple | None:
     """(clock, enable) of a flip-flop that begins with 0 and is never reset; nothing of another one."""
     what, wires = register["parameters"], register["connections"]
-    if wires.get("LSR", ["0"]) != ["0"] or what["REGSET"] != "RESET" or what["CLKMUX"] != "CLK" or what["LSRMUX"] != "LSR":
+    if wires.get("LSR", ["0"]) != ["0"] or what.get("REGSET") != "RESET" or what.get("CLKMUX") != "CLK" or what.get("LSRMUX") != "LSR":
         return None
-    mux = what["CEMUX"].strip()
+    mux = what.get("CEMUX", "").strip()
     if mux not in ("CE", "1"):
         return None
     return wires["CLK"][0], wires["CE"][0] if mux == "CE" else "1"

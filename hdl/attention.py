@@ -52,7 +52,7 @@ class AttentionHeads(wiring.Component):
                                        wide_bits=wide_bits, passes=passes)
         # A position's score meets the first of its words of v; head_words - 1 more follow.
         head_words = head_dim // lanes
-        self.latency = self._scores.latency + head_words - 1 + AttentionSums.latency + self._output.latency
+        self.latency = 1 + self._scores.latency + head_words - 1 + AttentionSums.latency + self._output.latency
         # The words of the last position can follow when all that came before them has left ``sums``.
         self.interval = AttentionOutput.division + heads * head_dim // vector_lanes + 1 + head_words
         super().__init__({
@@ -68,9 +68,15 @@ class AttentionHeads(wiring.Component):
         m.submodules.sums = sums = self._sums
         m.submodules.output = output = self._output
         connect(m, flipped(self.q), scores.q)
-        # When sums wait, that is not to reach the cache and all of the scores within the cycle.
-        for name, producer, consumer in (("k", flipped(self.k), scores.k), ("score", scores.o, sums.score),
-                                         ("v", flipped(self.v), sums.v)):
+        # The cache's memories are slow: a register is all that is behind them.  And when sums wait, that is not to reach the
+        # cache and all of the scores within the cycle.
+        words = {}
+        for name, word in (("k", self.k), ("v", self.v)):
+            m.submodules[f"{name}_register"] = register = Register(word.payload.shape())
+            connect(m, flipped(word), register.i)
+            words[name] = register.o
+        for name, producer, consumer in (("k", words["k"], scores.k), ("score", scores.o, sums.score),
+                                         ("v", words["v"], sums.v)):
             m.submodules[f"{name}_skid"] = skid = Skid(consumer.payload.shape())
             connect(m, producer, skid.i)
             connect(m, skid.o, consumer)
@@ -119,7 +125,7 @@ class Attention(wiring.Component):
             kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=config.attention_lanes,
             vector_lanes=self.vector_lanes, banks=banks, n_layers=model.n_layers,
             max_context=config.max_context, n_sequences=config.n_sequences)
-        self.latency = max(1, 5 - self.pass_beats) + self._heads.latency
+        self.latency = max(0, 4 - self.pass_beats) + self._heads.latency
         self.interval = self._heads.interval
         super().__init__({
             "i": In(stream.Signature(mx_beat(self.vector_lanes))),
@@ -132,11 +138,8 @@ class Attention(wiring.Component):
         m = Module()
         m.submodules.cache = cache = self.cache
         m.submodules.heads = heads = self._heads
-        # The cache's memories are slow.
-        for name, producer, consumer in (("k", cache.k, heads.k), ("v", cache.v, heads.v)):
-            m.submodules[f"{name}_register"] = register = Register(consumer.payload.shape())
-            connect(m, producer, register.i)
-            connect(m, register.o, consumer)
+        connect(m, cache.k, heads.k)
+        connect(m, cache.v, heads.v)
         connect(m, heads.o, flipped(self.o))
         m.d.comb += [cache.sequence.eq(self.sequence), cache.layer.eq(self.layer),
                      cache.place.eq(self.place), cache.whole.eq(self.whole), cache.write.payload.eq(self.i.payload),

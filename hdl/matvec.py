@@ -190,10 +190,14 @@ class Matvec(wiring.Component):
         p = self._product
         restart = fresh & command.restart
         m.d.comb += self.busy.eq(at(1, issue, "busy"))
-        # A word's address goes to the ROM before it is chosen, when the one before is: words follow each other.
+        # A word's address goes to the ROM before it is chosen, when the one before is, as words follow each other; that of a
+        # matrix' first word from its command until its vector is here, as others may read the ROM meanwhile.
         next_word, begins = Signal.like(self.weights.addr), Signal()
-        m.d.comb += [begins.eq(self.command.valid & self.command.ready & self.command.payload.restart),
-                     self.weights.en.eq(issue | begins), self.weights.addr.eq(Mux(begins, 0, next_word + 1))]
+        m.d.comb += [
+            begins.eq(self.command.valid & self.command.ready),
+            self.weights.en.eq(issue | begins | waits),
+            self.weights.addr.eq(Mux(begins & self.command.payload.restart, 0, next_word + issue)),
+        ]
         with m.If(self.weights.en):
             m.d.sync += next_word.eq(self.weights.addr)
         starts, again = at(p - 3, issue & group_starts, "group_starts"), at(p - 3, restart, "restart")
