@@ -40,11 +40,12 @@ def take_registers(top: dict) -> int:
 
 
 def take_operands(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many operands of MULT18X18D cells have their register inside.
+    """Change the module ``top`` of a netlist that Yosys wrote; how many MULT18X18D cells have both operands' registers inside.
 
-    One does if all of its bits come from flip-flops that have clock and enable of the product's register and are never reset, and
-    if these follow another register, or one LUT behind registers: a multiplier with registers on both sides wants its operands at
-    the end of a cycle, and not 3.5 ns before.  What else a flip-flop is for, it stays for.
+    They do if all bits come from flip-flops that have clock and enable of the product's register and are never reset, and if
+    these follow another register, or one LUT behind registers: a multiplier with registers on both sides wants its operands at
+    the end of a cycle, and not 3.5 ns before.  What else a flip-flop is for, it stays for.  nextpnr has no times for a multiplier
+    with one of the two.
     """
     cells, leads = top["cells"], sinks(top)
     driver = {bit: name for name, cell in cells.items() for port, bits in cell["connections"].items()
@@ -62,18 +63,17 @@ def take_operands(top: dict) -> int:
         if cell["type"] != "MULT18X18D" or cell["parameters"].get("REG_OUTPUT_CLK") != "CLK0":
             continue
         control = cell["connections"]["CLK0"][0], cell["connections"]["CE0"][0]
-        for side in "AB":
-            ports = [f"{side}{k}" for k in range(18)]
-            bits = {port: cell["connections"][port][0] for port in ports if cell["connections"][port] != ["0"]}
-            before = {port: cells.get(driver.get(bit, "")) for port, bit in bits.items()}
-            if bits and all(of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control
-                            and comes_early(of["connections"]["DI"][0]) for of in before.values()):
-                cell["parameters"] |= {f"REG_INPUT{side}_CLK": "CLK0", f"REG_INPUT{side}_CE": "CE0", f"REG_INPUT{side}_RST": "RST0"}
-                for port, of in before.items():
-                    leads[bits[port]].remove((name, port))
-                    left.add(bits[port])
-                    cell["connections"][port] = of["connections"]["DI"]
-                taken += 1
+        bits = {port: cell["connections"][port][0] for port in (f"{side}{k}" for side in "AB" for k in range(18))
+                if cell["connections"][port] != ["0"]}
+        before = {port: cells.get(driver.get(bit, "")) for port, bit in bits.items()}
+        if all(of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control
+               and comes_early(of["connections"]["DI"][0]) for of in before.values()):
+            cell["parameters"] |= {f"REG_INPUT{side}_{what}": f"{what}0" for side in "AB" for what in ("CLK", "CE", "RST")}
+            for port, of in before.items():
+                leads[bits[port]].remove((name, port))
+                left.add(bits[port])
+                cell["connections"][port] = of["connections"]["DI"]
+            taken += 1
     for bit in left:
         if not leads[bit]:
             del cells[driver[bit]]
@@ -199,7 +199,8 @@ def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
 def _control(register: dict) -> tuple | None:
     """(clock, enable) of a flip-flop that begins with 0 and is never reset; nothing of another one."""
     what, wires = register["parameters"], register["connections"]
-    if wires.get("LSR", ["0"]) != ["0"] or what.get("REGSET") != "RESET" or what.get("CLKMUX") != "CLK" or what.get("LSRMUX") != "LSR":
+    kinds = [what.get(name) for name in ("REGSET", "CLKMUX", "LSRMUX")]
+    if wires.get("LSR", ["0"]) != ["0"] or kinds != ["RESET", "CLK", "LSR"]:
         return None
     mux = what.get("CEMUX", "").strip()
     if mux not in ("CE", "1"):

@@ -58,7 +58,9 @@ class Sample:
             for name, (mant, exp) in parts.items():
                 self._cached(layer, name, mant, exp, offset)
         elif unit in self._chip.taps:
-            lanes, shapes, values, exponents = self._config.vector_lanes, {}, [], []
+            enters_fabric = unit in ("mx_norm", "mx_attention", "mx_swiglu")
+            lanes = self._config.x_lanes if enters_fabric else self._config.vector_lanes
+            shapes, values, exponents = {}, [], []
             for name, part in parts.items():
                 array, exp = part if isinstance(part, tuple) else (part, None)
                 shapes[name] = array.shape[1:]

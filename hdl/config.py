@@ -152,6 +152,11 @@ class ChipConfig:
             raise ValueError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
 
     @property
+    def x_lanes(self) -> int:
+        """Elements a cycle of the vectors that enter the fabric, which wait for their last block: twice those of others."""
+        return min(2 * self.vector_lanes, self.block_lanes)
+
+    @property
     def position_bits(self) -> int:
         """Bits of a position: with a sliding window a sequence ends after 2**32 of them."""
         return 32 if self.n_sinks else max(1, (self.max_context - 1).bit_length())

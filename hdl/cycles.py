@@ -82,8 +82,8 @@ class _Token:
         self.model, self.config, self.context, self.lanes = model, config, context, config.vector_lanes
         # Before a LoRA adder the queue is longer: the fabric runs further ahead of attention, which ends no sooner for it.
         self.matvec = Matvec(
-            row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=self.lanes, matrices=all_matrices(model),
-            wide_bits=model.wide_bits, multiplier=config.multiplier)
+            row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=self.lanes, x_lanes=config.x_lanes,
+            matrices=all_matrices(model), wide_bits=model.wide_bits, multiplier=config.multiplier)
         self.now = 0
         self.path: list[Span] = []
         self.work: list[Span] = []
@@ -148,7 +148,7 @@ class _Token:
     def _convert(self) -> None:
         """The last block of a vector."""
         start = self.now + 1
-        self._to("mx", self.now + MX + self._beats(BLOCK) - 1)
+        self._to("mx", self.now + MX + BLOCK // self.config.x_lanes - 1)
         self._work("mx", start, self.now)
 
     def _fabric(self, matrix: MatrixShape) -> tuple[int, int]:
@@ -176,9 +176,9 @@ class _Token:
         model, config = self.model, self.config
         first, end = self._fabric(matrix)
         vector = _Taker()
-        mx_attention = _Mx(self._beats(BLOCK), self._beats(model.attn_dim), vector)
+        mx_attention = _Mx(self._beats(BLOCK), BLOCK // config.x_lanes, self._beats(model.attn_dim), vector)
         attention = _Attention(model, config, self.context, mx_attention)
-        rope = _Rope(model, config, _Mx(self._beats(model.kv_block), None, attention))
+        rope = _Rope(model, config, _Mx(self._beats(model.kv_block), self._beats(model.kv_block), None, attention))
         results = _Pipe(1, rope) if config.lora_rank else rope
         last_result = self._results(matrix, first, _Skid(results))
 
@@ -300,10 +300,10 @@ class _Pipe:
 
 
 class _Mx:
-    """Blocks of ``beats`` in and out: two banks, and a pipe behind them; beat number ``last_beat`` closes its block."""
+    """Blocks of ``beats`` in and ``o_beats`` out: two banks, and a pipe behind them; beat number ``last_beat`` closes its block."""
 
-    def __init__(self, beats: int, last_beat: int | None, then):
-        self.beats, self.last_beat, self.count = beats, last_beat, 0
+    def __init__(self, beats: int, o_beats: int, last_beat: int | None, then):
+        self.beats, self.o_beats, self.last_beat, self.count = beats, o_beats, last_beat, 0
         self.pipe = _Pipe(MX - 1, then)
         self.free = deque([0, 0])     # when each bank can be filled, the next one first
         self.last = 0
@@ -312,7 +312,7 @@ class _Mx:
         self.last = moves = max(offered, self.last + 1, self.free[0])
         self.count += 1
         if self.count % self.beats == 0 or self.count == self.last_beat:
-            for _ in range(self.beats):
+            for _ in range(self.o_beats):
                 read = self.pipe.take(moves + 1)
             self.free.popleft()
             self.free.append(read + 1)

@@ -70,7 +70,7 @@ class Lora(wiring.Component):
                              of the token before have left, nor within 3 cycles of its last x
     adapter : In             1 .. n_adapters
     steps : In(4)            bit s: ``schedule.Step`` s is to be computed
-    x : In(stream mx_beat)   after each start the n_layers * 4 vectors that enter the fabric, whole blocks
+    x : In(stream mx_beat(x_lanes))   after each start the n_layers * 4 vectors that enter the fabric, whole blocks
     write : In(AdapterWrite) of other adapters at any time, not of the one in use
     i : In(stream result_beat), o : Out(stream result_beat)    Wide, in row order
 
@@ -80,7 +80,7 @@ class Lora(wiring.Component):
     """
 
     def __init__(self, *, matrices: Sequence[LoraMatrix], n_layers: int, k_rows: int, rank: int, lora_lanes: int,
-                 n_adapters: int, vector_lanes: int, wide_bits: int) -> None:
+                 n_adapters: int, vector_lanes: int, x_lanes: int, wide_bits: int) -> None:
         for name, value in (("n_layers", n_layers), ("k_rows", k_rows), ("n_adapters", n_adapters)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
@@ -99,7 +99,7 @@ class Lora(wiring.Component):
             raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
         self.matrices, self.n_layers, self.k_rows = tuple(matrices), n_layers, k_rows
         self.rank, self.lora_lanes, self.n_adapters = rank, lora_lanes, n_adapters
-        self.vector_lanes, self.wide_bits = vector_lanes, wide_bits
+        self.vector_lanes, self.x_lanes, self.wide_bits = vector_lanes, x_lanes, wide_bits
         self.word_bits = lora_word_bits(rank)
         self.words = n_layers * sum(matrix.words(rank, lora_lanes) for matrix in matrices)
 
@@ -119,7 +119,7 @@ class Lora(wiring.Component):
         beat = result_beat(vector_lanes, wide_bits, TAG_BITS)
         super().__init__({
             "start": In(1), "adapter": In(range(n_adapters + 1)), "steps": In(len(matrices)),
-            "x": In(stream.Signature(mx_beat(vector_lanes))),
+            "x": In(stream.Signature(mx_beat(x_lanes))),
             "write": In(AdapterWrite(n_adapters=n_adapters, words=self.words, lora_lanes=lora_lanes, word_bits=self.word_bits)),
             "i": In(stream.Signature(beat)), "o": Out(stream.Signature(beat)),
         })
@@ -142,7 +142,7 @@ class Lora(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.x_buffer = buffer = XBuffer(
-            block_lanes=BLOCK, vector_lanes=self.vector_lanes, max_blocks=max(matrix.blocks for matrix in self.matrices))
+            block_lanes=BLOCK, x_lanes=self.x_lanes, max_blocks=max(matrix.blocks for matrix in self.matrices))
         m.submodules.mx = mx = Mx(lanes=self.lora_lanes, block=self.nb, width=self.u_bits)
         m.submodules.output = output = RowOutput(
             row_lanes=self.rows_at_once, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits, tag_bits=TAG_BITS,

@@ -57,7 +57,7 @@ class Matvec(wiring.Component):
     Members
     -------
     command : In(stream command_layout)
-    x : In(stream mx_beat)       vectors, whole blocks; one may be written while the other is read
+    x : In(stream mx_beat(x_lanes))    vectors, whole blocks; one may be written while the other is read
     weights : Out(RomPort)       of a WeightRom: a word of ``row_lane.word_bits`` for each row lane
     rows : Out(RomPort)          e (7 bits signed) | k << 7 for each row lane, a word a group
     o : Out(stream result_beat)  Wide, in row order: ceil(rows / vector_lanes) beats a matrix; results beyond
@@ -65,7 +65,7 @@ class Matvec(wiring.Component):
     busy : Out(1)                a weight word is used in this cycle
     """
 
-    def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, multiplier: str,
+    def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, x_lanes: int, multiplier: str,
                  wide_bits: int, matrices: Sequence[MatrixShape], queue: int = 0) -> None:
         if block_lanes not in (4, 8, 16, BLOCK):
             raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {block_lanes!r}")
@@ -76,7 +76,7 @@ class Matvec(wiring.Component):
             raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
         if not matrices:
             raise ValueError("matrices must not be empty")
-        self.row_lanes, self.block_lanes, self.vector_lanes = row_lanes, block_lanes, vector_lanes
+        self.row_lanes, self.block_lanes, self.vector_lanes, self.x_lanes = row_lanes, block_lanes, vector_lanes, x_lanes
         self.multiplier = MULTIPLIERS[multiplier](block_lanes)
         self.wide_bits = wide_bits
         self.max_blocks = max(matrix.blocks for matrix in matrices)
@@ -94,7 +94,7 @@ class Matvec(wiring.Component):
                  "rows": sum(matrix.groups(row_lanes) for matrix in matrices)}
         super().__init__({
             "command": In(stream.Signature(self.command_layout)),
-            "x": In(stream.Signature(mx_beat(vector_lanes))),
+            "x": In(stream.Signature(mx_beat(x_lanes))),
             "weights": Out(RomPort(width=word_bits(block_lanes), depth=depth["weights"], lanes=row_lanes)),
             "rows": Out(RomPort(width=ROW_BITS, depth=depth["rows"], lanes=row_lanes)),
             "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, TAG_BITS))),
@@ -122,7 +122,7 @@ class Matvec(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.x_buffer = buffer = XBuffer(
-            block_lanes=self.block_lanes, vector_lanes=self.vector_lanes, max_blocks=self.max_blocks,
+            block_lanes=self.block_lanes, x_lanes=self.x_lanes, max_blocks=self.max_blocks,
             min_words=self.min_words)
         m.submodules.output = output = RowOutput(
             row_lanes=self.row_lanes, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits,

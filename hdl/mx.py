@@ -20,13 +20,14 @@ class Mx(wiring.Component):
           -> two banks of a block -> coarse shift -> fine shift, round, clip -> o
 
     A block is written to one bank while the other is read, so that the exponent is there with the block's
-    first beat and ``lanes`` elements move a cycle without a pause.  The shifters keep the 8 bits of a
-    mantissa and the bit below them, which alone decides the rounding.
+    first beat and ``lanes`` elements move in a cycle, and ``o_lanes`` out, without a pause.  The shifters keep the 8
+    bits of a mantissa and the bit below them, which alone decides the rounding.
 
     A ``last`` beat that does not fill its block closes it; the rest reads as zeros and takes its time only on
     the way out.  ``o.last`` is on the final beat of that block.  base + s wraps to ``EXP_BITS`` bits.
 
-    From a block's last beat in to its first beat out: 4 cycles; from its first beat: block / lanes + 3.
+    From a block's last beat in to its first beat out: 4 cycles; from its first beat: block / lanes + 3.  ``o_lanes``, by
+    default ``lanes``, is a power of two times as many.
 
     Members
     -------
@@ -34,26 +35,35 @@ class Mx(wiring.Component):
     o : Out(stream mx_beat)       LSB 2**exp
     """
 
-    def __init__(self, *, lanes: int, block: int, width: int):
+    def __init__(self, *, lanes: int, block: int, width: int, o_lanes: int | None = None):
         if not isinstance(lanes, int) or lanes < 1:
             raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
         if not isinstance(block, int) or block < lanes or block % lanes:
             raise ValueError(f"block must be a multiple of lanes ({lanes}), not {block!r}")
         if not isinstance(width, int) or not 9 <= width <= 64:
             raise ValueError(f"width must be 9 to 64, not {width!r}")
-        self.lanes, self.block, self.width = lanes, block, width
+        if o_lanes is None:
+            o_lanes = lanes
+        if not isinstance(o_lanes, int) or o_lanes not in (lanes << k for k in range(6)) or block % o_lanes:
+            raise ValueError(f"o_lanes must be lanes ({lanes}) times a power of two, and divide block ({block}), not {o_lanes!r}")
+        self.lanes, self.o_lanes, self.block, self.width = lanes, o_lanes, block, width
         super().__init__({"i": In(stream.Signature(scaled_beat(lanes, width))),
-                          "o": Out(stream.Signature(mx_beat(lanes)))})
+                          "o": Out(stream.Signature(mx_beat(o_lanes)))})
 
     def elaborate(self, platform):
         m = Module()
         lanes, width = self.lanes, self.width
-        beats = self.block // lanes
-        beat_bits = max(1, ceil_log2(beats))
+        beats, o_beats = self.block // lanes, self.block // self.o_lanes
+        beat_bits, o_beat_bits = max(1, ceil_log2(beats)), max(1, ceil_log2(o_beats))
+        turns = self.o_lanes // lanes       # beats in of a beat out: each has its memory
+        turn_bits = ceil_log2(turns)
         shift_bits = ceil_log2(width - 7)   # bitlen(magnitude) - 7 <= width - 1 - 7
 
-        m.submodules.banks = banks = Memory(shape=lanes * width, depth=2 << beat_bits, init=[])
-        write, read = banks.write_port(), banks.read_port()
+        writes, reads = [], []
+        for turn in range(turns):
+            m.submodules[f"banks_{turn}"] = banks = Memory(shape=lanes * width, depth=2 << o_beat_bits, init=[])
+            writes.append(banks.write_port())
+            reads.append(banks.read_port())
 
         # What is known of each bank's block once it is complete; ``shift`` comes one cycle later.
         block_info = data.StructLayout({"base": signed(EXP_BITS), "final_beat": beat_bits, "last": 1})
@@ -62,7 +72,7 @@ class Mx(wiring.Component):
         shift = [Signal(shift_bits, name=f"shift_{k}") for k in range(2)]
 
         # In: fill a bank.
-        bank_in, beat_in = Signal(), Signal(beat_bits)
+        bank_in, beat_in, row_in = Signal(), Signal(beat_bits), Signal(o_beat_bits)
         magnitudes = Signal(width - 1)
         open_ = Signal(init=1)               # bank_in is not full
         closing, freeing = Signal(), Signal()
@@ -70,9 +80,10 @@ class Mx(wiring.Component):
         beat_magnitude = reduce(or_, map(magnitude, self.i.payload.data))
         m.d.comb += [
             self.i.ready.eq(open_),
-            write.addr.eq(Cat(beat_in, bank_in)),
-            write.data.eq(self.i.payload.data),
-            write.en.eq(self.i.valid & self.i.ready),
+            row_in.eq(beat_in >> turn_bits),
+            *(write.addr.eq(Cat(row_in, bank_in)) for write in writes),
+            *(write.data.eq(self.i.payload.data) for write in writes),
+            *(write.en.eq(self.i.valid & self.i.ready & (beat_in[:turn_bits] == turn)) for turn, write in enumerate(writes)),
         ]
         m.d.sync += closed.eq(0)
         with m.If(self.i.valid & self.i.ready):
@@ -100,7 +111,7 @@ class Mx(wiring.Component):
 
         # Out: read a bank, shift, round; ``advance`` moves the whole pipe.
         advance = Signal()
-        bank_out, beat_out = Signal(), Signal(beat_bits)
+        bank_out, beat_out = Signal(), Signal(o_beat_bits)
         reading, block, block_shift = Signal(), Signal(block_info), Signal(shift_bits)
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
@@ -108,29 +119,29 @@ class Mx(wiring.Component):
             block.eq(Mux(bank_out, *reversed(info))),
             # A block's first read may come before its shift has been stored.
             block_shift.eq(Mux(closed & (bank_out != bank_in), found, Mux(bank_out, *reversed(shift)))),
-            read.addr.eq(Cat(beat_out, bank_out)),
-            read.en.eq(advance),
+            *(read.addr.eq(Cat(beat_out, bank_out)) for read in reads),
+            *(read.en.eq(advance) for read in reads),
         ]
         next_in = bank_in ^ closing
         m.d.sync += open_.eq(~Mux(next_in, *reversed(full)) | (freeing & (bank_out == next_in)))
         with m.If(advance & reading):
             m.d.sync += beat_out.eq(beat_out + 1)
-            m.d.comb += freeing.eq(beat_out == beats - 1)
+            m.d.comb += freeing.eq(beat_out == o_beats - 1)
             with m.If(freeing):
                 m.d.sync += [beat_out.eq(0), bank_out.eq(~bank_out)]
                 for k in range(2):
                     with m.If(bank_out == k):
                         m.d.sync += full[k].eq(0)
 
-        read_valid, read_zero, read_last = Signal(), Signal(), Signal()
+        read_valid, read_zero, read_last = Signal(), Signal(turns), Signal()
         read_shift, read_base = Signal(shift_bits), Signal(signed(EXP_BITS))
         coarse_valid, coarse_last = Signal(), Signal()
-        coarse = [Signal(9 + 7, name=f"coarse_{k}") for k in range(lanes)]
+        coarse = [Signal(9 + 7, name=f"coarse_{k}") for k in range(self.o_lanes)]
         coarse_shift, coarse_exp = Signal(3), Signal(signed(EXP_BITS))
         with m.If(advance):
             m.d.sync += [
-                read_valid.eq(reading), read_last.eq(block.last & (beat_out == beats - 1)),
-                read_zero.eq(beat_out > block.final_beat),
+                read_valid.eq(reading), read_last.eq(block.last & (beat_out == o_beats - 1)),
+                read_zero.eq(Cat((beat_out << turn_bits | turn) > block.final_beat for turn in range(turns))),
                 read_shift.eq(block_shift), read_base.eq(block.base),
 
                 coarse_valid.eq(read_valid), coarse_last.eq(read_last), coarse_shift.eq(read_shift[:3]),
@@ -139,10 +150,11 @@ class Mx(wiring.Component):
                 self.o.valid.eq(coarse_valid), self.o.payload.last.eq(coarse_last),
                 self.o.payload.exp.eq(coarse_exp),
             ]
-            for k in range(lanes):
-                v = read.data.word_select(k, width)
+            for k in range(self.o_lanes):
+                turn = k // lanes
+                v = reads[turn].data.word_select(k % lanes, width)
                 # Doubled, so that the bit that rounds is there for a shift of zero too.
-                doubled = Cat(Const(0, 1), Mux(read_zero, 0, v)).as_signed()
+                doubled = Cat(Const(0, 1), Mux(read_zero[turn], 0, v)).as_signed()
                 m.d.sync += [
                     coarse[k].eq(shift_right(doubled, read_shift[3:], 9 + 7, unit=8)),
                     self.o.payload.mant[k].eq(_round_and_clip(shift_right(coarse[k], coarse_shift, 9))),

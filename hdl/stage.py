@@ -99,21 +99,21 @@ class Stage(wiring.Component):
 
         residual = Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide)
         rmsnorm = RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * n_layers + self.head)
-        mx_norm = Mx(lanes=vl, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
+        mx_norm = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
         rope = RoPE(n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
                     wide_bits=wide, sine_bits=model.sine_bits, position_bits=config.position_bits, sinks=config.n_sinks > 0)
         mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
         attention = Attention(model=model, config=config)
-        mx_attention = Mx(lanes=vl, block=BLOCK, width=wide + 4)
+        mx_attention = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 4)
         swiglu = SwiGLU(lanes=vl, wide_bits=wide)
-        mx_swiglu = Mx(lanes=vl, block=BLOCK, width=2 * wide)
+        mx_swiglu = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=2 * wide)
         for name, unit in {"residual": residual, "mx_norm": mx_norm, "rope": rope, "mx_qkv": mx_qkv, "attention": attention,
                            "mx_attention": mx_attention, "swiglu": swiglu, "mx_swiglu": mx_swiglu}.items():
             add_gated(m, name, unit)
         add_gated(m, "rmsnorm", rmsnorm, wake=rmsnorm.restart)
         lora = self._lora_unit()
         m.submodules.matvec = matvec = Matvec(
-            row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl,
+            row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl, x_lanes=config.x_lanes,
             matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier, queue=self._queue(lora))
         # The cache is ready for some beats, the queries for others: that is not to hold up what is before them within the cycle.
         m.submodules.qkv_skid = qkv_skid = Skid(mx_qkv.o.payload.shape())
@@ -260,7 +260,7 @@ class Stage(wiring.Component):
             return None
         return Lora(matrices=lora_matrices(model), n_layers=self.n_layers, k_rows=model.n_kv_heads * model.head_dim,
                     rank=config.lora_rank, lora_lanes=config.lora_lanes, n_adapters=config.n_adapters,
-                    vector_lanes=config.vector_lanes, wide_bits=model.wide_bits)
+                    vector_lanes=config.vector_lanes, x_lanes=config.x_lanes, wide_bits=model.wide_bits)
 
     def _queue(self, lora: Lora | None) -> int:
         """Groups of results that the fabric may have to hold until the adder has the first addend of their matrix."""

@@ -14,7 +14,7 @@ from weights_to_rom.model_format import BLOCK
 class XBuffer(wiring.Component):
     """Words of ``block_lanes`` mantissas, each with their sum and their block's exponent.
 
-    The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  ``vector_lanes`` elements a
+    The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  ``x_lanes`` elements a
     cycle go in, a word a cycle comes out (latency 1).  A word can be read two cycles after its last beat moved, so
     that a vector of two or more (``min_words``) may be begun one cycle after its own.
 
@@ -30,13 +30,13 @@ class XBuffer(wiring.Component):
     exp : Out(signed(8))
     """
 
-    def __init__(self, *, block_lanes: int, vector_lanes: int, max_blocks: int, min_words: int = 1) -> None:
-        if block_lanes % vector_lanes:
-            raise ValueError(f"vector_lanes must divide block_lanes ({block_lanes}), not {vector_lanes!r}")
-        self.block_lanes, self.vector_lanes, self.min_words = block_lanes, vector_lanes, min_words
+    def __init__(self, *, block_lanes: int, x_lanes: int, max_blocks: int, min_words: int = 1) -> None:
+        if block_lanes % x_lanes:
+            raise ValueError(f"x_lanes must divide block_lanes ({block_lanes}), not {x_lanes!r}")
+        self.block_lanes, self.x_lanes, self.min_words = block_lanes, x_lanes, min_words
         self.address_bits = address_bits(max_blocks * (BLOCK // block_lanes))
         super().__init__({
-            "i": In(stream.Signature(mx_beat(vector_lanes))), "complete": Out(1), "completes": Out(1),
+            "i": In(stream.Signature(mx_beat(x_lanes))), "complete": Out(1), "completes": Out(1),
             "word": In(self.address_bits), "release": In(1),
             "mant": Out(signed(8)).array(block_lanes), "total": Out(total_shape(block_lanes)),
             "exp": Out(signed(EXP_BITS)),
@@ -45,10 +45,10 @@ class XBuffer(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         # A memory for each of a word's beats, so that none of them waits for the others, and one for what they have in common.
-        beats = self.block_lanes // self.vector_lanes
+        beats = self.block_lanes // self.x_lanes
         common = data.StructLayout({"total": total_shape(self.block_lanes), "exp": signed(EXP_BITS)})
         memories = [Memory(shape=shape, depth=2 << self.address_bits, init=[])
-                    for shape in (*[8 * self.vector_lanes] * beats, common)]
+                    for shape in (*[8 * self.x_lanes] * beats, common)]
         for name, memory in zip((*(f"beat_{k}" for k in range(beats)), "common"), memories, strict=True):
             m.submodules[name] = memory
         writes, reads = [memory.write_port() for memory in memories], [memory.read_port() for memory in memories]
@@ -64,7 +64,7 @@ class XBuffer(wiring.Component):
 
         # First a beat's sum is formed; one cycle later it is written, and with the last one what its word has in common.
         mantissas = Signal.like(beat.mant.as_value(), reset_less=True)
-        beat_total = Signal(total_shape(self.vector_lanes), reset_less=True)
+        beat_total = Signal(total_shape(self.x_lanes), reset_less=True)
         exp = Signal(signed(EXP_BITS), reset_less=True)
         # Which beat is written, and that it is a vector's last: registers, as the memories are all over the fabric.
         entered, first, last = Signal(), Signal(), Signal()

@@ -60,14 +60,14 @@ def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
     The sampler's is the chip's own reply.
     """
     vl, wide, stage = config.vector_lanes, model.wide_bits, f"{CORE}.stage"
-    results, blocks = result_beat(vl, wide, TAG_BITS), mx_beat(vl)
+    results, blocks = result_beat(vl, wide, TAG_BITS), mx_beat(config.x_lanes)
     cached = kv_beat(max(1, config.attention_heads // model.n_rep), config.attention_lanes)
     ports = [
         ("embedding", f"{CORE}.embedding", "o", vector_beat(vl, wide)),
         *((unit, f"{stage}.{unit}", "o", payload) for unit, payload in (
             ("residual", vector_beat(vl, wide)), ("rmsnorm", scaled_beat(vl, wide + 31)), ("mx_norm", blocks),
             ("matvec", results), *([("lora", results)] if config.lora_rank else []),
-            ("rope", scaled_beat(vl, wide)), ("mx_qkv", blocks))),
+            ("rope", scaled_beat(vl, wide)), ("mx_qkv", mx_beat(vl)))),
         *((f"kv_cache.{name}", f"{stage}.attention.cache", name, cached) for name in "kv"),
         *((unit, f"{stage}.{unit}", "o", payload) for unit, payload in (
             ("attention", scaled_beat(vl, wide + 4)), ("mx_attention", blocks),

@@ -1,6 +1,7 @@
 """Registers that multipliers and block RAMs take in, and addresses that have one for each memory: all stays in step."""
 
 import copy
+import re
 
 import pytest
 
@@ -174,12 +175,14 @@ BEFORE = range(1000, 1040)
 
 
 def operands(source="flip_flop", **changes) -> dict:
-    """A multiplier whose product has its register inside, and flip-flops before operand A, which has a constant bit above 12."""
+    """A multiplier whose product has its register inside, and flip-flops before its operands; of each bits from 12 on are 0."""
     top = design()
     take_registers(top)
     multiply = top["cells"]["multiply"]
     for k in range(18):
-        multiply["connections"][f"A{k}"] = [A[k]] if k < 12 else ["0"]
+        multiply["connections"] |= {f"A{k}": [A[k]] if k < 12 else ["0"], f"B{k}": [B[k]] if k < 12 else ["0"]}
+    top["cells"] |= {f"b_{k}": flip_flop(1800 + k, B[k]) for k in range(12)}
+    top["cells"] |= {f"b_before_{k}": flip_flop(1900 + k, 1800 + k) for k in range(12)}
     top["cells"] |= {f"a_{k}": flip_flop(BEFORE[k], A[k], **(changes if k == 3 else {})) for k in range(12)}
     for k in range(12):
         if source == "flip_flop":
@@ -202,9 +205,10 @@ def test_a_multiplier_takes_the_register_of_an_operand(source):
     assert take_operands(top) == 1
     cell = top["cells"]["multiply"]
     assert [cell["connections"][f"A{k}"] for k in range(18)] == [*([bit] for bit in BEFORE[:12]), *[["0"]] * 6]
-    registers = ("REG_INPUTA_CLK", "REG_INPUTA_CE", "REG_INPUTA_RST", "REG_INPUTB_CLK")
-    assert [cell["parameters"].get(name) for name in registers] == ["CLK0", "CE0", "RST0", None]
-    assert not any(name.startswith("a_") for name in top["cells"])
+    assert [cell["connections"][f"B{k}"] for k in range(18)] == [*([1800 + k] for k in range(12)), *[["0"]] * 6]
+    registers = [f"REG_INPUT{side}_{what}" for side in "AB" for what in ("CLK", "CE", "RST")]
+    assert [cell["parameters"].get(name) for name in registers] == ["CLK0", "CE0", "RST0"] * 2
+    assert not any(name.startswith("a_") or re.match(r"b_\d", name) for name in top["cells"])
 
 
 def test_an_operand_that_is_read_elsewhere_keeps_its_register_there():
@@ -213,6 +217,14 @@ def test_an_operand_that_is_read_elsewhere_keeps_its_register_there():
     assert take_operands(top) == 1
     assert top["cells"]["multiply"]["connections"]["A5"] == [BEFORE[5]]
     assert [name for name in top["cells"] if name.startswith("a_")] == ["a_5"]
+
+
+def one_of_two() -> dict:
+    """Operand B comes straight from elsewhere."""
+    top = operands()
+    for k in range(12):
+        del top["cells"][f"b_{k}"]
+    return top
 
 
 def plain_product() -> dict:
@@ -224,7 +236,9 @@ def plain_product() -> dict:
 
 @pytest.mark.parametrize("top", [
     operands(CE=[499]), operands(CLK=[499]), operands(LSR=[RESET]), operands(REGSET="SET"), operands("logic"), plain_product(),
-], ids=["another_enable", "another_clock", "a_reset", "begins_with_1", "much_before_it", "a_product_without_register"])
+    one_of_two(),
+], ids=["another_enable", "another_clock", "a_reset", "begins_with_1", "much_before_it", "a_product_without_register",
+        "one_of_two"])
 def test_an_operand_that_is_not_just_a_register_stays(top):
     before = copy.deepcopy(top)
     assert take_operands(top) == 0

@@ -87,9 +87,10 @@ class Bench:
     """An adder, and tokens and loads for it."""
 
     def __init__(self, fmt, rank, lanes, vl=4, n_adapters=2):
-        self.fmt, self.rank, self.lanes, self.vl = fmt, rank, lanes, vl
+        self.fmt, self.rank, self.lanes, self.vl, self.x_lanes = fmt, rank, lanes, vl, min(2 * vl, 32)
         self.dut = Lora(matrices=lora_matrices(fmt), n_layers=fmt.n_layers, k_rows=fmt.n_kv_heads * fmt.head_dim, rank=rank,
-                        lora_lanes=lanes, n_adapters=n_adapters, vector_lanes=vl, wide_bits=fmt.wide_bits)
+                        lora_lanes=lanes, n_adapters=n_adapters, vector_lanes=vl, x_lanes=self.x_lanes,
+                        wide_bits=fmt.wide_bits)
 
     def writes(self, number, adapter):
         """What a frame writes: (address, lane, word), from the frame as section 6 tells it."""
@@ -154,7 +155,7 @@ class Bench:
                     await ctx.tick()
                 for index, (mant, exp) in enumerate(token.vectors):
                     if token.adapter:
-                        await drive(ctx, dut.x, vector_beats(mant, exp, vl), stall, ("x", seed, k, index))
+                        await drive(ctx, dut.x, vector_beats(mant, exp, self.x_lanes), stall, ("x", seed, k, index))
                     vectors_in += 1
 
         async def i(ctx):
@@ -296,7 +297,7 @@ def test_cycles(rank, lanes, vl):
     adapter = random_adapter(rng, fmt, rank)
     x, o = Bench(fmt, rank, lanes, vl).run([random_token(rng, fmt, 1, adapter)], [[(1, adapter)], []])
     shapes = lora_matrices(fmt)
-    last_x = np.cumsum([shape.blocks * 32 // vl for shape in shapes]) - 1
+    last_x = np.cumsum([shape.blocks * 32 // min(2 * vl, 32) for shape in shapes]) - 1
     first_o = np.cumsum([0, *(shape.rows // vl for shape in shapes)])[:-1]
     addresses = max(1, rank // 32 // lanes)                 # of a row of B
     sharing = 2 if rank == 64 and lanes > 1 else 1          # lanes that share one
@@ -390,6 +391,6 @@ def test_verilog(tmp_path, shape):
 ])
 def test_refusals(change, message):
     arguments = {"matrices": lora_matrices(random_format()), "n_layers": 2, "k_rows": 16, "rank": 8, "lora_lanes": 2,
-                 "n_adapters": 2, "vector_lanes": 4, "wide_bits": 32} | change
+                 "n_adapters": 2, "vector_lanes": 4, "x_lanes": 8, "wide_bits": 32} | change
     with pytest.raises(ValueError, match=f"^{message}$"):
         Lora(**arguments)

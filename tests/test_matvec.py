@@ -90,7 +90,7 @@ class Bench(wiring.Component):
         r, b, vl = lanes
         stored = [job for job in jobs if not job.restart] or jobs[:1]  # a restart reads again what is there
         weights, rows = pack(stored, r, b)
-        self.dut = Matvec(row_lanes=r, block_lanes=b, vector_lanes=vl, multiplier=multiplier,
+        self.dut = Matvec(row_lanes=r, block_lanes=b, vector_lanes=vl, x_lanes=x_lanes(lanes), multiplier=multiplier,
                           wide_bits=wide_bits, matrices=[MatrixShape(Step.O, *job.shape) for job in stored])
         self.weight_rom = WeightRom(width=9 * b // 2, depth=len(weights[0]), lanes=r, init=weights)
         self.row_rom = RowRom(width=10, depth=len(rows), lanes=r, init=rows)
@@ -107,6 +107,12 @@ class Bench(wiring.Component):
         connect(m, self.dut.o, flipped(self.o))
         m.d.comb += self.busy.eq(self.dut.busy)
         return m
+
+
+def x_lanes(lanes):
+    """As ``ChipConfig`` has them."""
+    _, b, vl = lanes
+    return min(2 * vl, b)
 
 
 def commands(jobs):
@@ -136,7 +142,7 @@ def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
     vl = lanes[2]
     bench = Bench(jobs, lanes, wide_bits, **more)
     want = [beat for job in jobs for beat in expected(job, vl, wide_bits)]
-    beats = [beat for job in jobs for beat in vector_beats(job, vl)]
+    beats = [beat for job in jobs for beat in vector_beats(job, x_lanes(lanes))]
     moved, out, busy = [], [], []
 
     async def watch(ctx):
@@ -287,7 +293,7 @@ def test_the_check_catches(what, monkeypatch):
     ({"row_lanes": 3}, r"one of row_lanes \(3\) and vector_lanes \(4\) must divide the other"),
 ])
 def test_refusals(change, message):
-    arguments = {"row_lanes": 4, "block_lanes": 8, "vector_lanes": 4, "multiplier": "booth", "wide_bits": 32,
+    arguments = {"row_lanes": 4, "block_lanes": 8, "vector_lanes": 4, "x_lanes": 8, "multiplier": "booth", "wide_bits": 32,
                  "matrices": [MatrixShape(Step.O, 8, 2, 1)]} | change
     with pytest.raises(ValueError, match=f"^{message}$"):
         Matvec(**arguments)

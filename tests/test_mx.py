@@ -9,8 +9,9 @@ import hdl.mx
 from hdl.mx import Mx
 from sim.golden.mx import mx
 
-SHAPES = [  # lanes, block, width
-    (2, 8, 24), (2, 32, 63), (4, 32, 32), (4, 16, 63), (8, 8, 64), (8, 32, 24), (32, 32, 32), (1, 8, 9),
+SHAPES = [  # lanes, block, width, lanes of o
+    (2, 8, 24, 2), (2, 32, 63, 4), (4, 32, 32, 4), (4, 16, 63, 8), (8, 8, 64, 8), (8, 32, 24, 32), (32, 32, 32, 32), (1, 8, 9, 1),
+    (1, 8, 9, 4), (4, 32, 64, 8),
 ]
 
 
@@ -49,12 +50,12 @@ def beats_out(lanes, block, base, v):
     return beats
 
 
-def check(lanes, block, width, stall_in, stall_out, seed=0):
-    dut = Mx(lanes=lanes, block=block, width=width)
+def check(lanes, block, width, o_lanes, stall_in, stall_out, seed=0):
+    dut = Mx(lanes=lanes, block=block, width=width, o_lanes=o_lanes)
     sent, expected = [], []
     for base, v in vectors(lanes, block, width, seed):
         sent += beats_in(lanes, base, v)
-        expected += beats_out(lanes, block, base, v)
+        expected += beats_out(o_lanes, block, base, v)
     _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, seed),
                       lambda ctx: collect(ctx, dut.o, len(expected), stall_out, seed))
     for k, (a, b) in enumerate(zip(got, expected, strict=True)):
@@ -68,19 +69,20 @@ def test_equals_golden(shape):
 
 @pytest.mark.parametrize("stalls", [(0.0, 0.0), (0.0, 0.7), (0.7, 0.0)])
 def test_stalls_on_one_side(stalls):
-    check(8, 32, 32, *stalls)
+    check(8, 32, 32, 8, *stalls)
+    check(4, 32, 32, 8, *stalls)
 
 
-@pytest.mark.parametrize("lanes, block, width", SHAPES)
-def test_latency_and_rate(lanes, block, width):
-    dut = Mx(lanes=lanes, block=block, width=width)
-    beats = block // lanes
+@pytest.mark.parametrize("lanes, block, width, o_lanes", SHAPES)
+def test_latency_and_rate(lanes, block, width, o_lanes):
+    dut = Mx(lanes=lanes, block=block, width=width, o_lanes=o_lanes)
+    beats, o_beats = block // lanes, block // o_lanes
     sent = beats_in(lanes, 0, np.arange(5 * block))
     times_in, times_out = [], []
     simulate(dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in),
-             lambda ctx: collect(ctx, dut.o, len(sent), times=times_out))
+             lambda ctx: collect(ctx, dut.o, 5 * o_beats, times=times_out))
     assert times_in == list(range(5 * beats))
-    assert times_out == [beats + 3 + k for k in range(5 * beats)]
+    assert times_out == [beats * n + 3 + k for n in range(1, 6) for k in range(o_beats)]
 
 
 def test_an_unfilled_block_is_padded_on_the_way_out_only():
@@ -107,13 +109,15 @@ BROKEN = {
 def test_broken_copy_is_caught(fault, monkeypatch):
     monkeypatch.setattr(hdl.mx, *BROKEN[fault])
     with pytest.raises(AssertionError, match="beat"):
-        check(4, 32, 32, 0.0, 0.0)
+        check(4, 32, 32, 4, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("arguments, message", [
     ({"lanes": 0}, "lanes must be a positive integer, not 0"),
     ({"block": 6}, r"block must be a multiple of lanes \(4\), not 6"),
     ({"width": 65}, "width must be 9 to 64, not 65"),
+    ({"o_lanes": 12}, r"o_lanes must be lanes \(4\) times a power of two, and divide block \(32\), not 12"),
+    ({"o_lanes": 64}, r"o_lanes must be lanes \(4\) times a power of two, and divide block \(32\), not 64"),
 ])
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
