@@ -17,6 +17,9 @@ NARROW_BITS = 9
 NARROW_ROMS = ("*weight_rom*",)
 """ROMs that are made of them where there are enough: no word is chosen among block RAMs, and fewer wires leave each of them."""
 
+NARROW_CACHE = ("*attention.cache*",)
+"""The KV cache's memories: a word is chosen among two block RAMs, behind their registers, and not among five."""
+
 ALWAYS_CHAINS = ("*matvec*lane_*", "*swiglu.$mul*")
 """Cells whose multiplications are: those of few bits, of which there are many."""
 
@@ -35,8 +38,8 @@ class Multiplications:
 
 
 WHERE_DSPS_ARE_FEW = (
-    Multiplications("*attention.*heads.*scores.*", "head", 1, 72),
-    Multiplications("*attention.*heads.*sums.*", "head", 1, 128),
+    Multiplications("*attention.*heads.*scores.*", "head", 1, 84),
+    Multiplications("*attention.*heads.*sums.*", "head", 1, 160),
     Multiplications("*embedding.*", "vector", 1, 70),
     Multiplications("*rope.*phase_*", "vector", 1, 200),
     Multiplications("*rmsnorm.*square_*", "vector", 2, 600),

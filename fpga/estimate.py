@@ -6,7 +6,7 @@ from itertools import product
 
 from fpga.boards import Board
 from fpga.cells import Cells, Device, Family
-from fpga.ecp5 import ALWAYS_CHAINS, NARROW_BITS, NARROW_ROMS, WHERE_DSPS_ARE_FEW
+from fpga.ecp5 import ALWAYS_CHAINS, NARROW_BITS, NARROW_CACHE, NARROW_ROMS, WHERE_DSPS_ARE_FEW
 from hdl.config import SHARED_CONTEXT, ChipConfig
 from hdl.cycles import token_cycles
 from hdl.rom import SMALL_ROM_BITS
@@ -14,7 +14,7 @@ from hdl.shared_cycles import shared_token_cycles
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
-CLOCK_MHZ = {"LFE5U-85F": 70.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
+CLOCK_MHZ = {"LFE5U-85F": 80.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 """What designs have reached after route."""
 
 WIDE_BITS = {"ecp5": 32, "ice40": 24}
@@ -35,16 +35,16 @@ Where DSPs are in few rows of a large device, the ways to the nearest that is fr
 """
 
 NARROW = ("LFE5U-85F",)
-"""Devices on which ROMs are made of narrow block RAMs, if there are enough."""
+"""Devices on which weight ROMs, and then the KV cache, are made of narrow block RAMs, if there are enough."""
 
-# LUTs of ECP5 by part, with the ends of their carry chains, as counted in placed designs of ``stories-260k`` (docs/fpga).
+# LUTs of ECP5 by part, as counted in placed designs of ``stories-260k`` (docs/fpga).
 LUTS_ANY = 2_500            # control, the line, what does not grow
-LUTS_ROW_LANE = 2_700       # of 32 block lanes
-LUTS_ROW_LANE_REST = 900    # of that, what does not grow with the block lanes: scale, alignment, accumulator
-LUTS_VECTOR_LANE = 2_900    # residual, norm, RoPE, SwiGLU, four conversions, embedding
-LUTS_SAMPLER_LANE = 1_300
-LUTS_HEAD = 1_200           # an attention head's exponents, shifts, division
-LUTS_HEAD_LANE = 380        # the sum of a head's element
+LUTS_ROW_LANE = 2_350       # of 32 block lanes
+LUTS_ROW_LANE_REST = 750    # of that, what does not grow with the block lanes: scale, alignment, accumulator
+LUTS_VECTOR_LANE = 3_600    # residual, norm, RoPE, SwiGLU, four conversions, embedding
+LUTS_SAMPLER_LANE = 1_350
+LUTS_HEAD = 1_300           # an attention head's exponents, shifts, division
+LUTS_HEAD_LANE = 205        # of a head's element, its products without
 FLIP_FLOPS_A_LUT = 0.55
 
 DSPS_VECTOR_LANE = 19       # norm 7, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
@@ -115,28 +115,30 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
         dsps -= few.dsps * lanes[few.lanes]
         luts += few.luts * lanes[few.lanes]
     blocks, narrow = block_rams(model, config, device.family), ()
-    if device.name in NARROW:
-        more = block_rams(model, config, device.family, NARROW_BITS)
-        if more <= device.cells.block_rams:
-            blocks, narrow = more, NARROW_ROMS
+    for cells in (NARROW_ROMS, NARROW_ROMS + NARROW_CACHE) if device.name in NARROW else ():
+        if (more := block_rams(model, config, device.family, cells)) <= device.cells.block_rams:
+            blocks, narrow = more, cells
     return Cells(luts=round(luts), flip_flops=round(luts * FLIP_FLOPS_A_LUT), dsps=dsps, block_rams=blocks), chains, narrow
 
 
-def block_rams(model: ModelFormat, config: ChipConfig, family: Family, widest: int | None = None) -> int:
+def block_rams(model: ModelFormat, config: ChipConfig, family: Family, narrow: tuple[str, ...] = ()) -> int:
     """ROMs, KV cache, and the tables that each lane has; the shared engine's cache is not in block RAM.
 
-    ``widest``: the most bits of one that is part of the weight ROM.
+    ``narrow``: which memories are of narrow ones.
     """
+    def widest(cells: tuple[str, ...]) -> int | None:
+        return NARROW_BITS if set(cells) <= set(narrow) else None
+
     if config.shared:
         return SHARED.block_rams + sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
                                        if rom.name in SHARED_ROMS)
-    roms = sum(family.block_rams(rom.depth, rom.width, widest if rom.name.startswith("weights_") else None)
+    roms = sum(family.block_rams(rom.depth, rom.width, widest(NARROW_ROMS) if rom.name.startswith("weights_") else None)
                for rom in rom_specs(model, config) if rom.width * rom.depth >= SMALL_ROM_BITS)
     banks = max(1, config.attention_heads // model.n_rep)
     width = 8 * (config.attention_lanes + 1)
     words = config.kv_bits(model) // (2 * banks * width)
     tables = config.vector_lanes + config.vector_lanes // 2 + (config.sampler_lanes or config.vector_lanes)  # SiLU, sine, log
-    return roms + 2 * banks * family.block_rams(words, width) + tables
+    return roms + 2 * banks * family.block_rams(words, width, widest(NARROW_CACHE)) + tables
 
 
 def candidates(model: ModelFormat, board: Board, max_context: int) -> Iterator[ChipConfig]:
