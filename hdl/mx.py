@@ -136,7 +136,7 @@ class Mx(wiring.Component):
         read_valid, read_zero, read_last = Signal(), Signal(turns), Signal()
         read_shift, read_base = Signal(shift_bits), Signal(signed(EXP_BITS))
         coarse_valid, coarse_last = Signal(), Signal()
-        coarse = [Signal(9 + 7, name=f"coarse_{k}") for k in range(self.o_lanes)]
+        coarse = [Signal(9 + 7, name=f"coarse_{k}", reset_less=True) for k in range(self.o_lanes)]
         coarse_shift, coarse_exp = Signal(3), Signal(signed(EXP_BITS))
         with m.If(advance):
             m.d.sync += [

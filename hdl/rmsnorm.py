@@ -162,18 +162,19 @@ class RMSNorm(wiring.Component):
             m.submodules[f"scale_{k}"] = first
             m.submodules[f"gain_{k}"] = second
             v = [read.data.word_select(k, width).as_signed() for read in reads]
+            chosen, factor = Signal(signed(width), name=f"v_{k}", reset_less=True), Signal(15, name=f"r_{k}", reset_less=True)
             m.d.comb += [
-                first.en.eq(advance), second.en.eq(advance),
+                first.en.eq(advance), first.a.eq(chosen), first.b.eq(factor), second.en.eq(advance),
                 second.a.eq(first.p), second.b.eq(gains.word_select(k, 16)),
                 out.data[k].eq(second.p),
             ]
             with m.If(advance):
-                m.d.sync += [first.a.eq(Array(v)[bank_read]), first.b.eq(root.data)]
+                m.d.sync += [chosen.eq(Array(v)[bank_read]), factor.eq(root.data)]
             for bank in range(banks):
                 square = Product(a_width=16, b_width=16)
                 assert square.latency == 1
                 m.submodules[f"square_{k}_{bank}"] = square
-                u = Signal(signed(16), name=f"u_{k}_{bank}")
+                u = Signal(signed(16), name=f"u_{k}_{bank}", reset_less=True)
                 m.d.comb += [square.a.eq(u), square.b.eq(u), square.en.eq(advance)]
                 with m.If(advance):
                     m.d.sync += u.eq(shift_right(v[bank], shift, 16))
@@ -191,7 +192,7 @@ class RMSNorm(wiring.Component):
         level = 0
         while len(squares) > 1:
             level += 1
-            sums = [Signal(len(squares[0]) + 1, name=f"sum_{level}_{k}") for k in range(len(squares) // 2)]
+            sums = [Signal(len(squares[0]) + 1, name=f"sum_{level}_{k}", reset_less=True) for k in range(len(squares) // 2)]
             with m.If(advance):
                 m.d.sync += [s.eq(a + b) for s, a, b in zip(sums, squares[::2], squares[1::2], strict=True)]
             squares = sums

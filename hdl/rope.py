@@ -138,7 +138,7 @@ class RoPE(wiring.Component):
             quadrant = Signal(2, name=f"quadrant_{pair}")
             quadrant_read = Signal(2, name=f"quadrant_read_{pair}")
             cos_read, sin_read = (Signal(15, name=f"{name}_read_{pair}", reset_less=True) for name in ("cos", "sin"))
-            cos, sin = Signal(signed(17), name=f"cos_{pair}"), Signal(signed(17), name=f"sin_{pair}")
+            cos, sin = (Signal(signed(17), name=f"{name}_{pair}", reset_less=True) for name in ("cos", "sin"))
             with m.If(advance):
                 m.d.sync += [
                     quadrant_read.eq(angle[sine_bits:]), quadrant.eq(quadrant_read),
@@ -153,8 +153,8 @@ class RoPE(wiring.Component):
             xc, ys, xs, yc = (self._product(m, advance, f"{name}_{pair}", a, b) for name, a, b in (
                 ("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos)))
             for k, total in enumerate((xc - ys, xs + yc)):
-                rotated = Signal(signed(width + 17), name=f"rotated_{2 * pair + k}")
-                rounded = Signal(signed(width), name=f"rounded_{2 * pair + k}")
+                rotated = Signal(signed(width + 17), name=f"rotated_{2 * pair + k}", reset_less=True)
+                rounded = Signal(signed(width), name=f"rounded_{2 * pair + k}", reset_less=True)
                 m.d.comb += out.data[2 * pair + k].eq(rounded)
                 with m.If(advance):
                     m.d.sync += [rotated.eq(total), rounded.eq(_round(rotated, width))]
@@ -199,7 +199,7 @@ def _round(value, width: int):
 def _delayed(m, en, value, cycles: int, name: str):
     value = Value.cast(value)
     for k in range(cycles):
-        register = Signal(value.shape(), name=f"{name}_{k + 1}")
+        register = Signal(value.shape(), name=f"{name}_{k + 1}", reset_less=True)
         with m.If(en):
             m.d.sync += register.eq(value)
         value = register

@@ -158,9 +158,9 @@ class Sampler(wiring.Component):
                 noise = self.delayed(m, f"noise{lane}_{stage}", noise)
             score = Signal(signed(self.score_bits), name=f"score{lane}")
             # A register before the multiplier, as before the noise: logits come from far.
-            m.d.comb += [product.en.eq(1), product.a.eq(self.delayed(m, f"logit{lane}", self.i.payload.data[lane])),
-                         product.b.eq(factor)]
-            m.d.sync += score.eq(product.p + (noise << NOISE_SHIFT))
+            logit = Signal(signed(self.wide_bits), name=f"logit{lane}", reset_less=True)
+            m.d.comb += [product.en.eq(1), product.a.eq(logit), product.b.eq(factor)]
+            m.d.sync += [logit.eq(self.i.payload.data[lane]), score.eq(product.p + (noise << NOISE_SHIFT))]
             scores.append(score)
         valid, last = accepted, self.i.payload.last
         for stage in range(1 + product.latency + 1):

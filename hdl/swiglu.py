@@ -74,7 +74,7 @@ class SwiGLU(wiring.Component):
 
             # The gate, and what the table says of it, stay until the next gate; its up comes before that.
             incoming = self.i.payload.data[k]
-            gate, fits = Signal(signed(width), name=f"gate_{k}"), Signal(name=f"fits_{k}")
+            gate, fits = Signal(signed(width), name=f"gate_{k}", reset_less=True), Signal(name=f"fits_{k}", reset_less=True)
             with m.If(advance & self.i.valid & ~takes_up):
                 m.d.sync += [gate.eq(incoming), fits.eq(~incoming[15:].any() | incoming[15:].all())]
             m.d.comb += [
@@ -84,19 +84,22 @@ class SwiGLU(wiring.Component):
             ]
             # Entry and gate move on with the up: a new gate arrives as the old one is used.
             of_gate = Signal(entry, name=f"entry_{k}", reset_less=True)
-            kept, inside_table = Signal(signed(width), name=f"kept_{k}"), Signal(2, name=f"inside_table_{k}")
-            up = Signal(data.ArrayLayout(signed(width), 2), name=f"up_{k}")
-            step, value = Signal(signed(19), name=f"step_{k}"), Signal(signed(16), name=f"value_{k}")
-            outside = Signal(signed(width), name=f"outside_{k}")
+            kept, outside, activated = (Signal(signed(width), name=f"{name}_{k}", reset_less=True)
+                                        for name in ("kept", "outside", "activated"))
+            inside_table = Signal(2, name=f"inside_table_{k}", reset_less=True)
+            up = Signal(data.ArrayLayout(signed(width), 3), name=f"up_{k}", reset_less=True)
+            step = Signal(signed(19), name=f"step_{k}", reset_less=True)
+            value = Signal(signed(16), name=f"value_{k}", reset_less=True)
             # LSB 2**-20, the half that rounds below the value.
             inside = (Cat(Const(128, 8), value).as_signed() + step) >> 8
             with m.If(advance):
                 m.d.sync += [
                     of_gate.eq(table.data), kept.eq(gate), inside_table.eq(Cat(fits, inside_table)),
-                    up[0].eq(incoming), up[1].eq(up[0]),
+                    up[0].eq(incoming), up[1].eq(up[0]), up[2].eq(up[1]),
                     step.eq(of_gate.step * Cat(kept[:8], Const(0, 1)).as_signed()), value.eq(of_gate.value),
                     outside.eq(Mux(kept[-1], 0, kept)),
-                    product.a.eq(Mux(inside_table[1], inside, outside)), product.b.eq(up[1]),
+                    activated.eq(Mux(inside_table[1], inside, outside)),
                 ]
-            m.d.comb += [product.en.eq(advance), self.o.payload.data[k].eq(product.p)]
+            m.d.comb += [product.en.eq(advance), product.a.eq(activated), product.b.eq(up[2]),
+                         self.o.payload.data[k].eq(product.p)]
         return m
