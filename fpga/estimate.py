@@ -14,7 +14,7 @@ from hdl.shared_cycles import shared_token_cycles
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
-CLOCK_MHZ = {"LFE5U-85F": 80.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
+CLOCK_MHZ = {"LFE5U-85F": 75.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 """What designs have reached after route."""
 
 WIDE_BITS = {"ecp5": 32, "ice40": 24}

@@ -153,7 +153,7 @@ class _Token:
 
     def _fabric(self, matrix: MatrixShape) -> tuple[int, int]:
         """Go on to the matrix's first word; the cycles of that and of the last one, if nothing holds the fabric up."""
-        self._to("matvec", self.now + (1 if self.matvec.min_words > 1 else 2))
+        self._to("matvec", self.now + 2)
         return self.now + 1, self.now + matrix.words(self.config.row_lanes, self.config.block_lanes)
 
     def _multiply(self, matrix: MatrixShape) -> None:

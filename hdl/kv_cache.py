@@ -110,7 +110,14 @@ class KvCache(wiring.Component):
             ports = [memory.read_port() for memory in memories[r]]
             self._reader(m, name, ports, o, start, end, pending[r], busy[r])
 
-        writers = [[memory.write_port() for memory in bank] for bank in memories]
+        # Written from registers, a cycle after the word is there: the memories are large, and nothing is read so soon.
+        written = Signal(data.StructLayout({"data": kv_word(self.lanes), "addr": address}), reset_less=True)
+        writes = [[Signal(name=f"writes_{name}_{u}") for u in range(self.banks)] for name in "kv"]
+        for bank, of_value in zip(memories, writes, strict=True):
+            for memory, now in zip(bank, of_value, strict=True):
+                port = memory.write_port()
+                m.d.sync += port.en.eq(now)
+                m.d.comb += [port.addr.eq(written.addr), port.data.eq(written.data)]
         with m.FSM(name="layer"):
             def begin():
                 # Not while a request of the layer before is unserved: it would be read from another place.
@@ -131,7 +138,7 @@ class KvCache(wiring.Component):
                              final.eq(located + Mux(whole, self.slot_words - self.head_words, first))]
                 m.next = "WRITE"
             with m.State("WRITE"):
-                with m.If(self._write(m, writers, origin)):
+                with m.If(self._write(m, writes, written, origin)):
                     m.next = "SERVE"
             with m.State("SERVE"):
                 begin()
@@ -145,8 +152,8 @@ class KvCache(wiring.Component):
                     ]
         return m
 
-    def _write(self, m, writers, origin):
-        """Cut beats into words, or gather them, and write these; true with the layer's last word."""
+    def _write(self, m, writes, written, origin):
+        """Cut beats into words, or gather them, to be written next; true with the layer's last word."""
         beat = self.write.payload
         sub = Signal(address_bits(self.head_words))
         bank = Signal(address_bits(self.banks))
@@ -177,13 +184,9 @@ class KvCache(wiring.Component):
                 m.d.comb += [word.mant.eq(beat.mant.as_value().word_select(part, 8 * self.lanes)),
                              self.write.ready.eq(final)]
 
-        for v, ports in enumerate(writers):
-            for u, port in enumerate(ports):
-                m.d.comb += [
-                    port.addr.eq(origin + offset + sub),
-                    port.data.eq(word),
-                    port.en.eq(whole & (value == v) & (bank == u)),
-                ]
+        m.d.sync += [written.data.eq(word), written.addr.eq(origin + offset + sub)]
+        for v, of_value in enumerate(writes):
+            m.d.comb += [to.eq(whole & (value == v) & (bank == u)) for u, to in enumerate(of_value)]
         with m.If(whole):
             m.d.sync += sub.eq(sub + 1)
             with m.If(sub == self.head_words - 1):

@@ -44,10 +44,9 @@ class Matvec(wiring.Component):
 
     The k-th command multiplies the k-th vector.  A group of ``row_lanes`` rows takes blocks * planes *
     (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is used two
-    cycles after the command is taken, or after its vector's last beat if that comes later, and one more if a
-    vector may be a single word of ``block_lanes``; a group's first result is on ``o`` ``latency`` cycles after
-    its last weight was used; between two matrices whose vectors are here lies one idle cycle.  Every group has its
-    place in the result queue before it starts, so nothing ever stalls behind the ROM.
+    cycles after the command is taken, or three after its vector's last beat if that is later; a group's first result
+    is on ``o`` ``latency`` cycles after its last weight was used; between two matrices whose vectors are here lies one
+    idle cycle.  Every group has its place in the result queue before it starts, so nothing ever stalls behind the ROM.
 
     The queue holds what is under way, or ``queue`` groups if that is more.
 
@@ -80,7 +79,6 @@ class Matvec(wiring.Component):
         self.multiplier = MULTIPLIERS[multiplier](block_lanes)
         self.wide_bits = wide_bits
         self.max_blocks = max(matrix.blocks for matrix in matrices)
-        self.min_words = min(matrix.blocks for matrix in matrices) * (BLOCK // block_lanes)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
         self.max_terms = max(terms)
         # A group holds its place from its first word until two cycles after the last of its results has left the queue.
@@ -122,8 +120,7 @@ class Matvec(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.x_buffer = buffer = XBuffer(
-            block_lanes=self.block_lanes, x_lanes=self.x_lanes, max_blocks=self.max_blocks,
-            min_words=self.min_words)
+            block_lanes=self.block_lanes, x_lanes=self.x_lanes, max_blocks=self.max_blocks)
         m.submodules.output = output = RowOutput(
             row_lanes=self.row_lanes, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits,
             tag_bits=TAG_BITS, depth=self.queue_depth)

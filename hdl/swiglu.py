@@ -3,9 +3,10 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.product import Product
+from hdl.skid import Skid
 from hdl.streams import scaled_beat, vector_beat
 from weights_to_rom.tables import silu_tables
 
@@ -51,8 +52,11 @@ class SwiGLU(wiring.Component):
         # A few thousand LUTs otherwise; tools give every read port, or every two, a block RAM.
         m.submodules.silu = silu = Memory(shape=entry, depth=256, init=entries, attrs={"ram_style": "block"})
 
-        advance, takes_up = Signal(), Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+        # What moves all of the pipe, and takes i, is a register.
+        m.submodules.skid = skid = Skid(self.o.payload.shape())
+        connect(m, skid.o, flipped(self.o))
+        advance, takes_up = skid.i.ready, Signal()
+        m.d.comb += self.i.ready.eq(advance)
         with m.If(advance & self.i.valid):
             m.d.sync += takes_up.eq(~takes_up)
 
@@ -63,8 +67,7 @@ class SwiGLU(wiring.Component):
                 valid.eq(Cat(self.i.valid & takes_up, valid)),
                 last.eq(Cat(self.i.payload.last, last)),
             ]
-        m.d.comb += [self.o.valid.eq(valid[-1]), self.o.payload.last.eq(last[-1]),
-                     self.o.payload.base.eq(LSB_EXPONENT)]
+        m.d.comb += [skid.i.valid.eq(valid[-1]), skid.i.payload.last.eq(last[-1]), skid.i.payload.base.eq(LSB_EXPONENT)]
 
         for k in range(lanes):
             table = silu.read_port()
@@ -101,5 +104,5 @@ class SwiGLU(wiring.Component):
                     activated.eq(Mux(inside_table[1], inside, outside)),
                 ]
             m.d.comb += [product.en.eq(advance), product.a.eq(activated), product.b.eq(up[2]),
-                         self.o.payload.data[k].eq(product.p)]
+                         skid.i.payload.data[k].eq(product.p)]
         return m

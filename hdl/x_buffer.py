@@ -15,8 +15,7 @@ class XBuffer(wiring.Component):
     """Words of ``block_lanes`` mantissas, each with their sum and their block's exponent.
 
     The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  ``x_lanes`` elements a
-    cycle go in, a word a cycle comes out (latency 1).  A word can be read two cycles after its last beat moved, so
-    that a vector of two or more (``min_words``) may be begun one cycle after its own.
+    cycle go in, a word a cycle comes out (latency 1).  A word can be read two cycles after its last beat moved.
 
     Members
     -------
@@ -30,10 +29,10 @@ class XBuffer(wiring.Component):
     exp : Out(signed(8))
     """
 
-    def __init__(self, *, block_lanes: int, x_lanes: int, max_blocks: int, min_words: int = 1) -> None:
+    def __init__(self, *, block_lanes: int, x_lanes: int, max_blocks: int) -> None:
         if block_lanes % x_lanes:
             raise ValueError(f"x_lanes must divide block_lanes ({block_lanes}), not {x_lanes!r}")
-        self.block_lanes, self.x_lanes, self.min_words = block_lanes, x_lanes, min_words
+        self.block_lanes, self.x_lanes = block_lanes, x_lanes
         self.address_bits = address_bits(max_blocks * (BLOCK // block_lanes))
         super().__init__({
             "i": In(stream.Signature(mx_beat(x_lanes))), "complete": Out(1), "completes": Out(1),
@@ -95,18 +94,14 @@ class XBuffer(wiring.Component):
         with m.If(last):
             m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
 
-        begun = Array(Signal(name=f"begun_{half}") for half in range(2))    # halves that may be read
-        ends_now, half = (accept & beat.last, write_half) if self.min_words > 1 else (last, address_half)
-        with m.If(ends_now):
-            m.d.sync += begun[half].eq(1)
         m.d.comb += [
-            self.complete.eq(begun[read_half]), self.completes.eq(self.complete | (ends_now & (half == read_half))),
+            self.complete.eq(full[read_half]), self.completes.eq(self.complete | (last & (address_half == read_half))),
             *(read.addr.eq(Cat(self.word, read_half)) for read in reads),
             self.total.eq(reads[-1].data.total), self.exp.eq(reads[-1].data.exp),
             Cat(*self.mant).eq(Cat(read.data for read in reads[:-1])),
         ]
         with m.If(self.release):
-            m.d.sync += [full[read_half].eq(0), begun[read_half].eq(0), read_half.eq(~read_half)]
+            m.d.sync += [full[read_half].eq(0), read_half.eq(~read_half)]
         filled = [is_full | (last & (address_half == half)) for half, is_full in enumerate(full)]
         m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(filled)))
         return m

@@ -96,7 +96,7 @@ class Bench:
 
         async def contents(ctx):
             await host(ctx)
-            await ctx.tick()
+            await ctx.tick().repeat(2)
             # Every word of every memory, those that were never written among them.
             for v, memories in enumerate((dut.k_data, dut.v_data)):
                 for u, memory in enumerate(memories):

@@ -226,7 +226,7 @@ def test_cycles(lanes):
     shapes = [(24 * r, 2, 4), (8 * r, 3, 8)]
     jobs = [random_job(rng, *shape, tag) for tag, shape in enumerate(shapes)]
     ends, out, busy = check(jobs, lanes)
-    cycle, want_busy, group_ends = ends[0] + 2, [], []
+    cycle, want_busy, group_ends = ends[0] + 3, [], []
     for rows, blocks, bits in shapes:
         group_cycles = blocks * (bits // 4) * (32 // b)
         for _ in range(rows // r):
@@ -246,7 +246,7 @@ def test_one_cycle_groups():
     """A group a cycle: the queue is deep enough; with more row lanes than vector lanes the output limits."""
     rng = np.random.default_rng(6)
     ends, _, busy = check([random_job(rng, 160, 1, 4, 1)], (2, 32, 4))
-    assert busy[0] == ends[0] + 3, "of a word: it cannot be read a cycle earlier"
+    assert busy[0] == ends[0] + 3
     assert busy[-1] - busy[0] + 1 == 80
     _, out, busy = check([random_job(rng, 320, 1, 4, 1)], (8, 32, 2))
     assert out[-1] - out[0] + 1 == 160

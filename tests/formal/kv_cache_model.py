@@ -40,7 +40,7 @@ class KvCacheModel(Harness):
 
     Of one word, any one:
     watched     value (0 is k, 1 is v), sequence, layer, place, head, and which word of the head
-    address     where it is in its memory; ``stored``: what is there now
+    address     where it is in its memory; ``stored``: what is there now, or on its way, as it is written a cycle later
     appended    the word in the beat that is offered, if ``offered``; ``held``: what was last appended, or zero
 
     Of the requests:
@@ -121,8 +121,9 @@ class KvCacheModel(Harness):
             for u, memory in enumerate(memories):
                 port = memory.read_port(domain="comb")
                 m.d.comb += port.addr.eq(self.address)
+                write, = memory.write_ports
                 with m.If((w["value"] == v) & (w["head"] % self.banks == u)):
-                    m.d.comb += self.stored.eq(port.data)
+                    m.d.comb += self.stored.eq(Mux(write.en & (write.addr == self.address), write.data, port.data))
         m.submodules.dut = self.fragment = Fragment.get(unit, None)
 
     def _requests(self):

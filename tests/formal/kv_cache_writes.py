@@ -1,6 +1,6 @@
 """The KV cache writes to the place it was told, what it was told, and nothing else."""
 
-from amaranth.hdl import Cat
+from amaranth.hdl import Cat, Signal, Value
 from harness import Bug, Proof, implies
 from kv_cache_model import SHAPES, KvCacheModel
 
@@ -12,7 +12,9 @@ BOTH = "a memory is read while it is written"
 
 
 def stay_inside(model: KvCacheModel):
-    sequence, layer, place, _ = model.there
+    # Of the cycle before, in which the word was there.
+    sequence, layer, place, _ = [Signal.like(Value.cast(known), name=f"was_{k}") for k, known in enumerate(model.there)]
+    model.m.d.sync += Cat(sequence, layer, place).eq(Cat(model.there[:3]))
     start = model.slot(sequence, layer) + place * model.head_words
     inside = [start + index * model.slot_words + word for index in range(model.indices) for word in range(model.head_words)]
     for memories in model.memories:
@@ -54,7 +56,7 @@ PROOFS = [
                   CHANGED, "gathered", 20),
               Bug("a word is written from idle cycles, too", "whole.eq(self.write.valid)]", "whole.eq(1)]",
                   CHANGED, "straight", 20),
-              Bug("all banks are written", "port.en.eq(whole & (value == v) & (bank == u))", "port.en.eq(whole & (value == v))",
+              Bug("all banks are written", "to.eq(whole & (value == v) & (bank == u))", "to.eq(whole & (value == v))",
                   CHANGED, "straight", 40),
           ]),
 ]
