@@ -90,19 +90,19 @@ SMOLLM2 = ModelFormat(
 MEASURED = [
     # context: (prefill, decode), as ``hardwire compile`` measured them
     ("stories-tiny", {}, {1: (849, 1036), 128: (1323, 1510), 256: (1835, 2022)}),
-    ("stories-260k", {}, {1: (8891, 11009), 128: (10966, 13084), 256: (13526, 15644)}),
-    ("stories-260k", {"row_lanes": 2}, {1: (5081, 6175), 16: (5156, 6250), 512: (15046, 16140)}),
-    ("stories-260k", {"row_lanes": 4, "block_lanes": 8}, {1: (8873, 10990), 256: (13508, 15625)}),
-    ("stories-260k", {"row_lanes": 8, "lora_rank": 8}, {1: (2431, 2759), 128: (4716, 5044)}),
-    ("stories-260k", {"row_lanes": 8, "attention_heads": 8}, {1: (2261, 2588), 128: (2896, 3223)}),
-    ("stories-260k", {"row_lanes": 8, "attention_heads": 1, "attention_lanes": 2}, {1: (2911, 3238), 128: (22706, 23033)}),
-    ("stories-260k", {"row_lanes": 16}, {1: (1570, 1757), 64: (1885, 2072), 128: (2205, 2392)}),
+    ("stories-260k", {}, {1: (8911, 11030), 128: (10986, 13105), 256: (13546, 15665)}),
+    ("stories-260k", {"row_lanes": 2}, {1: (5101, 6196), 16: (5176, 6271), 512: (15066, 16161)}),
+    ("stories-260k", {"row_lanes": 4, "block_lanes": 8}, {1: (8893, 11011), 256: (13528, 15646)}),
+    ("stories-260k", {"row_lanes": 8, "lora_rank": 8}, {1: (2451, 2780), 128: (4736, 5065)}),
+    ("stories-260k", {"row_lanes": 8, "attention_heads": 8}, {1: (2281, 2609), 128: (2916, 3244)}),
+    ("stories-260k", {"row_lanes": 8, "attention_heads": 1, "attention_lanes": 2}, {1: (2931, 3259), 128: (22726, 23054)}),
+    ("stories-260k", {"row_lanes": 16}, {1: (1590, 1778), 64: (1905, 2093), 128: (2225, 2413)}),
     (
         "stories-260k",
         {"n_sinks": 4, "n_sequences": 2, "lora_rank": 8, "max_context": 256},
-        {1: (8926, 11045), 256: (13561, 15680)},
+        {1: (8946, 11066), 256: (13581, 15701)},
     ),
-    (SMOLLM2, {"row_lanes": 32, "max_context": 512}, {1: (125739, 181311)}),
+    (SMOLLM2, {"row_lanes": 32, "max_context": 512}, {1: (124990, 180556)}),
 ]
 
 
