@@ -60,16 +60,16 @@ def test_every_beat_at_every_port_is_goldens(out, steps):
     adapter = None if steps is None else random_adapter(rng, output.format, RANK, steps)
     figures = verify(WithAdapters(out, adapter), [PROMPT, "40"], 30, [])
     assert figures["first_difference"] is None and figures["tokens"] == 33 + 30
-    sample, f, vl = figures["sample"], output.format, output.config.vector_lanes
+    sample, f, vl, xl = figures["sample"], output.format, output.config.vector_lanes, output.config.x_lanes
     assert sample["identical_beats"] == sample["beats"] and sample["layers"] == [0, 1, 2]
     results = f.n_layers * (f.qkv_rows + 2 * f.dim + 2 * f.ffn_padded) // vl + -(-f.vocab_size // vl)
     turned = f.n_layers * (f.qkv_rows + f.n_heads * f.head_dim) // vl
-    vectors = (2 * f.n_layers + 1) * f.dim // vl
+    elements = (2 * f.n_layers + 1) * f.dim
     assert {port: n / 63 for port, n in sample["beats"].items() if not port.startswith("kv_cache")} == {
-        "embedding": f.dim // vl, "residual": vectors, "rmsnorm": vectors, "mx_norm": vectors, "matvec": results, "lora": results,
-        "rope": turned, "mx_qkv": turned, "attention": f.n_layers * f.attn_dim // vl,
-        "mx_attention": f.n_layers * f.attn_dim // vl, "swiglu": f.n_layers * f.ffn_padded // vl,
-        "mx_swiglu": f.n_layers * f.ffn_padded // vl}
+        "embedding": f.dim // vl, "residual": elements // vl, "rmsnorm": elements // vl, "mx_norm": elements // xl,
+        "matvec": results, "lora": results, "rope": turned, "mx_qkv": turned, "attention": f.n_layers * f.attn_dim // vl,
+        "mx_attention": f.n_layers * f.attn_dim // xl, "swiglu": f.n_layers * f.ffn_padded // vl,
+        "mx_swiglu": f.n_layers * f.ffn_padded // xl}
     places = sum(min(position + 1, CONFIG.max_seq_len) for n in (33, 30) for position in range(n))
     assert sample["beats"]["kv_cache.k"] == sample["beats"]["kv_cache.v"] == f.n_layers * f.n_heads * places * f.head_dim // 4
 
