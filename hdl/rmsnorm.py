@@ -79,7 +79,7 @@ class RMSNorm(wiring.Component):
         for bank in range(banks):
             m.submodules[f"vector_{bank}"] = vector = Memory(shape=lanes * width, depth=max(2, beats // banks), init=[])
             writes.append(vector.write_port())
-            # Only in a vector of a beat a bank is the last one read while it is written.
+            # A vector of one beat a bank is read while its last beat is written.
             reads.append(vector.read_port(transparent_for=writes[-1:] if beats == banks else []))
         m.submodules.rsqrt = rsqrt = Memory(shape=15, depth=128, init=rsqrt_table())
         root = rsqrt.read_port()

@@ -292,6 +292,14 @@ def held_already() -> dict:
     return top
 
 
+def constant_above() -> dict:
+    """With its input D at 1 a LUT gives 1 where all others are 0."""
+    top = deep(init="0000000111001100")
+    for k in range(9):
+        top["cells"][f"choice_{k}"]["connections"]["D"] = ["1"]
+    return top
+
+
 def logic_behind() -> dict:
     top = deep()
     top["cells"]["held_4"] = lut(1604, 1704)
@@ -300,7 +308,8 @@ def logic_behind() -> dict:
 
 @pytest.mark.parametrize("top", [
     read_directly(), held_already(), logic_behind(), deep(CE=[499]), deep(LSR=[RESET]), deep(init="1111000011001101"),
-], ids=["read_directly", "held_already", "logic_behind", "another_enable", "a_reset", "begins_with_1"])
+    constant_above(),
+], ids=["read_directly", "held_already", "logic_behind", "another_enable", "a_reset", "begins_with_1", "a_constant_above"])
 def test_a_choice_of_more_than_words_stays(top):
     before = copy.deepcopy(top)
     assert choose_behind(top) == 0

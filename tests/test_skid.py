@@ -1,11 +1,9 @@
 # amaranth: UnusedElaboratable=no
 """A skid: every beat once, in order, in the cycle in which it came; and ready does not depend on ready."""
 
-import random
-
 import pytest
 from amaranth.hdl import unsigned
-from streams import collect, drive, simulate
+from streams import pass_on, simulate
 
 import hdl.skid
 from hdl.skid import Skid
@@ -13,15 +11,8 @@ from hdl.skid import Skid
 WIDTH = 16
 
 
-def check(stall_in, stall_out, count=200):
-    rng = random.Random(f"{stall_in} {stall_out}")
-    sent = [rng.choice((0, (1 << WIDTH) - 1, rng.randrange(1 << WIDTH))) for _ in range(count)]
-    times_in, times_out = [], []
-    dut = Skid(unsigned(WIDTH))
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
-                      lambda ctx: collect(ctx, dut.o, count, stall_out, times=times_out))
-    assert got == sent
-    return times_in, times_out
+def check(stall_in, stall_out):
+    return pass_on(Skid(unsigned(WIDTH)), stall_in, stall_out)
 
 
 @pytest.mark.parametrize("stalls", [(0.4, 0.0), (0.0, 0.5), (0.4, 0.4), (0.1, 0.9)])
