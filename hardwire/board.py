@@ -37,7 +37,8 @@ def board_session(output: Output, port: str | None, noise: float = 0.0) -> "Boar
                 opened.close()
             hint = ": add yourself to the group dialout, and log in again" if isinstance(error, PermissionError) or (
                 "Permission denied" in str(error)) else ""
-            reason = f"{name}: {error}{hint}"
+            errno = getattr(error, "errno", None)      # pyserial says the same twice, in words of its own
+            reason = f"{name}: {os.strerror(errno) if errno else error}{hint}"
             if reason not in reasons:
                 reasons.append(reason)
     raise OutputError("; ".join(reasons) or "no serial port of a board was found: plug it in, or name one with --port")
