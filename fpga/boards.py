@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from fpga.cells import ECP5_25, ECP5_85, HX8K, UP5K, Device
-from fpga.uart import BAUD
+from fpga.devices import ECP5_25, ECP5_85, HX8K, UP5K, Device
+from fpga.link.uart import BAUD
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from fpga.boards import Board
-from fpga.cells import Cells, Device, Family
-from fpga.ecp5 import ALWAYS_CHAINS, NARROW_BITS, NARROW_CACHE, NARROW_ROMS, WHERE_DSPS_ARE_FEW
+from fpga.devices import Cells, Device, Family
+from fpga.ecp5.script import ALWAYS_CHAINS, NARROW_BITS, NARROW_CACHE, NARROW_ROMS, WHERE_DSPS_ARE_FEW
 from hdl.config import SHARED_CONTEXT, ChipConfig
-from hdl.cycles import token_cycles
-from hdl.rom import SMALL_ROM_BITS
-from hdl.shared_cycles import shared_token_cycles
+from hdl.cycles.token import token_cycles
+from hdl.engine.cycles import shared_token_cycles
+from hdl.lib.rom import SMALL_ROM_BITS
 from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpga import ecp5_readback, ice40_readback
 from fpga.boards import Board
-from fpga.build import BuildError
+from fpga.ecp5 import readback as ecp5_readback
+from fpga.ecp5.toolchain import BuildError
+from fpga.ice40 import readback as ice40_readback
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.console import say, stderr, write
+from hardwire.cli.console import say, stderr, write
 from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.saved import SavedError, check_writable, load, save
-from hardwire.subject import Subject
-from weights_to_rom.tokenizer import TokenizerError
+from hardwire.target import Subject
+from weights_to_rom.text.tokenizer import TokenizerError
 
 if TYPE_CHECKING:
     from sim.session import Sampling, Session

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.console import step
-from hardwire.measure import measure
-from hardwire.output import (
+from hardwire.cli.console import step
+from hardwire.compiled import (
     Output,
     OutputError,
     check_replaceable,
@@ -17,10 +16,11 @@ from hardwire.output import (
     sha256,
     write_json,
 )
+from hardwire.measure import measure
 from hardwire.source import Source
+from weights_to_rom.adapters.lora import adapter_bits
 from weights_to_rom.integer_model import IntegerModel
-from weights_to_rom.lora import adapter_bits
-from weights_to_rom.rom_image import rom_images, write_rom_images
+from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 
 if TYPE_CHECKING:
     from hdl.config import ChipConfig

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hardwire.console import step
-from hardwire.subject import Subject
+from hardwire.cli.console import step
+from hardwire.target import Subject
 
 if TYPE_CHECKING:
     from hardwire.saved import Saved
@@ -89,7 +89,7 @@ class Conversation:
         It ends with a token of ``stop``, where the context is full, and after the token at which ``stopped`` says so.
         """
         from sim.session import generate
-        from weights_to_rom.tokenizer import StreamDecoder
+        from weights_to_rom.text.tokenizer import StreamDecoder
 
         tokenizer, self.text = self.subject.tokenizer, ""
         decoder = tokenizer and StreamDecoder(tokenizer, [*self.read, *prompt.ids[-1:]])

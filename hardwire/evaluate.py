@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-from hardwire.console import step
+from hardwire.cli.console import step
 from hardwire.source import read_text
-from hardwire.subject import Subject
-from weights_to_rom.tokenizer import TokenizerError
+from hardwire.target import Subject
+from weights_to_rom.text.tokenizer import TokenizerError
 
 
 def evaluate(subject: Subject, text: Path, n_tokens: int, backend: str, window: int) -> dict:

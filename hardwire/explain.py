@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardwire.compiled import Output, OutputError, is_output
 from hardwire.measure import context_lengths
-from hardwire.output import Output, OutputError, is_output
 from hardwire.source import Source
-from hdl.cycles import FABRIC, UNITS, Span, TokenCycles, token_cycles
+from hdl.cycles.token import FABRIC, UNITS, Span, TokenCycles, token_cycles
 from weights_to_rom.model_format import ModelFormat
 
 if TYPE_CHECKING:

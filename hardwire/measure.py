@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from weights_to_rom.schedule import Step
 
 if TYPE_CHECKING:
-    from sim.rtl import RtlChip, RtlReply
+    from sim.rtl.chip import RtlChip, RtlReply
 
 SECONDS = 9.0
 """What each of the two passes may take."""

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.console import say
+from hardwire.cli.console import say
 from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.measure import CLOCK_MHZ, busy_fractions
 from hardwire.saved import SavedError, check_writable, load, save
-from hardwire.subject import Subject
+from hardwire.target import Subject
 
 if TYPE_CHECKING:
     from sim.session import Reply, Sampling
@@ -83,7 +83,7 @@ def run(
     if backend == "rtl":
         figures |= _of_chip(figures["measured"], replies, end - middle, clock_mhz)
     if check:
-        from hardwire.verify import check as check_text
+        from hardwire.check import check as check_text
 
         figures["check"] = check_text(
             subject, prompt, before + asked.ids, [reply.rtl for reply in replies if reply.rtl], sampling

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardwire.console import step
-from hardwire.output import Output
+from hardwire.cli.console import step
+from hardwire.compiled import Output
 
 if TYPE_CHECKING:
     from hardwire.conversation import Conversation
-    from sim.rtl import RtlChip
+    from sim.rtl.chip import RtlChip
     from sim.session import RtlSession
 
 KIND = b"hardwire saved"
@@ -42,7 +42,7 @@ class Saved:
     pending : list[int]             the last token of the text, if the chip has not read that yet
     messages : list[dict]           "role" and "content" of what was said, in a chat
     adapter : int                   the adapter that the text uses, or 0
-    adapters : dict[int, str]       ``sim.rtl.frame_sha256`` of what was loaded under each number
+    adapters : dict[int, str]       ``sim.rtl.chip.frame_sha256`` of what was loaded under each number
     state_sha256 : str              of the chip's whole state, ROMs too
     difference : bytes              zlib: the state, XOR what it is just after reset
     """
@@ -58,7 +58,7 @@ class Saved:
 
     def check_adapter(self, frame: np.ndarray | None) -> None:
         """Raises SavedError if an adapter is given and is not the one with which the text began."""
-        from sim.rtl import frame_sha256
+        from sim.rtl.chip import frame_sha256
 
         if frame is not None and self.adapter == 0:
             raise SavedError(f"{self.path}: was saved without an adapter: leave --adapter out")

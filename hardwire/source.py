@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardwire.console import step
-from weights_to_rom.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from hardwire.cli.console import step
 from weights_to_rom.integer_model import IntegerModel, class_bits, matrix_names, quantise_checkpoint
 from weights_to_rom.model_format import ModelFormat
-from weights_to_rom.quantise import QuantisedMatrix
+from weights_to_rom.quantise.blocks import QuantisedMatrix
+from weights_to_rom.readers.base import Checkpoint, CheckpointError, open_checkpoint
 
 CALIBRATION_TOKENS = 8192
 """GPTQ reads no more of its text than this: sixteen windows."""
@@ -47,7 +47,7 @@ class Source:
             )
 
     def _gptq(self, text: Path, seconds: dict[str, float] | None) -> Mapping[str, QuantisedMatrix]:
-        from weights_to_rom.gptq import gptq
+        from weights_to_rom.quantise.gptq import gptq
 
         checkpoint = self.checkpoint
         if checkpoint.tokenizer is None:

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from hardwire.console import step
-from hardwire.subject import Subject
-from hardwire.verify import default_prompts
+from hardwire.check import default_prompts
+from hardwire.cli.console import step
+from hardwire.target import Subject
+from sim.rtl.trace import find_unit, traced, units
 from sim.session import ContextFull
-from sim.trace import find_unit, traced, units
 
 
 def trace(subject: Subject, prompt: str, token: int, unit: str, file: Path | None = None) -> dict:

@@ -6,16 +6,16 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
-from hdl.clock_gate import add_gated
 from hdl.config import ChipConfig
 from hdl.embedding import Embedding
-from hdl.lora_loader import frame_beat, load_reply
-from hdl.matvec import ROW_BITS
-from hdl.narrow import Narrow
-from hdl.rom import Rom, RowRom, WeightRom
-from hdl.row_lane import word_bits
+from hdl.engine.engine import SharedEngine
+from hdl.fabric.matvec import ROW_BITS
+from hdl.fabric.row_lane import word_bits
+from hdl.lib.clock_gate import add_gated
+from hdl.lib.narrow import Narrow
+from hdl.lib.rom import Rom, RowRom, WeightRom
+from hdl.lora.loader import frame_beat, load_reply
 from hdl.sampler import Sampler
-from hdl.shared_engine import SharedEngine
 from hdl.stage import Stage
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import embedding_matrix, layer_matrices

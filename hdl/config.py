@@ -35,7 +35,7 @@ class ChipConfig:
     lora_lanes       rows of A computed at once, with 32 multipliers each: a power of two that divides lora_rank
     n_adapters       adapters in memory at once
     sampler_lanes    logits a cycle in the sampler: divides vector_lanes; 0 stands for as many
-    shared           one engine, ``hdl.shared_engine``, for everything, with the lanes of SHARED_LANES: for devices that have
+    shared           one engine, ``hdl.engine.engine``, for everything, with the lanes of SHARED_LANES: for devices that have
                      few multipliers, and only greedy
     """
 

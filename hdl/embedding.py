@@ -5,8 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from hdl.rom import RomPort, RowRom
-from hdl.streams import vector_beat
+from hdl.lib.rom import RomPort, RowRom
+from hdl.lib.streams import vector_beat
 from weights_to_rom.model_format import BLOCK
 
 SHIFT_BITS = 6

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.skid import Skid
+from hdl.lib.skid import Skid
 from weights_to_rom.tables import gumbel_table, log2_table
 
 NOISE_BITS = 19

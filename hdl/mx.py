@@ -9,8 +9,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hdl.bits import bitlen, magnitude, shift_right
-from hdl.streams import EXP_BITS, mx_beat, scaled_beat
+from hdl.lib.bits import bitlen, magnitude, shift_right
+from hdl.lib.streams import EXP_BITS, mx_beat, scaled_beat
 
 
 class Mx(wiring.Component):

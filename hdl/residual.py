@@ -5,9 +5,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.bits import saturate
-from hdl.skid import Skid
-from hdl.streams import vector_beat
+from hdl.lib.bits import saturate
+from hdl.lib.skid import Skid
+from hdl.lib.streams import vector_beat
 
 
 def residual_beat(lanes: int, width: int) -> data.StructLayout:

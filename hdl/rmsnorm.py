@@ -10,11 +10,11 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
-from hdl.bits import bitlen, magnitude, shift_right
-from hdl.product import Product
-from hdl.rom import Rom
-from hdl.skid import Skid
-from hdl.streams import EXP_BITS, scaled_beat, vector_beat
+from hdl.lib.bits import bitlen, magnitude, shift_right
+from hdl.lib.rom import Rom
+from hdl.lib.skid import Skid
+from hdl.lib.streams import EXP_BITS, scaled_beat, vector_beat
+from hdl.lib.wide_product import Product
 from weights_to_rom.model_format import BLOCK, ceil_to
 from weights_to_rom.tables import rsqrt_table
 

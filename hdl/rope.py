@@ -7,11 +7,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.bits import saturate
-from hdl.product import Product
-from hdl.rom import Rom
-from hdl.skid import Skid
-from hdl.streams import scaled_beat, vector_beat
+from hdl.lib.bits import saturate
+from hdl.lib.rom import Rom
+from hdl.lib.skid import Skid
+from hdl.lib.streams import scaled_beat, vector_beat
+from hdl.lib.wide_product import Product
 from weights_to_rom.tables import sine_table
 
 LSB_EXPONENT = -12

@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from hdl.gumbel import Gumbel
-from hdl.product import Product
-from hdl.streams import vector_beat
+from hdl.lib.streams import vector_beat
+from hdl.lib.wide_product import Product
 
 TEMPERATURE_BITS = 16
 NOISE_SHIFT = 10

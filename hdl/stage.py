@@ -4,22 +4,22 @@ from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.attention import Attention
-from hdl.clock_gate import add_gated
+from hdl.attention.attention import Attention
 from hdl.config import ChipConfig
-from hdl.lora import Lora
-from hdl.lora_loader import LoraLoader, frame_beat, load_reply
-from hdl.matvec import ROW_BITS, Matvec
+from hdl.fabric.matvec import ROW_BITS, Matvec
+from hdl.fabric.row_lane import word_bits
+from hdl.lib.clock_gate import add_gated
+from hdl.lib.rom import RomPort, RowRom, WeightRom
+from hdl.lib.skid import Skid
+from hdl.lib.streams import context_layout, stage_beat, vector_beat
+from hdl.lora.adder import Lora
+from hdl.lora.loader import LoraLoader, frame_beat, load_reply
 from hdl.mx import Mx
 from hdl.residual import Residual
 from hdl.rmsnorm import RMSNorm
-from hdl.rom import RomPort, RowRom, WeightRom
 from hdl.rope import RoPE
-from hdl.row_lane import word_bits
-from hdl.skid import Skid
-from hdl.streams import context_layout, stage_beat, vector_beat
 from hdl.swiglu import SwiGLU
-from weights_to_rom.lora import layout_word
+from weights_to_rom.adapters.lora import layout_word
 from weights_to_rom.model_format import BLOCK, ModelFormat
 from weights_to_rom.schedule import Step, head_matrix, layer_matrices, lora_matrices
 

@@ -5,9 +5,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.product import Product
-from hdl.skid import Skid
-from hdl.streams import scaled_beat, vector_beat
+from hdl.lib.skid import Skid
+from hdl.lib.streams import scaled_beat, vector_beat
+from hdl.lib.wide_product import Product
 from weights_to_rom.tables import silu_tables
 
 LSB_EXPONENT = -24

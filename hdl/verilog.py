@@ -11,10 +11,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import connect, flipped
 
 from hdl.chip import Chip
-from hdl.clock_gate import CLOCK_GATE_VERILOG
 from hdl.config import ChipConfig
-from hdl.ram import Rams
-from hdl.rom import RomSpec, rom_verilog
+from hdl.lib.clock_gate import CLOCK_GATE_VERILOG
+from hdl.lib.ram import Rams
+from hdl.lib.rom import RomSpec, rom_verilog
 from weights_to_rom.model_format import ModelFormat
 
 TOP = "chip"
@@ -106,7 +106,7 @@ def convert(component: wiring.Component, name: str, roms: Iterable[RomSpec] = ()
 
 
 def rom_specs(model: ModelFormat, config: ChipConfig) -> list[RomSpec]:
-    """The ROMs of a chip, in the order of ``weights_to_rom.rom_image.rom_images``."""
+    """The ROMs of a chip, in the order of ``weights_to_rom.pack.rom_image.rom_images``."""
     from weights_to_rom.schedule import all_matrices, embedding_matrix
 
     r, b, vl = config.row_lanes, config.block_lanes, config.vector_lanes

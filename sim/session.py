@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from hdl.chip import Status
-from sim.float_llama import FloatLlama
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
-from sim.rtl import RtlChip, RtlReply
+from sim.rtl.chip import RtlChip, RtlReply
+from weights_to_rom.adapters.lora import IntegerAdapter
+from weights_to_rom.adapters.peft import PeftAdapter
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.integer_model import IntegerModel
-from weights_to_rom.lora import IntegerAdapter
-from weights_to_rom.peft import PeftAdapter
+from weights_to_rom.quantise.float_llama import FloatLlama
 
 WIDE_SCALE = 1 << 12
 

@@ -17,18 +17,18 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1", TERMINAL_WIDTH="100")
 
 import typer  # noqa: E402
-from random_model import RandomBlocks, random_config  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from hardwire.cli import app  # noqa: E402
+from hardwire.cli.main import app  # noqa: E402
 from hdl.config import ChipConfig  # noqa: E402
 from hdl.verilog import chip_verilog  # noqa: E402
+from tests.support.models import RandomBlocks, random_config  # noqa: E402
 from weights_to_rom.integer_model import quantise_checkpoint  # noqa: E402
-from weights_to_rom.rom_image import rom_images  # noqa: E402
+from weights_to_rom.pack.rom_image import rom_images  # noqa: E402
 
 RECORD = ROOT / "tests/data/fingerprint.json"
 

@@ -12,10 +12,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from weights_to_rom.checkpoint import Checkpoint
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.model_format import ModelFormat, ceil_to
-from weights_to_rom.quantise import QuantisedMatrix, block_error, keep_codes, quantise
+from weights_to_rom.quantise.blocks import QuantisedMatrix, block_error, keep_codes, quantise
+from weights_to_rom.readers.base import Checkpoint
 
 KIND = "hardwire integer model 1"
 

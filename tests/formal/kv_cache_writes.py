@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Signal, Value
 from harness import Bug, Proof, implies
 from kv_cache_model import SHAPES, KvCacheModel
 
-import hdl.kv_cache
+import hdl.attention.kv_cache
 
 OUTSIDE = "a write outside the addressed place"
 CHANGED = "a word that is not what was last appended there"
@@ -37,10 +37,10 @@ def keep_apart(model: KvCacheModel):
 
 
 PROOFS = [
-    Proof("KV cache: no memory is read and written in one cycle", hdl.kv_cache, KvCacheModel, keep_apart, SHAPES, "prove", 2, [
+    Proof("KV cache: no memory is read and written in one cycle", hdl.attention.kv_cache, KvCacheModel, keep_apart, SHAPES, "prove", 2, [
         Bug("a layer begins while words are read", "~self.request.valid & idle)", "~self.request.valid)", BOTH, "gathered", 30),
     ]),
-    Proof("KV cache: no write outside the addressed slot and place", hdl.kv_cache, KvCacheModel, stay_inside,
+    Proof("KV cache: no write outside the addressed slot and place", hdl.attention.kv_cache, KvCacheModel, stay_inside,
           SHAPES, "prove", 2, [
               Bug("the offset of the last head stays for v", "index.eq(0), offset.eq(0), value.eq(~value)",
                   "index.eq(0), value.eq(~value)", OUTSIDE, "gathered", 20),
@@ -49,7 +49,7 @@ PROOFS = [
               Bug("slots are a word too close", "located = _times(row, self.indices * self.slot_words)",
                   "located = _times(row, self.indices * self.slot_words - 1)", OUTSIDE, "cut", 20),
           ]),
-    Proof("KV cache: every word is what was last appended there", hdl.kv_cache, KvCacheModel, keep_values,
+    Proof("KV cache: every word is what was last appended there", hdl.attention.kv_cache, KvCacheModel, keep_values,
           SHAPES, "prove", 2, [
               Bug("the place is forgotten", "origin.eq(located + first)", "origin.eq(located)", CHANGED, "straight", 40),
               Bug("beats in the wrong order", "word.mant.eq(Cat(early, beat.mant))", "word.mant.eq(Cat(beat.mant, early))",

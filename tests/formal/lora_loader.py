@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, Signal, Value
 from harness import Bug, Proof, implies
 from lora_loader_model import SHAPES, LoraLoaderModel
 
-import hdl.lora_loader
+import hdl.lora.loader
 
 READY = "an adapter is ready without a whole and right frame, or is not with one"
 FED = "the checksum is not that of the words that moved"
@@ -90,11 +90,11 @@ def happen(model: LoraLoaderModel):
 
 
 def _proof(title, claims, *bugs):
-    return Proof(f"LoRA loader: {title}", hdl.lora_loader, LoraLoaderModel, claims, SHAPES, "prove", 2, bugs)
+    return Proof(f"LoRA loader: {title}", hdl.lora.loader, LoraLoaderModel, claims, SHAPES, "prove", 2, bugs)
 
 
 PROOFS = [
-    Proof("LoRA loader: the proofs are about something", hdl.lora_loader, LoraLoaderModel, happen,
+    Proof("LoRA loader: the proofs are about something", hdl.lora.loader, LoraLoaderModel, happen,
           {"one part": SHAPES["one part"]}, "cover", 30),
     _proof(
         "ready only after the whole frame in order, with the right checksum", ready_only_if_right,

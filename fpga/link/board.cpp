@@ -1,0 +1,97 @@
+// A board's chip with its serial line, in a shared library (fpga/link/simulated_board.py calls it through ctypes).
+//
+// DIVISOR: cycles of a bit on the line.
+
+#include <unistd.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "Vchip.h"
+#include "verilated.h"
+
+namespace {
+
+constexpr int BITS = 10;
+
+struct Board {
+    VerilatedContext context;
+    std::unique_ptr<Vchip> top{new Vchip{&context}};
+    // Of the byte that goes to the board, and of the one that comes from it: bits still to come, cycles of the one that is on.
+    uint32_t sending = 0, send_left = 0, send_timer = 0;
+    uint32_t receiving = 0, receive_left = 0, receive_timer = 0;
+    bool rested = false;
+
+    void tick() {
+        top->clk = 1;
+        top->eval();
+        top->clk = 0;
+        top->eval();
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+Board* board_new(const char* rom_folder) {
+    char here[4096];
+    if (!getcwd(here, sizeof here) || chdir(rom_folder)) return nullptr;
+    auto* b = new Board;
+    b->top->clk = 0;
+    b->top->rst = 1;
+    b->top->rx = 1;
+    b->top->eval();  // reads the ROM images
+    const int back = chdir(here);
+    (void)back;
+    for (int i = 0; i < 4; ++i) b->tick();
+    b->top->rst = 0;
+    b->tick();
+    return b;
+}
+
+void board_delete(Board* b) {
+    // Scopes take themselves out of the thread's context, which may be that of another board, made later and gone.
+    Verilated::threadContextp(&b->context);
+    delete b;
+}
+
+// Runs the clock for ``cycles``, or until ``capacity`` bytes have come.  ``*n_in`` bytes of ``in`` are offered, and how many of them
+// have been begun is left there.  Returns how many bytes came; those whose stop bit is not high are among them, as noise would be.
+uint64_t board_run(Board* b, const uint8_t* in, uint64_t* n_in, uint8_t* out, uint64_t capacity, uint64_t cycles) {
+    uint64_t taken = 0, came = 0;
+    for (uint64_t cycle = 0; cycle < cycles && came < capacity; ++cycle) {
+        if (b->send_left == 0 && taken < *n_in) {
+            b->sending = static_cast<uint32_t>(in[taken++]) << 1 | 1u << (BITS - 1);
+            b->send_left = BITS;
+            b->send_timer = DIVISOR;
+        }
+        b->top->rx = b->send_left == 0 || (b->sending & 1);
+        if (b->send_left != 0 && --b->send_timer == 0) {
+            b->sending >>= 1;
+            --b->send_left;
+            b->send_timer = DIVISOR;
+        }
+        b->tick();
+        const bool line = b->top->tx;
+        if (b->receive_left == 0) {
+            if (line) b->rested = true;
+            else if (b->rested) {
+                b->receive_left = BITS - 1;
+                b->receive_timer = DIVISOR + DIVISOR / 2;
+                b->receiving = 0;
+            }
+        } else if (--b->receive_timer == 0) {
+            b->receive_timer = DIVISOR;
+            b->receiving |= static_cast<uint32_t>(line) << (BITS - 1 - b->receive_left);
+            if (--b->receive_left == 0) {
+                b->rested = line;
+                out[came++] = static_cast<uint8_t>(b->receiving);
+            }
+        }
+    }
+    *n_in = taken;
+    return came;
+}
+
+}  // extern "C"

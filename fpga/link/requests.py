@@ -1,0 +1,142 @@
+"""Requests of ``fpga.link.protocol`` to tokens for the chip, and its replies to frames."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from fpga.link.frames import PAYLOAD_BITS
+from fpga.link.protocol import HISTORY, STATUS_SHIFT, Flag, Kind
+from hdl.chip import Status, command_layout, reply_layout
+from hdl.config import ChipConfig
+from hdl.lib.rom import Rom
+from weights_to_rom.model_format import ModelFormat
+
+IDENTITY_BITS = 64
+
+
+class Link(wiring.Component):
+    """One request after the other: each is answered before the next is looked at.
+
+    It keeps the position of the next token (a mirror of the chip's), the token that was sampled last, and what was sampled at the
+    last HISTORY positions.  A request that changes nothing is answered in 2 cycles, one for the history in 4; a token adds 3 to the
+    chip's own cycles.  ``identity`` is read from identity.hex, in the first cycle after reset, unless it is given.
+
+    Members
+    -------
+    i, o : stream PAYLOAD_BITS      requests in, replies out
+    command : Out(stream command_layout)    to the chip
+    reply : In(stream reply_layout)
+    """
+
+    def __init__(self, *, model: ModelFormat, config: ChipConfig, identity: int | None = None):
+        self._identity = None if identity is None else [identity]
+        self._vocab_size, self._position_bits = model.vocab_size, min(32, config.position_bits + 1)
+        super().__init__({
+            "i": In(stream.Signature(PAYLOAD_BITS)), "o": Out(stream.Signature(PAYLOAD_BITS)),
+            "command": Out(stream.Signature(command_layout(config))), "reply": In(stream.Signature(reply_layout(config))),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.identity = identity = Rom(width=IDENTITY_BITS, depth=1, name="identity", init=self._identity)
+        m.d.comb += identity.en.eq(1)
+        token_bits = (self._vocab_size - 1).bit_length() or 1
+        m.submodules.history = history = Memory(shape=token_bits + 2, depth=HISTORY, init=[])
+        read, write = history.read_port(), history.write_port()
+
+        following = Signal(self._position_bits)     # position of the next token
+        token, sampled, ends = Signal(token_bits), Signal(), Signal()       # at the position before it
+        inv_temperature, seed = Signal(16), Signal(32)
+        running = Signal()
+
+        request = self.i.payload
+        kind, position, given, flags = request[:8], request[8:40], request[40:72], request[72:]
+        behind = following - position
+        known = Signal()
+        m.d.comb += [known.eq((position < following) & (behind <= HISTORY)), read.addr.eq(position)]
+
+        command = self.command.payload
+        m.d.comb += [
+            command.inv_temperature.eq(inv_temperature), command.seed.eq(seed),
+            command.token.eq(Mux(running, token, given)), command.sample.eq(running | flags[_bit(Flag.SAMPLE)]),
+            command.restart.eq(~running & flags[_bit(Flag.RESTART)]),
+        ]
+
+        def answer(to: Kind, *fields: Value) -> Value:
+            return Cat(Const(to, 8), *fields)
+
+        def result(position, token, sampled, ends, status) -> Value:
+            spread = Signal(32, name="spread_position"), Signal(32, name="spread_token")
+            m.d.comb += [spread[0].eq(position), spread[1].eq(token)]
+            return answer(Kind.RESULT, *spread, sampled, ends, Const(0, STATUS_SHIFT - 2), status)
+
+        standing = Signal(32)
+        m.d.comb += standing.eq(following)
+        reply = self.reply.payload
+        out = Signal(PAYLOAD_BITS)
+        m.d.comb += self.o.payload.eq(out)
+        with m.FSM(name="state"):
+            with m.State("request"):
+                with m.If(self.i.valid):
+                    m.d.sync += out.eq(answer(Kind.STANDING, standing))
+                    m.next = "answer"
+                    with m.Switch(kind):
+                        with m.Case(Kind.HELLO):
+                            m.d.sync += out.eq(answer(Kind.IDENTITY, identity.data))
+                        with m.Case(Kind.SAMPLING):
+                            m.d.sync += [inv_temperature.eq(request[8:24]), seed.eq(request[24:56]),
+                                         out.eq(answer(Kind.KEPT, request[8:56]))]
+                        with m.Case(Kind.PUT):
+                            with m.If((position == following) | (flags[_bit(Flag.RESTART)] & (position == 0))):
+                                m.next = "feed"
+                            with m.Elif(known):
+                                m.next = "remember"
+                        with m.Case(Kind.GET):
+                            with m.If(known):
+                                m.next = "remember"
+                        with m.Case(Kind.RUN):
+                            m.d.sync += running.eq(1)
+                            m.next = "run"
+            with m.State("run"):
+                m.d.sync += out.eq(answer(Kind.STANDING, standing))
+                with m.If((following < position) & sampled & ~ends):  # ``position`` is RUN's ``until``
+                    m.next = "feed"
+                with m.Else():
+                    m.d.sync += running.eq(0)
+                    m.next = "answer"
+            with m.State("feed"):
+                m.d.comb += self.command.valid.eq(1)
+                with m.If(self.command.ready):
+                    m.next = "wait"
+            with m.State("wait"):
+                m.d.comb += self.reply.ready.eq(1)
+                with m.If(self.reply.valid):
+                    kept = command.sample
+                    m.d.sync += out.eq(result(reply.position, reply.token, kept, reply.end, reply.status))
+                    with m.If(reply.status == Status.OK):
+                        m.d.sync += [following.eq(reply.position + 1), token.eq(reply.token), sampled.eq(kept), ends.eq(reply.end)]
+                        m.d.comb += write.en.eq(1)
+                    with m.Else():
+                        m.d.sync += sampled.eq(0)  # a refused token ends a RUN
+                    m.next = "answer"
+            m.d.comb += [write.addr.eq(reply.position), write.data.eq(Cat(reply.token[:token_bits], command.sample, reply.end))]
+            with m.State("remember"):
+                m.next = "recall"
+            with m.State("recall"):
+                was = read.data
+                m.d.sync += out.eq(result(position, was[:token_bits], was[-2], was[-1], Const(Status.OK.value, 3)))
+                m.next = "answer"
+            with m.State("answer"):
+                m.d.comb += self.o.valid.eq(1)
+                with m.If(self.o.ready):
+                    with m.If(running):
+                        m.next = "run"
+                    with m.Else():
+                        m.d.comb += self.i.ready.eq(1)
+                        m.next = "request"
+        return m
+
+
+def _bit(flag: Flag) -> int:
+    return flag.bit_length() - 1

@@ -1,0 +1,133 @@
+"""LoRA adapters of a compiled model.
+
+OUT/adapters/NAME/ holds one adapter, packed for the chip in OUT; NAME is its folder's name:
+
+adapter.safetensors   the integer adapter
+frame.bin             the frame that loads it (docs/arithmetic.md, section 6), little-endian 32-bit words
+report.json           figures
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hardwire.cli.console import step
+from hardwire.compiled import Output, OutputError, write_json, written_whole
+from weights_to_rom.adapters.lora import adapter_bits, frame, quantise_adapter
+from weights_to_rom.adapters.peft import MODULES, AdapterError, LoraPair, PeftAdapter, open_peft
+from weights_to_rom.config import LlamaConfig
+from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.schedule import Step
+
+INTEGERS = "adapter.safetensors"
+
+
+def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
+    """Quantise a folder that peft wrote for the chip in ``out``, as its adapter ``slot``, and return the figures.
+
+    An adapter of the same name is replaced.  Raises OutputError if the chip has no LoRA or not that many adapters, and
+    AdapterError for an adapter that the chip cannot hold.
+    """
+    output = Output(out)
+    config, fmt = output.config, output.format
+    output.check_lora()
+    if not 1 <= slot <= config.n_adapters:
+        raise OutputError(f"{out}: its chip holds adapters 1 to {config.n_adapters}, not {slot}")
+    adapter = open_peft(adapter_dir, shape_of(fmt))
+    integers = quantise_adapter(adapter, fmt, output.model.residual_shift, config.lora_rank)
+    words = frame(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
+    name = adapter_dir.resolve().name
+    folder = out / "adapters" / name
+    if folder.exists() and not (folder / INTEGERS).is_file():
+        raise AdapterError(f"{folder}: is in the way, and no packed adapter: move it away")
+    figures = {
+        "name": name,
+        "folder": str(folder),
+        "slot": slot,
+        **integers.report,
+        "chip_rank": config.lora_rank,
+        "steps": [step.name.lower() for step in Step if integers.steps >> step & 1],
+        "sram_bits": adapter_bits(fmt, config.lora_rank, config.lora_lanes),
+        "frame_words": len(words),
+        "layout": f"{words[1]:08x}",
+    }
+    with written_whole(folder) as new:
+        integers.save(new / INTEGERS)
+        (new / "frame.bin").write_bytes(words.astype("<u4").tobytes())
+        (new / INTEGERS).chmod((new / "frame.bin").stat().st_mode)  # which safetensors makes private
+        write_json(new / "report.json", figures)
+    return figures
+
+
+def shape_of(fmt: ModelFormat) -> LlamaConfig:
+    """The base model's shape, as far as the sizes of tensors depend on it."""
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
+    return LlamaConfig(**{name: getattr(fmt, name) for name in names})
+
+
+def cost(out: Path, context: int) -> dict:
+    """What adapters cost: cycles of a sampled token at ``context`` positions with none, on q and v, and on all seven.
+
+    No cycle depends on a weight, so the adapters are made up.  ``switching`` is what a token of one sequence takes more
+    because the token before it, of another sequence, used another adapter.  Raises OutputError.
+    """
+    from hdl.chip import Status
+    from hdl.lora.loader import LoadStatus
+
+    output = Output(out)
+    output.check_lora()
+    config, fmt = output.config, output.format
+    if not 2 <= context <= config.max_context:
+        raise OutputError(f"{out}: a context is 2 to {config.max_context} positions there, not {context}")
+    with step("build the simulation") as running:
+        chip = output.chip(lambda done, what: running.update(what, done))
+
+    def load(number: int, kinds: Sequence[str]) -> None:
+        shapes = {name: shape for name, shape in shape_of(fmt).tensor_shapes().items() if name.rpartition(".")[2] in kinds}
+        ones = {
+            name: LoraPair(np.ones((config.lora_rank, inputs)), np.ones((rows, config.lora_rank)), 1.0)
+            for name, (rows, inputs) in shapes.items()
+        }
+        integers = quantise_adapter(PeftAdapter("ones", ones), fmt, 0, config.lora_rank)
+        reply = chip.load(frame(integers, fmt, number, config.lora_lanes, config.vector_lanes))
+        if reply.status != LoadStatus.OK:
+            raise OutputError(f"{out}: the chip did not take an adapter: {reply.status.name}")
+
+    def cycles_of(sequence: int, adapter: int) -> int:
+        reply = chip.token(0, sequence=sequence, adapter=adapter)
+        if reply.status != Status.OK:
+            raise OutputError(f"{out}: the chip refused a token with adapter {adapter}: {reply.status.name}")
+        return reply.cycles
+
+    def at_context(sequence: int, adapter: int) -> int:
+        """Cycles of the token that the context ends with."""
+        for position in range(context - 1):
+            chip.token(0, sequence=sequence, restart=position == 0, sample=False)
+        return cycles_of(sequence, adapter)
+
+    cycles, last = {"none": at_context(0, 0)}, {}
+    with step("measure") as running:
+        for name, kinds in (("q_v", ("q", "v")), ("all", tuple(MODULES))):
+            running.update(name)
+            load(1, kinds)
+            cycles[name] = at_context(0, 1)
+        if config.n_sequences > 1 and config.n_adapters > 1 and context < config.max_context:
+            # At the next position, sequence 1 with q and v between two tokens of sequence 0 with all seven.
+            load(2, ("q", "v"))
+            at_context(1, 2)
+            last["alone"] = cycles_of(1, 2)
+            at_context(1, 2)
+            cycles_of(0, 1)
+            last["switching"] = cycles_of(1, 2)
+    chip.close()
+    return {
+        "context": context,
+        "rank": config.lora_rank,
+        "multipliers": config.row_lanes * config.block_lanes,
+        "lora_multipliers": 32 * config.lora_lanes,
+        "sram_bits": config.n_adapters * adapter_bits(fmt, config.lora_rank, config.lora_lanes),
+        "cycles": cycles,
+        "more": {name: round(taken / cycles["none"] - 1, 4) for name, taken in cycles.items() if name != "none"},
+        "switching_cycles": last["switching"] - last["alone"] if last else None,
+    }

@@ -1,0 +1,177 @@
+"""The chip against golden at every unit's port: which unit is the first that computes something else."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+
+from hdl.config import ChipConfig
+from sim.golden.llama import GoldenLlama, Values
+from sim.rtl.observe import ObservedChip
+from weights_to_rom.model_format import ModelFormat
+
+IN_TURNS = ("gate", "up")
+"""The parts of a result that come by turns, a beat of each."""
+
+
+class Sample:
+    """Compares each result that golden tells of (``GoldenLlama.observe``) with the beats at that unit's port.
+
+    The chip goes ahead by some tokens; then ``begin``, golden reads the same tokens, ``end``.  Compared are the results of
+    ``layers``, what enters them, and what is before the first layer and behind the last.
+
+    ``first_difference``: at the earliest position that has one the first in the order in which data flow, which is golden's:
+    "position", "unit", "layer", "what" (as in "q[17]"), "rtl" and "golden".
+    """
+
+    def __init__(
+        self, chip: ObservedChip, golden: GoldenLlama, model: ModelFormat, config: ChipConfig, layers: Sequence[int]
+    ):
+        self._chip, self._golden, self._model, self._config = chip, golden, model, config
+        self.layers = layers
+        self.beats: dict[str, int] = dict.fromkeys(chip.taps, 0)
+        self.identical_beats: dict[str, int] = dict.fromkeys(chip.taps, 0)
+        self.first_difference: dict | None = None
+        golden.observe = self._result
+
+    def as_dict(self) -> dict:
+        """The layers, and how many beats were compared and how many were identical, by port."""
+        return {"layers": list(self.layers), "beats": self.beats, "identical_beats": self.identical_beats}
+
+    def begin(self) -> None:
+        """Golden is about to read what the chip has read since this was last called."""
+        self._recorded, self._ends = self._chip.take()
+        self._next = {port: np.concatenate([[0], ends[:-1]]) for port, ends in self._ends.items()}
+        self._first = self._golden.position
+
+    def end(self) -> None:
+        """Golden has read it: nothing else may have moved."""
+        for port, ends in self._ends.items():
+            more = ends - self._next[port]
+            if more.any():
+                at = int(np.argmax(more != 0))
+                self._differ(at, port, None, "beats after the last result", int(more[at]), 0)
+
+    def _result(self, unit: str, layer: int | None, parts: Mapping[str, Values]) -> None:
+        offset = self._golden.position - self._first
+        if unit == "kv_cache":
+            for name, (mant, exp) in parts.items():
+                self._cached(layer, name, mant, exp, offset)
+        elif unit in self._chip.taps:
+            enters_fabric = unit in ("mx_norm", "mx_attention", "mx_swiglu")
+            lanes = self._config.x_lanes if enters_fabric else self._config.vector_lanes
+            shapes, values, exponents = {}, [], []
+            for name, part in parts.items():
+                array, exp = part if isinstance(part, tuple) else (part, None)
+                shapes[name] = array.shape[1:]
+                values.append(_in_beats(array, lanes))
+                if exp is not None:
+                    exponents.append(_of_each_beat(exp, values[-1]))
+            turns = tuple(parts) == IN_TURNS
+            expected = np.stack(values, 2).reshape(len(array), -1, lanes) if turns else np.concatenate(values, 1)
+
+            def where(beat: int, lane: int) -> str:
+                beats = [[(name, k * lanes) for k in range(part.shape[1])] for name, part in zip(shapes, values, strict=True)]
+                name, first = list(chain.from_iterable(zip(*beats, strict=True) if turns else beats))[beat]
+                return _element(name, first + lane, shapes[name])
+
+            enters = "after_ffn" in parts and layer is not None and layer + 1 in self.layers
+            self._compare(unit, layer, offset, expected, np.concatenate(exponents, 1) if exponents else expected[..., :0], where,
+                          enters)
+
+    def _cached(self, layer: int | None, name: str, mant: np.ndarray, exp: np.ndarray, offset: int) -> None:
+        """k or v as the heads read it: in each pass, place by place and word by word, that of each bank."""
+        heads, lanes, n_rep = self._config.attention_heads, self._config.attention_lanes, self._model.n_rep
+        n_kv, held, head_dim = shape = *mant.shape[:2], self._model.head_dim
+        banks, words = max(1, heads // n_rep), head_dim // lanes
+        for more in range(max(1, held - self._golden.position)):  # of a window that slides it is one position at a time
+            places = min(self._golden.position + more + 1, held)
+
+            def in_order(array: np.ndarray, places: int = places) -> np.ndarray:
+                """[kv head, place, elements or words of a head] -> [1, beats, what a beat has of them]"""
+                cut = array[:, :places].reshape(n_kv // banks, banks, places, words, -1).transpose(0, 2, 3, 1, 4)
+                return np.repeat(cut, banks * n_rep // heads, axis=0).reshape(1, -1, banks * cut.shape[-1])
+
+            def where(beat: int, lane: int, in_order: Callable[[np.ndarray], np.ndarray] = in_order) -> str:
+                return _element(name, int(in_order(np.arange(np.prod(shape)).reshape(shape))[0, beat, lane]), shape)
+
+            self._compare(f"kv_cache.{name}", layer, offset + more, in_order(mant.reshape(shape)),
+                          in_order(np.repeat(exp, self._model.kv_block // lanes, axis=-1)), where)
+
+    def _compare(
+        self,
+        port: str,
+        layer: int | None,
+        offset: int,
+        expected: np.ndarray,
+        exponents: np.ndarray,
+        where: Callable[[int, int], str],
+        enters: bool = False,
+    ) -> None:
+        """The next beats of a port, from the ``offset``th token on: elements [T, beats, n], exponents [T, beats, 0 or more].
+
+        ``enters``: it is what enters a chosen layer.
+        """
+        n_time, n_beats, n_elements = expected.shape
+        tokens = slice(offset, offset + n_time)
+        first = self._next[port][tokens].copy()
+        self._next[port][tokens] += n_beats
+        if not (self._sampled(layer) or enters):
+            return
+        missing = self._next[port][tokens] > self._ends[port][tokens]
+        if missing.any():
+            at = int(np.argmax(missing))
+            self._differ(offset + at, port, layer, "beats", int(self._ends[port][offset + at] - first[at]), n_beats)
+            return
+        elements, scales = self._recorded[port][first[:, None] + np.arange(n_beats)]
+        wrong = np.concatenate([scales != exponents, elements != expected], axis=-1)
+        self.beats[port] += n_time * n_beats
+        self.identical_beats[port] += int((~wrong.any(-1)).sum())
+        if wrong.any():
+            at, beat, index = (int(i) for i in np.argwhere(wrong)[0])
+            n_exponents = exponents.shape[-1]
+            if index < n_exponents:
+                what = f"exponent of {where(beat, index * n_elements // n_exponents)}"
+                self._differ(offset + at, port, layer, what, int(scales[at, beat, index]), int(exponents[at, beat, index]))
+            else:
+                lane = index - n_exponents
+                values = (int(array[at, beat, lane]) for array in (elements, expected))
+                self._differ(offset + at, port, layer, where(beat, lane), *values)
+
+    def _sampled(self, layer: int | None) -> bool:
+        return layer is None or layer in self.layers
+
+    def _differ(self, offset: int, port: str, layer: int | None, what: str, rtl: int, golden: int) -> None:
+        if not self._sampled(layer):
+            what += ": the fault is in a layer that was not sampled"
+        position = self._first + offset
+        if self.first_difference is None or position < self.first_difference["position"]:
+            self.first_difference = {"position": position, "unit": port.partition(".")[0], "layer": layer, "what": what,
+                                     "rtl": rtl, "golden": golden}
+
+
+def chosen_layers(layers: Sequence[int], n_layers: int) -> Sequence[int]:
+    """The layers to compare, all of them if none is given.  Raises ValueError for one that the model has not."""
+    if absent := [layer for layer in layers if not 0 <= layer < n_layers]:
+        raise ValueError(f"there is no layer {absent[0]}: the model has 0 to {n_layers - 1}")
+    return sorted(set(layers)) or range(n_layers)
+
+
+def _in_beats(values: np.ndarray, lanes: int) -> np.ndarray:
+    """[T, ...] -> [T, beats, lanes], the last beat filled up with zeros."""
+    flat = values.reshape(len(values), -1)
+    return np.pad(flat, ((0, 0), (0, -flat.shape[1] % lanes))).reshape(len(flat), -1, lanes)
+
+
+def _of_each_beat(exp: np.ndarray | int, beats: np.ndarray) -> np.ndarray:
+    """Exponents, one for all or [T, ...] of equal runs -> [T, beats, 1]."""
+    n_time, n_beats = beats.shape[:2]
+    runs = np.broadcast_to(exp, (n_time, 1)) if np.ndim(exp) == 0 else np.reshape(exp, (n_time, -1))
+    return np.repeat(runs, n_beats // runs.shape[1], axis=1)[..., None]
+
+
+def _element(name: str, index: int, shape: Sequence[int]) -> str:
+    """An element of a part by its indices, or that it is beyond the part's end."""
+    if index >= np.prod(shape):
+        return f"{name}, filled up"
+    return f"{name}[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"

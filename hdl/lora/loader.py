@@ -1,0 +1,162 @@
+"""Loading adapters while the chip runs: frames in, adapter memory out (docs/arithmetic.md, section 6)."""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
+from amaranth.lib.wiring import In, Out
+
+from hdl.lora.adder import AdapterWrite
+
+FRAME_BITS = 32
+"""Bits of a frame's word."""
+
+NUMBER_BITS = 8
+"""An adapter's number in word 0; the mask of steps stands above it."""
+
+STEPS = 4
+"""Steps of a layer: QKV, O, GATE_UP, DOWN."""
+
+
+class LoadStatus(enum.Enum, shape=3):
+    """What became of a frame."""
+
+    OK = 0
+    BAD_CHECKSUM = 1
+    BAD_LAYOUT = 2   # made for another shape, rank or other lanes
+    NO_ADAPTER = 3   # there is no adapter of that number
+    INCOMPLETE = 4   # the next frame began before this one had ended
+
+
+def frame_beat() -> data.StructLayout:
+    """A word of a frame; ``first`` marks word 0."""
+    return data.StructLayout({"data": FRAME_BITS, "first": 1})
+
+
+def load_reply() -> data.StructLayout:
+    """What became of the frame for ``adapter``, the number as it stood in word 0."""
+    return data.StructLayout({"adapter": NUMBER_BITS, "status": LoadStatus})
+
+
+class LoraLoader(wiring.Component):
+    """Writes frames to adapter memory, and keeps which adapters may be used.
+
+    An adapter stops being ready with word 0 of a frame for it, and is ready again after a whole frame with the right
+    checksum.  A frame with another layout or for an adapter that does not exist writes nothing; what remains of it is
+    dropped, and so are words between frames.  A frame that another one breaks into is answered INCOMPLETE before the new
+    one is looked at.
+
+    A word a cycle, with four exceptions: words of memory wait while the adapter is in use; all wait for a reply to be
+    taken; word 0 of a frame that breaks into another waits for that one's reply.  A word of memory is written in the cycle
+    after its last word of the frame moved; a reply is there, and ``ready`` as it should be, in the cycle after the word that
+    decided it.
+
+    Members
+    -------
+    i : In(stream frame_beat)
+    o : Out(stream load_reply)         one a frame, in order
+    write : Out(AdapterWrite)          to ``Lora``
+    ready : Out(n_adapters + 1)        bit a: a token may use adapter a; bit 0, no adapter, is always set
+    steps : Out(4).array               of each adapter that is ready, the steps to be computed; none for number 0
+    in_use : In                        adapter of the token under way, 0 for none; must be there two cycles after that
+                                       adapter was seen ready
+
+    Raises
+    ------
+    ValueError : an argument that is not what it must be, by name
+    """
+
+    def __init__(self, *, n_adapters: int, words: int, lora_lanes: int, word_bits: int, layout: int) -> None:
+        for name, value, most in (("n_adapters", n_adapters, (1 << NUMBER_BITS) - 1), ("words", words, None),
+                                  ("lora_lanes", lora_lanes, None), ("word_bits", word_bits, None)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+            if most is not None and value > most:
+                raise ValueError(f"{name} must be at most {most}, not {value}")
+        if not isinstance(layout, int) or not 0 <= layout < 1 << FRAME_BITS:
+            raise ValueError(f"layout must be an unsigned integer of {FRAME_BITS} bits, not {layout!r}")
+        self.n_adapters, self.words, self.lora_lanes = n_adapters, words, lora_lanes
+        self.word_bits, self.layout = word_bits, layout
+        super().__init__({
+            "i": In(stream.Signature(frame_beat())), "o": Out(stream.Signature(load_reply())),
+            "write": Out(AdapterWrite(n_adapters=n_adapters, words=words, lora_lanes=lora_lanes, word_bits=word_bits)),
+            "ready": Out(n_adapters + 1, init=1), "steps": Out(STEPS).array(n_adapters + 1),
+            "in_use": In(range(n_adapters + 1)),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=FRAME_BITS).create()
+        word, first = self.i.payload.data, self.i.payload.first
+
+        # Nothing moves while a reply waits: each word may bring another.
+        advance, moves = Signal(), Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), moves.eq(self.i.valid & self.i.ready),
+                     crc.data.eq(word), crc.start.eq(moves & first), crc.valid.eq(moves)]
+        with m.If(advance):
+            m.d.sync += self.o.valid.eq(0)
+
+        def reply(status: LoadStatus, adapter):
+            m.d.sync += [self.o.valid.eq(1), self.o.payload.status.eq(status), self.o.payload.adapter.eq(adapter)]
+
+        def ends_early():
+            """The next frame is here: its word 0 waits until this one is answered."""
+            with m.If(self.i.valid & first & advance):
+                reply(LoadStatus.INCOMPLETE, number)
+                m.next = "BETWEEN"
+
+        number = Signal(range(self.n_adapters + 1))
+        steps = Signal(STEPS)
+        new_number, new_steps = word[:NUMBER_BITS], word[NUMBER_BITS:NUMBER_BITS + STEPS]
+        address = Signal.like(self.write.addr)
+        lane = Signal.like(self.write.lane)
+        address_left = Signal(range(self.words))
+        parts = -(-self.word_bits // FRAME_BITS)
+        part = Signal(range(max(2, parts)))
+        part_ends, lane_ends = part == parts - 1, lane == self.lora_lanes - 1
+        held = Signal(FRAME_BITS * parts, reset_less=True)
+        m.d.comb += self.write.data.eq(held)
+        m.d.sync += [self.write.en.eq(0), self.write.addr.eq(address), self.write.lane.eq(lane)]
+
+        with m.FSM():
+            with m.State("BETWEEN"):
+                m.d.comb += self.i.ready.eq(advance)
+                with m.If(moves & first):
+                    with m.If((new_number == 0) | (new_number > self.n_adapters)):
+                        reply(LoadStatus.NO_ADAPTER, new_number)
+                    with m.Else():
+                        start = Array(Const(max(0, n - 1) * self.words, len(address)) for n in range(self.n_adapters + 1))
+                        m.d.sync += [number.eq(new_number), steps.eq(new_steps), address.eq(start[new_number]),
+                                     Array(self.ready)[new_number].eq(0)]
+                        m.next = "LAYOUT"
+            with m.State("LAYOUT"):
+                ends_early()
+                m.d.comb += self.i.ready.eq(advance & ~first)
+                with m.If(moves):
+                    m.d.sync += [lane.eq(0), part.eq(0), address_left.eq(self.words - 1)]
+                    m.next = "MEMORY"
+                    with m.If(word != self.layout):
+                        reply(LoadStatus.BAD_LAYOUT, number)
+                        m.next = "BETWEEN"
+            with m.State("MEMORY"):
+                ends_early()
+                m.d.comb += self.i.ready.eq(advance & ~first & (self.in_use != number))
+                with m.If(moves):
+                    m.d.sync += [held.eq(Cat(held, word)[FRAME_BITS:]), self.write.en.eq(part_ends),
+                                 part.eq(Mux(part_ends, 0, part + 1))]
+                    with m.If(part_ends):
+                        m.d.sync += lane.eq(Mux(lane_ends, 0, lane + 1))
+                        with m.If(lane_ends):
+                            m.d.sync += [address.eq(address + 1), address_left.eq(address_left - 1)]
+                            with m.If(address_left == 0):
+                                m.next = "CHECKSUM"
+            with m.State("CHECKSUM"):
+                ends_early()
+                m.d.comb += self.i.ready.eq(advance & ~first)
+                with m.If(moves):
+                    m.next = "BETWEEN"
+                    with m.If(word == crc.crc):
+                        reply(LoadStatus.OK, number)
+                        m.d.sync += [Array(self.ready)[number].eq(1), Array(self.steps)[number].eq(steps)]
+                    with m.Else():
+                        reply(LoadStatus.BAD_CHECKSUM, number)
+        return m

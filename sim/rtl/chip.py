@@ -1,0 +1,144 @@
+"""The chip's Verilog as a Python object: a token in, a reply and every logit out."""
+
+import ctypes
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from amaranth.lib import data
+
+from hdl.chip import Status, command_layout, reply_layout
+from hdl.config import ChipConfig
+from hdl.lora.loader import LoadStatus, load_reply
+from sim.rtl.verilator import PLAIN, Addition, SimulationError
+from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.schedule import Step
+
+MAX_CYCLES = 1 << 26
+"""A chip that has not answered by then never will."""
+
+
+class _Statistics(ctypes.Structure):
+    _fields_ = [("cycles", ctypes.c_uint64), ("busy", ctypes.c_uint64 * len(Step)),
+                ("within", ctypes.c_uint64 * len(Step)), ("logits", ctypes.c_uint64)]
+
+
+@dataclass(frozen=True)
+class RtlReply:
+    """What the chip said to a token, and how long it took.
+
+    ``busy`` counts the cycles in which the fabric read a weight word, ``within`` those from each matrix's first word to
+    its last, by ``schedule.Step``.
+    """
+
+    status: Status
+    token: int
+    position: int
+    end: bool
+    logits: np.ndarray
+    cycles: int
+    busy: tuple[int, ...]
+    within: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadReply:
+    """What the chip said to a frame: the adapter's number, and whether it may be used."""
+
+    adapter: int
+    status: LoadStatus
+
+
+def harness_defines(model: ModelFormat, config: ChipConfig) -> dict[str, int]:
+    """The widths of the chip's ports, for the harness."""
+    return {"COMMAND_WORDS": _words(command_layout(config)), "REPLY_WORDS": _words(reply_layout(config)),
+            "LANES": config.vector_lanes, "WIDE_BITS": model.wide_bits} | ({"LORA": 1} if config.lora_rank else {})
+
+
+def _words(layout: data.StructLayout) -> int:
+    return -(-layout.size // 32)
+
+
+def frame_sha256(frame: np.ndarray) -> str:
+    """Names what a frame loads, in hexadecimal."""
+    return hashlib.sha256(frame.astype("<u4").tobytes()).hexdigest()
+
+
+class RtlChip:
+    """A simulated chip just after reset.  ``close`` frees it.
+
+    ``adapters`` has the ``frame_sha256`` of what was loaded last under each number.
+    """
+
+    def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
+        self._library = ctypes.CDLL(str(library.resolve()))
+        self._library.simulation_new.restype = ctypes.c_void_p
+        self._library.simulation_new.argtypes = [ctypes.c_char_p]
+        self._library.simulation_delete.argtypes = [ctypes.c_void_p]
+        self._library.simulation_token.argtypes = [
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64,
+            ctypes.POINTER(_Statistics)]
+        self._command, self._reply = command_layout(config), reply_layout(config)
+        self._library.simulation_state.restype = ctypes.c_uint64
+        self._library.simulation_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
+        self._library.simulation_restore.restype = None
+        self._library.simulation_restore.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
+        self.adapters: dict[int, str] = {}
+        self._vocab_size = model.vocab_size
+        self._logits = np.zeros(-(-model.vocab_size // config.vector_lanes) * config.vector_lanes, np.int32)
+        self._chip = self._library.simulation_new(str(rom_folder.resolve()).encode())
+        if not self._chip:
+            raise SimulationError(f"{rom_folder}: the ROM images are not there")
+
+    @classmethod
+    def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        """What this kind of chip needs in its library."""
+        return PLAIN
+
+    def token(self, token: int, *, sequence: int = 0, adapter: int = 0, restart: bool = False, sample: bool = True,
+              inv_temperature: int = 0, seed: int = 0) -> RtlReply:
+        """Feed one token and run the clock until the chip replies."""
+        command = self._command.const({
+            "token": token, "sequence": sequence, "adapter": adapter, "restart": restart, "sample": sample,
+            "inv_temperature": inv_temperature, "seed": seed}).as_bits()
+        words = np.frombuffer(command.to_bytes(4 * _words(self._command), "little"), np.uint32)
+        reply, statistics = np.zeros(_words(self._reply), np.uint32), _Statistics()
+        failed = self._library.simulation_token(
+            self._chip, words.ctypes.data, reply.ctypes.data, self._logits.ctypes.data, self._logits.size, MAX_CYCLES,
+            ctypes.byref(statistics))
+        if failed:
+            raise SimulationError("the chip gave no reply" if failed == 1 else "the chip gave more logits than it has tokens")
+        fields = self._reply.from_bits(int.from_bytes(reply.tobytes(), "little") & ((1 << self._reply.size) - 1))
+        return RtlReply(
+            Status(fields["status"]), fields["token"], fields["position"], bool(fields["end"]),
+            self._logits[:min(self._vocab_size, statistics.logits)].copy(), statistics.cycles,
+            tuple(statistics.busy), tuple(statistics.within))
+
+    def load(self, frame: np.ndarray) -> LoadReply:
+        """Load an adapter: the words of a frame (docs/arithmetic.md, section 6); returns what the chip says to it."""
+        words, reply = np.ascontiguousarray(frame, np.uint32), np.zeros(1, np.uint32)
+        load = self._library.simulation_load
+        load.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
+        if load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
+            raise SimulationError("the chip gave no reply to an adapter")
+        fields = load_reply().from_bits(int(reply[0]))
+        self.adapters[fields["adapter"]] = frame_sha256(words)
+        return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
+
+    def state(self) -> np.ndarray:
+        """All that the chip holds between two tokens, uint8: registers, SRAM and, although they never change, ROMs."""
+        size = self._library.simulation_state(self._chip, None, 0)
+        state = np.empty(size, np.uint8)
+        self._library.simulation_state(self._chip, state.ctypes.data, size)
+        return state
+
+    def restore(self, state: np.ndarray) -> None:
+        """Put back a ``state`` of this very simulation and these ROMs, which is the caller's to know (hardwire/saved.py)."""
+        state = np.ascontiguousarray(state, np.uint8)
+        self._library.simulation_restore(self._chip, state.ctypes.data, state.size)
+
+    def close(self) -> None:
+        if self._chip:
+            self._library.simulation_delete(self._chip)
+            self._chip = None

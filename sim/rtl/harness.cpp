@@ -1,0 +1,209 @@
+// One chip in a shared library, driven a token at a time (sim/rtl/chip.py calls it through ctypes).
+//
+// COMMAND_WORDS, REPLY_WORDS: 32-bit words of the chip's i and o payloads.
+// LANES, WIDE_BITS: values in a beat of logits, and their width.
+// LORA: defined if the chip takes adapters.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#include "harness.h"
+#include "verilated_save.h"
+
+namespace {
+
+constexpr int STEPS = 5;
+
+// Ports of up to 64 bits are integers, wider ones arrays of 32-bit words.
+template <typename T>
+uint32_t word(const T& value, int i) {
+    return static_cast<uint32_t>(static_cast<uint64_t>(value) >> (32 * i));
+}
+template <std::size_t N>
+uint32_t word(const VlWide<N>& value, int i) {
+    return i < static_cast<int>(N) ? value[i] : 0;
+}
+template <typename T>
+void set_words(T& value, const uint32_t* words, int) {
+    value = static_cast<T>(words[0] | static_cast<uint64_t>(words[1]) << 32);
+}
+template <std::size_t N>
+void set_words(VlWide<N>& value, const uint32_t* words, int) {
+    for (std::size_t i = 0; i < N; ++i) value[i] = words[i];
+}
+
+template <typename T>
+int32_t lane(const T& beat, int i) {
+    const int low = i * WIDE_BITS, shift = low % 32;
+    uint64_t pair = word(beat, low / 32);
+    if (shift + WIDE_BITS > 32) pair |= static_cast<uint64_t>(word(beat, low / 32 + 1)) << 32;
+    // Up to the top and down again: the sign extends.
+    return static_cast<int32_t>(static_cast<uint32_t>(pair >> shift) << (32 - WIDE_BITS)) >> (32 - WIDE_BITS);
+}
+
+// Verilator's stream of all that a chip holds, in memory: counted as a whole, kept as far as there is room.
+class Writer final : public VerilatedSerialize {
+public:
+    Writer(uint8_t* bytes, uint64_t room) : bytes(bytes), room(room) {}
+    void flush() override {
+        const uint64_t n = m_cp - m_bufp;
+        if (size < room) std::memcpy(bytes + size, m_bufp, std::min(n, room - size));
+        size += n;
+        m_cp = m_bufp;
+    }
+    uint64_t size = 0;
+
+private:
+    uint8_t* bytes;
+    uint64_t room;
+};
+
+class Reader final : public VerilatedDeserialize {
+public:
+    Reader(const uint8_t* bytes, uint64_t size) {
+        m_cp = const_cast<uint8_t*>(bytes);
+        m_endp = m_cp + size;
+    }
+    void fill() override {}  // all of it is there
+};
+
+}  // namespace
+
+extern "C" {
+
+// What happened between a token's entry and its reply.
+struct Statistics {
+    uint64_t cycles;           // from the cycle in which the token is taken to that of the reply, both counted
+    uint64_t busy[STEPS];      // cycles in which the fabric read a weight word, by matrix
+    uint64_t within[STEPS];    // cycles from a matrix's first weight word to its last
+    uint64_t logits;           // how many were written
+};
+
+Simulation* simulation_new(const char* rom_folder) {
+    char here[4096];
+    if (!getcwd(here, sizeof here) || chdir(rom_folder)) return nullptr;
+    auto* s = new Simulation;
+#if VM_TRACE
+    s->context.traceEverOn(true);
+#endif
+    s->chip = std::make_unique<Vchip>(&s->context);
+    s->chip->clk = 0;
+    s->chip->rst = 1;
+    s->chip->i___05Fvalid = 0;
+    s->chip->o___05Fready = 0;
+#ifdef LORA
+    s->chip->load___05Fvalid = 0;
+    s->chip->loaded___05Fready = 0;
+#endif
+    s->chip->eval();  // reads the ROM images
+    const int back = chdir(here);
+    (void)back;
+    for (int i = 0; i < 4; ++i) s->tick();
+    s->chip->rst = 0;
+    s->tick();  // the chip registers its reset
+    return s;
+}
+
+void simulation_delete(Simulation* s) {
+    // Scopes take themselves out of the thread's context, which is that of the chip made last, and perhaps gone.
+    Verilated::threadContextp(&s->context);
+    delete s;
+}
+
+// All registers and memories, ROMs too, between two tokens.  Returns how many bytes that is; writes as many as there is
+// room for.
+uint64_t simulation_state(Simulation* s, uint8_t* bytes, uint64_t room) {
+    Writer writer(bytes, room);
+    writer << *s->chip;
+    writer.flush();
+    return writer.size;
+}
+
+// Put such a state back.  It must be one of this library: Verilator ends the process if it is not.
+void simulation_restore(Simulation* s, const uint8_t* bytes, uint64_t size) {
+    Reader reader(bytes, size);
+    reader >> *s->chip;
+    s->chip->eval();
+}
+
+// One token in, one reply out.  Returns 0, 1 if the chip gave none within max_cycles, 2 if more logits came than fit.
+int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, int32_t* logits, uint64_t capacity,
+                     uint64_t max_cycles, Statistics* out) {
+    Vchip& chip = *s->chip;
+    Statistics stats;
+    std::memset(&stats, 0, sizeof stats);
+    set_words(chip.i___05Fpayload, command, COMMAND_WORDS);
+    chip.i___05Fvalid = 1;
+    chip.o___05Fready = 1;
+    chip.eval();
+    int step = -1;                     // of the matrix that is read
+    uint64_t first = 0, last = 0;      // its weight words so far
+    bool started = false, full = false;
+    for (uint64_t waited = 0; waited < max_cycles; ++waited) {
+        const bool taken = chip.i___05Fvalid && chip.i___05Fready, replied = chip.o___05Fvalid;
+        if (taken) started = true;
+        if (started) ++stats.cycles;
+        if (chip.logits_valid) {
+            for (int i = 0; i < LANES; ++i) {
+                if (stats.logits < capacity) logits[stats.logits] = lane(chip.logits, i);
+                else full = true;
+                ++stats.logits;
+            }
+        }
+        if (chip.busy && chip.step < STEPS) {
+            ++stats.busy[chip.step];
+            if (chip.step != step) {
+                if (step >= 0) stats.within[step] += last - first + 1;
+                step = chip.step;
+                first = waited;
+            }
+            last = waited;
+        }
+        if (replied)
+            for (int i = 0; i < REPLY_WORDS; ++i) reply[i] = word(chip.o___05Fpayload, i);
+        s->tick();
+        if (taken) {
+            chip.i___05Fvalid = 0;
+            chip.eval();
+        }
+        if (replied) {
+            if (step >= 0) stats.within[step] += last - first + 1;
+            chip.o___05Fready = 0;
+            chip.eval();
+            *out = stats;
+            return full ? 2 : 0;
+        }
+    }
+    return 1;
+}
+
+#ifdef LORA
+// One frame in, one reply out.  Returns 0, or 1 if the chip gave no reply within max_cycles.
+int simulation_load(Simulation* s, const uint32_t* words, uint64_t n_words, uint32_t* reply, uint64_t max_cycles) {
+    Vchip& chip = *s->chip;
+    chip.loaded___05Fready = 1;
+    uint64_t next = 0;
+    for (uint64_t waited = 0; waited < max_cycles; ++waited) {
+        chip.load___05Fvalid = next < n_words;
+        if (next < n_words) chip.load___05Fpayload = words[next] | static_cast<uint64_t>(next == 0) << 32;
+        chip.eval();
+        const bool taken = chip.load___05Fvalid && chip.load___05Fready, replied = chip.loaded___05Fvalid;
+        if (replied) *reply = word(chip.loaded___05Fpayload, 0);
+        s->tick();
+        next += taken;
+        if (replied) {
+            chip.load___05Fvalid = 0;
+            chip.loaded___05Fready = 0;
+            chip.eval();
+            return 0;
+        }
+    }
+    return 1;
+}
+#endif
+
+}  // extern "C"

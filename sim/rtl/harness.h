@@ -1,0 +1,31 @@
+// What the parts of a simulation library share (sim/rtl/harness.cpp).
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "Vchip.h"
+#include "verilated.h"
+
+// Looks on while the clock runs: sim/rtl/observe.cpp and sim/rtl/trace.cpp have one each, an ordinary library has none.
+struct Witness {
+    virtual ~Witness() = default;
+    // Called with ``high`` false when all is settled for the rising edge to come, with true after that edge.
+    virtual void look(bool high) = 0;
+};
+
+struct Simulation {
+    VerilatedContext context;
+    std::unique_ptr<Vchip> chip;
+    std::unique_ptr<Witness> witness;
+
+    void tick() {
+        if (witness) witness->look(false);
+        chip->clk = 1;
+        chip->eval();
+        if (witness) witness->look(true);
+        chip->clk = 0;
+        chip->eval();
+    }
+};

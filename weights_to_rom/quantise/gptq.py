@@ -1,0 +1,132 @@
+"""GPTQ on the weight block format: each weight's rounding error is made good by the weights not yet rounded.
+
+Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+arXiv 2210.17323, algorithm 1, with the blocks of 32 inputs as groups.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from weights_to_rom.config import LlamaConfig
+from weights_to_rom.quantise.blocks import BLOCK, QuantisedMatrix, fit_blocks, recover, row_exponents
+from weights_to_rom.quantise.float_llama import Layer
+
+BITS = 4
+DAMPING = 0.01
+WINDOW = 512
+
+# Matrices that share an input, in the order of the data flow.
+SHARED_INPUT = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+
+
+def gptq(
+    config: LlamaConfig,
+    tensor: Callable[[str], np.ndarray],
+    calibration_tokens: Sequence[int] | np.ndarray,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, QuantisedMatrix]:
+    """The linears of every layer in four bits, under their canonical names.
+
+    The calibration text is cut into windows of 512 tokens, or of ``max_seq_len`` if that is less; several
+    thousand tokens make a good Hessian.  Matrices are quantised in the order in which data flows, each on
+    what the quantised matrices before it make of the text.  In memory at a time are one layer's weights, and
+    4 * dim bytes a token for the residual stream.  ``progress(name)`` is called after each matrix.
+
+    Raises ``ValueError`` if there is no calibration token.
+    """
+    tokens = np.asarray(calibration_tokens, np.int64)
+    if not len(tokens):
+        raise ValueError("GPTQ needs calibration text: it is empty")
+    embedding = np.asarray(tensor("embed"), np.float32)
+    window = min(WINDOW, config.max_seq_len)
+    stream = [embedding[tokens[i : i + window]] for i in range(0, len(tokens), window)]
+    del embedding
+    result = {}
+    for index in range(config.n_layers):
+        layer = Layer(config, index, tensor)
+        for names in SHARED_INPUT:
+            hessian = _hessian(layer, layer.prefix + names[0], stream)
+            for name in names:
+                inputs = layer.weights[name].shape[1]
+                matrix = quantise_with_hessian(layer.weights[name], hessian)
+                layer.weights[name] = matrix.dequantise()[:, :inputs].astype(np.float32)
+                result[layer.prefix + name] = matrix
+                if progress:
+                    progress(layer.prefix + name)
+        stream = [layer.forward(x)[0] for x in stream]
+    return result
+
+
+def _hessian(layer: Layer, name: str, stream: list[np.ndarray]) -> np.ndarray:
+    """x^T x, float64[inputs, inputs], of the inputs x of the matrix ``name`` over the text."""
+    inputs = layer.weights[name.removeprefix(layer.prefix)].shape[1]
+    total = np.zeros((inputs, inputs))
+
+    def add(captured: str, x: np.ndarray) -> None:
+        if captured == name:
+            np.add(total, x.T @ x, out=total)
+
+    for x in stream:
+        layer.forward(x, capture=add)
+    return total
+
+
+def quantise_with_hessian(w: np.ndarray, hessian: np.ndarray) -> QuantisedMatrix:
+    """Four-bit blocks of ``w[rows, inputs]`` that keep ``x @ w.T`` for inputs with ``hessian = x^T x``.
+
+    A block's scale and minimum are searched for when the block is reached, on weights that already carry the
+    errors of the blocks before it: on layers of SmolLM2-135M with a rotated residual stream the error of the
+    outputs was 0.56 of rounding to nearest's, and 0.61 with scales and minima fixed beforehand.
+    Rows that are on the grid already are kept as they are.
+    """
+    rows, inputs = w.shape
+    n_blocks = -(-inputs // BLOCK)
+    padded = n_blocks * BLOCK
+    # The padding repeats the last column, as in ``quantise``, and its inputs are independent of all others.
+    w = np.pad(np.asarray(w, np.float64), ((0, 0), (0, padded - inputs)), mode="edge")
+    h = np.zeros((padded, padded))
+    h[:inputs, :inputs] = hessian
+    h[np.diag_indices(padded)] += DAMPING * np.mean(np.diag(hessian)) or 1.0
+    blocks = w.reshape(rows, n_blocks, BLOCK)
+    e, k = row_exponents(blocks, BITS)
+    q, d, m = _round_columns(w.T.copy(), np.linalg.cholesky(np.linalg.inv(h)).T, e, k)
+    result = QuantisedMatrix(
+        np.ascontiguousarray(q.T).reshape(blocks.shape), d, m, e.astype(np.int8), k.astype(np.uint8), BITS
+    )
+    on_grid, (q, d, m, e, k) = recover(blocks, BITS)
+    for array, exact in ((result.q, q), (result.d, d), (result.m, m), (result.e, e), (result.k, k)):
+        array[on_grid] = exact
+    result.q.reshape(rows, padded)[:, inputs:] = 0
+    return result
+
+
+def _round_columns(
+    columns: np.ndarray, upper: np.ndarray, e: np.ndarray, k: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q uint8[inputs, rows], d and m uint8[rows, n_blocks] of ``columns[inputs, rows]``, which are used up.
+
+    ``upper`` is the Cholesky factor of the inverse Hessian, H^-1 = upper^T upper.  Its row j, divided by its
+    diagonal element, says how the columns after j make up for an error in column j.
+    """
+    inputs, rows = columns.shape
+    q = np.empty((inputs, rows), np.uint8)
+    d, m = (np.empty((rows, inputs // BLOCK), np.uint8) for _ in range(2))
+    errors = np.empty((BLOCK, rows))
+    for block in range(inputs // BLOCK):
+        first, last = block * BLOCK, (block + 1) * BLOCK
+        todo = columns[first:last]
+        # What is left of an error's cost once the columns after it have made up for it.
+        importance = np.diag(upper)[first:last] ** -2.0
+        _, fit_d, fit_m = fit_blocks(todo.T[:, None], e, k, BITS, (importance / importance.max())[None])
+        d[:, block], m[:, block] = fit_d[:, 0], fit_m[:, 0]
+        scale = np.ldexp(d[:, block].astype(np.float64), e)
+        minimum = np.ldexp(m[:, block].astype(np.float64), e + k)
+        inverse = np.divide(1, scale, out=np.zeros(rows), where=scale > 0)
+        for j, row in enumerate(upper[first:last, first:last]):
+            code = np.clip(np.rint((todo[j] + minimum) * inverse), 0, 15)
+            q[first + j] = code
+            errors[j] = (todo[j] - (code * scale - minimum)) / row[j]
+            todo[j + 1 :] -= np.outer(row[j + 1 :], errors[j])
+        columns[last:] -= upper[first:last, last:].T @ errors
+    return q, d, m

@@ -1,0 +1,213 @@
+"""What a checkpoint is to the rest of the pipeline, and the one place that tells the formats apart."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from weights_to_rom.config import LlamaConfig
+from weights_to_rom.readers.known_models import is_known, known_names, resolve
+from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError, read_tokenizer
+
+# Far above any Llama; a damaged header must not make us list billions of names.
+MAX_LAYERS = 1000
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be cast: one line with the file, the offending thing, and what to do."""
+
+
+@dataclass(frozen=True)
+class BlockCodes:
+    """A quantised matrix as its file holds it: ``value = scale * codes - minimum``, blocks of 32 along a row.
+
+    ``codes`` uint8[rows, n_blocks, 32], below ``2**bits``; ``scale`` float32[rows, n_blocks], never negative;
+    ``minimum`` float32[rows, n_blocks], negative only where the whole block is positive.
+    """
+
+    codes: np.ndarray
+    scale: np.ndarray
+    minimum: np.ndarray
+    bits: int
+
+    def values(self) -> np.ndarray:
+        """The weights, float32[rows, n_blocks * 32]; equal to dequantising the file's own blocks."""
+        values = self.scale[..., None] * self.codes - self.minimum[..., None]
+        return values.reshape(len(self.codes), -1)
+
+
+class Checkpoint:
+    """One model on disk.  Tensors are read when they are asked for, one at a time, and never kept.
+
+    Members
+    -------
+    config : LlamaConfig
+    source : str               what to call it in messages
+    notes : list[str]          what was done to tensors that cannot be kept as they are
+    tokenizer : Tokenizer | None
+    """
+
+    def __init__(self, config: LlamaConfig, source: str, tokenizer: Tokenizer | None = None) -> None:
+        self.config = config
+        self.source = source
+        self.notes: list[str] = []
+        self.tokenizer: Tokenizer | None = None
+        self._shapes = config.tensor_shapes()
+        if tokenizer is not None:
+            self._adopt(tokenizer)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """The tensor of a canonical name (``LlamaConfig.tensor_shapes``), as float32.
+
+        Raises CheckpointError if it holds a NaN or an infinity, and KeyError if the model has no such tensor.
+        """
+        shape = self._shapes[name]
+        array = np.ascontiguousarray(self._read(name), dtype=np.float32)
+        if array.shape != shape:
+            raise CheckpointError(f"{self.source}: {name} has shape {array.shape}, not {shape}")
+        self._check_finite(name, array)
+        return array
+
+    def blocks(self, name: str) -> BlockCodes | None:
+        """The file's own codes of a tensor, or None where it has floats or codes of another type."""
+        if name not in self._shapes:
+            raise KeyError(name)
+        return None
+
+    def _read(self, name: str) -> np.ndarray:
+        raise NotImplementedError
+
+    def _check_finite(self, name: str, array: np.ndarray) -> None:
+        finite = np.isfinite(array)
+        if not finite.all():
+            where = np.unravel_index(int(np.argmin(finite)), array.shape)
+            kind = "NaN" if np.isnan(array[where]) else "infinite"
+            raise CheckpointError(
+                f"{self.source}: {name} holds {finite.size - int(finite.sum())} values that are not finite "
+                f"(the first, {kind}, at {tuple(int(i) for i in where)}): the checkpoint is damaged"
+            )
+
+    def _adopt(self, tokenizer: Tokenizer) -> None:
+        """Take a tokenizer; it and the configuration agree afterwards on where a text ends."""
+        size = self.config.vocab_size
+        if tokenizer.base_size > size:
+            raise CheckpointError(
+                f"{self.source}: its tokenizer has {tokenizer.base_size} tokens, the model only {size}: "
+                "name the right one with --tokenizer"
+            )
+        if tokenizer.vocab_size > size:
+            # Common in the wild: a padding token was added to the tokenizer and never to the embedding.
+            self.notes.append(f"tokenizer: tokens {size} to {tokenizer.vocab_size - 1} are not in the model")
+            tokenizer.vocab_size = size
+        config = self.config
+        self.config = replace(
+            config,
+            bos_token_id=tokenizer.bos if config.bos_token_id is None else config.bos_token_id,
+            eos_token_ids=config.eos_token_ids or tokenizer.eos_ids,
+        )
+        tokenizer.eos_ids = self.config.eos_token_ids
+        self.tokenizer = tokenizer
+
+
+def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """Open a Hugging Face directory, a ``.gguf`` file, a llama2.c ``.bin`` or a model known by name.
+
+    ``tokenizer`` names a tokenizer that is not where the format puts it: tokenizer.json, tokenizer.model,
+    llama2.c's tokenizer.bin, or a directory with one of the first two.  All tensors are checked here, by
+    name, shape and place in the file; their values when they are read.  Raises CheckpointError.
+    """
+    path = Path(source)
+    if not path.exists():
+        if not is_known(str(source)):
+            raise CheckpointError(f"{source}: no such file or directory, and no known model: {known_names()}")
+        try:
+            path = resolve(str(source))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+    try:
+        given = None if tokenizer is None else read_tokenizer(Path(tokenizer))
+        return _open(path, given)
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from None
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _open(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
+    # The readers build on this module, so they are imported when they are needed.
+    if path.is_dir():
+        from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
+
+        return HuggingFaceCheckpoint(path, tokenizer)
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF" or path.suffix == ".gguf":
+        from weights_to_rom.readers.gguf_file import GgufCheckpoint
+
+        return GgufCheckpoint(path, tokenizer)
+    if path.suffix == ".bin":
+        from weights_to_rom.readers.llama2c import Llama2cCheckpoint
+
+        return Llama2cCheckpoint(path, tokenizer)
+    if path.suffix in (".safetensors", ".json"):
+        raise CheckpointError(f"{path}: give the directory that holds it, together with its config.json")
+    raise CheckpointError(f"{path}: not a Hugging Face directory, a .gguf file or a llama2.c .bin")
+
+
+def make_config(source: str, **fields: object) -> LlamaConfig:
+    """A LlamaConfig whose complaints name the file."""
+    try:
+        config = LlamaConfig(**fields)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    if config.n_layers > MAX_LAYERS:
+        raise CheckpointError(f"{source}: n_layers must be at most {MAX_LAYERS}, not {config.n_layers}")
+    return config
+
+
+def head_size(source: str, dim: int, n_heads: int) -> int:
+    """The head_dim of a model that does not state one."""
+    if n_heads < 1 or dim % n_heads:
+        raise CheckpointError(f"{source}: dim {dim} is not a multiple of n_heads {n_heads}")
+    return dim // n_heads
+
+
+def check_tensors(
+    source: str,
+    config: LlamaConfig,
+    names: Mapping[str, str],
+    found: Mapping[str, Sequence[int]],
+    ignored: Collection[str] = (),
+) -> None:
+    """Compare what a file holds (``found``: shapes by the file's names) with what the configuration asks for.
+
+    ``names`` maps canonical names to the file's.  A tensor that nobody asked for changes the result in a way
+    that the chip knows nothing of, so it is refused unless its reader says that it may be ``ignored``.
+    """
+    shapes = config.tensor_shapes()
+    expected = {names[name] for name in shapes}
+    extra = [name for name in found if name not in expected and name not in ignored]
+    for name in extra:
+        if name.endswith(".bias"):
+            raise CheckpointError(f"{source}: holds the bias {name}: the chip has no biases")
+    for name, shape in shapes.items():
+        if names[name] not in found:
+            raise CheckpointError(f"{source}: the tensor {names[name]} is missing")
+        if tuple(found[names[name]]) != shape:
+            raise CheckpointError(
+                f"{source}: {names[name]} has shape {tuple(found[names[name]])}, not {shape}"
+            )
+    if extra:
+        more = f" and {len(extra) - 1} more tensors" if extra[1:] else ""
+        raise CheckpointError(f"{source}: holds {extra[0]}{more}, which a Llama of this shape does not have")
+
+
+def half_rotation_rows(n_heads: int, head_dim: int) -> np.ndarray:
+    """Which row of an interleaved q or k matrix is each row in Hugging Face order, int64[n_heads * head_dim].
+
+    RoPE rotates element ``2 j`` with ``2 j + 1`` in llama2.c and in GGUF files of llamas, and ``j`` with
+    ``j + head_dim / 2`` in Hugging Face's; ``hugging_face = interleaved[half_rotation_rows(...)]``.
+    """
+    rows = np.arange(n_heads * head_dim).reshape(n_heads, head_dim // 2, 2)
+    return rows.swapaxes(1, 2).reshape(-1)

@@ -1,0 +1,277 @@
+"""GGUF files of llamas, through the ``gguf`` package."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+from weights_to_rom.config import LlamaConfig, RopeScaling
+from weights_to_rom.readers.base import (
+    BlockCodes,
+    Checkpoint,
+    CheckpointError,
+    check_tensors,
+    half_rotation_rows,
+    head_size,
+    make_config,
+)
+from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+from weights_to_rom.text.tokenizer_models import NORMAL, STARTS_WITH_BOS, byte_level_bpe, sentencepiece_bpe
+
+_LAYER_NAMES = {
+    "attn_norm": "attn_norm",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "ffn_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+_ROPE_FREQS = "rope_freqs.weight"
+_BUFFERS = re.compile(r"rope_freqs\.weight$|blk\.\d+\.attn_rot_embd")
+_FLOATS = (Type.F32, Type.F16, Type.BF16)
+_KEPT = (Type.Q4_0, Type.Q4_1, Type.Q8_0)
+
+
+class GgufCheckpoint(Checkpoint):
+    """One .gguf file of architecture ``llama``."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer | None = None) -> None:
+        fields, self._tensors = _read(path)
+        _check_is_llama(path, fields)
+        found = {name: tuple(reversed(t.shape.tolist())) for name, t in self._tensors.items()}
+        config = _config(path, fields, found)
+        config = replace(
+            config, rope_scaling=_rope_scaling(path, fields, config, self._tensors.get(_ROPE_FREQS))
+        )
+        self._names = {name: _file_name(name) for name in config.tensor_shapes()}
+        check_tensors(
+            str(path), config, self._names, found, ignored={name for name in found if _BUFFERS.match(name)}
+        )
+        super().__init__(config, str(path), tokenizer or _tokenizer(path, fields))
+        for name, file_name in self._names.items():
+            kind = self._tensors[file_name].tensor_type
+            if kind not in (*_FLOATS, *_KEPT):
+                _check_dequantises(path, file_name, kind)
+                self.notes.append(f"{name}: {kind.name} is dequantised and requantised")
+
+    def _read(self, name: str) -> np.ndarray:
+        tensor = self._tensors[self._names[name]]
+        with np.errstate(
+            invalid="ignore"
+        ):  # an infinite scale times a code of 0, which is reported by tensor()
+            array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
+        rows = self._rows(name)
+        array = array.reshape(self._shapes[name])
+        return array if rows is None else array[rows]
+
+    def blocks(self, name: str) -> BlockCodes | None:
+        """The codes of a Q4_0, Q4_1 or Q8_0 tensor, rows in Hugging Face order.
+
+        Negative scales (Q4_0 has them) are mirrored: ``q`` becomes ``2**bits - 1 - q``; no value changes.
+        Raises CheckpointError for scales that are not finite.
+        """
+        tensor = self._tensors[self._names[name]]
+        if tensor.tensor_type not in _KEPT:
+            return None
+        rows = self._rows(name)
+        data = np.asarray(tensor.data)
+        codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.tensor_type)
+        self._check_finite(name, scale)
+        self._check_finite(name, minimum)
+        negative = np.signbit(scale)
+        top = 2**bits - 1
+        codes = np.where(negative[..., None], top - codes, codes).astype(np.uint8)
+        minimum = np.where(negative, minimum - top * scale, minimum).astype(np.float32)
+        return BlockCodes(codes, np.abs(scale), minimum, bits)
+
+    def _rows(self, name: str) -> np.ndarray | None:
+        part = name.rpartition(".")[2]
+        if part not in ("q", "k"):
+            return None
+        n_heads = self.config.n_heads if part == "q" else self.config.n_kv_heads
+        return half_rotation_rows(n_heads, self.config.head_dim)
+
+
+def _split_blocks(data: np.ndarray, kind: Type) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Codes, scale, minimum and bits of raw blocks, uint8[rows, bytes]; scales signed as the file has them.
+
+    The layouts are ``block_q4_0``, ``block_q4_1`` and ``block_q8_0`` of llama.cpp's ``ggml-common.h``: fp16
+    scale, for Q4_1 fp16 offset, then the codes; a byte of 4-bit codes holds elements j and j + 16 (high).
+    """
+    blocks = data.reshape(len(data), -1, gguf.GGML_QUANT_SIZES[kind][1])
+    scale = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
+    if kind == Type.Q8_0:
+        # int8 to offset binary
+        return blocks[..., 2:] ^ np.uint8(128), scale, 128 * scale, 8
+    if kind == Type.Q4_0:
+        packed, minimum = blocks[..., 2:], 8 * scale
+    else:
+        packed = blocks[..., 4:]
+        minimum = -np.ascontiguousarray(blocks[..., 2:4]).view("<f2")[..., 0].astype(np.float32)
+    return np.concatenate([packed & 15, packed >> 4], axis=-1), scale, minimum, 4
+
+
+def _file_name(name: str) -> str:
+    if name in ("embed", "norm", "head"):
+        return {"embed": "token_embd", "norm": "output_norm", "head": "output"}[name] + ".weight"
+    _, layer, part = name.split(".")
+    return f"blk.{layer}.{_LAYER_NAMES[part]}.weight"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
+    """Metadata and tensors by name; tensor data stays mapped."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise CheckpointError(f"{path}: not a GGUF file")
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        # The reader knows no end of file: it stumbles over what is not there.
+        raise CheckpointError(f"{path}: truncated or damaged GGUF file ({error})") from None
+    if reader.endianess != gguf.GGUFEndian.LITTLE:
+        raise CheckpointError(f"{path}: a big-endian GGUF file: convert it to little-endian")
+    return fields, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def _check_is_llama(path: Path, fields: dict[str, Any]) -> None:
+    architecture = fields.get("general.architecture")
+    if architecture != "llama":
+        raise CheckpointError(f"{path}: not a Llama: general.architecture is {architecture!r}")
+    for field in ("llama.expert_count", "llama.attention.sliding_window"):
+        if fields.get(field):
+            raise CheckpointError(f"{path}: {field} is {fields[field]}: the chip has no such feature")
+    if (parts := fields.get("split.count", 1)) > 1:
+        raise CheckpointError(f"{path}: one of {parts} split files: merge them with llama-gguf-split")
+
+
+def _check_dequantises(path: Path, name: str, kind: Type) -> None:
+    try:
+        gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        raise CheckpointError(f"{path}: {name} has the unsupported type {kind.name}") from None
+
+
+def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]]) -> LlamaConfig:
+    def get(key: str, default: Any = None) -> Any:
+        value = fields.get(f"llama.{key}", default)
+        if isinstance(value, list):
+            raise CheckpointError(
+                f"{path}: llama.{key} differs between layers: the chip has one shape for all"
+            )
+        if value is None:
+            raise CheckpointError(f"{path}: llama.{key} is missing")
+        return value
+
+    def number(key: str, default: float | None = None) -> float:
+        # Stored as float32: take the shortest decimal that stands for it, which is what was written.
+        return float(str(np.float32(get(key, default))))
+
+    dim, n_heads = get("embedding_length"), get("attention.head_count")
+    head_dim = fields.get("llama.attention.key_length") or head_size(str(path), dim, n_heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if get(key, head_dim) != head_dim:
+            raise CheckpointError(
+                f"{path}: llama.{key} is {get(key)}, not head_dim ({head_dim}): not supported"
+            )
+    if len(found.get("token_embd.weight", ())) != 2:
+        raise CheckpointError(f"{path}: the tensor token_embd.weight is missing")
+    eos = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    return make_config(
+        str(path),
+        dim=dim,
+        n_layers=get("block_count"),
+        n_heads=n_heads,
+        n_kv_heads=get("attention.head_count_kv", n_heads),
+        head_dim=head_dim,
+        ffn_dim=get("feed_forward_length"),
+        vocab_size=found["token_embd.weight"][0],
+        max_seq_len=get("context_length"),
+        norm_eps=number("attention.layer_norm_rms_epsilon"),
+        rope_theta=number("rope.freq_base", 10000.0),
+        tied="output.weight" not in found,
+        bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
+        eos_token_ids=tuple(dict.fromkeys(i for i in eos if i is not None)),
+    )
+
+
+def _rope_scaling(
+    path: Path, fields: dict[str, Any], config: LlamaConfig, freqs: gguf.ReaderTensor | None
+) -> RopeScaling | None:
+    """Llama-3 scaling out of the divisors of the frequencies, which are all that a GGUF file says of it."""
+    kind = fields.get("llama.rope.scaling.type", "linear")
+    stretch = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 1.0))
+    # A factor of 0 or 1 stretches nothing, and "none" forbids it.
+    if kind not in ("none", "linear") or (kind == "linear" and stretch not in (0.0, 1.0)):
+        raise CheckpointError(
+            f"{path}: rope scaling {kind!r} (factor {stretch}) is not supported, only Llama-3's"
+        )
+    if freqs is None:
+        return None
+    divisors = np.asarray(freqs.data, np.float64)
+    if divisors.shape != (config.head_dim // 2,) or not np.isfinite(divisors).all() or divisors.min() < 1:
+        raise CheckpointError(f"{path}: {_ROPE_FREQS} is not {config.head_dim // 2} numbers of 1 or more")
+    if (divisors == 1).all():
+        return None
+    original = int(fields.get("llama.rope.scaling.original_context_length", 8192))
+    factor = float(str(np.float32(divisors.max())))
+    plain = config.rope_frequencies()
+    for scaling in _candidates(plain, divisors, factor, original):
+        scaled = replace(config, rope_scaling=scaling).rope_frequencies()
+        # The divisors are float32, computed in float32.
+        if np.allclose(plain / scaled, divisors, rtol=2e-6, atol=0):
+            return scaling
+    raise CheckpointError(f"{path}: the divisors in {_ROPE_FREQS} are not those of Llama-3's rope scaling")
+
+
+def _candidates(plain: np.ndarray, divisors: np.ndarray, factor: float, original: int) -> list[RopeScaling]:
+    """What every Llama 3 has, and what two blended frequencies say.
+
+    Between the kept and the divided ones, ``1 / divisor = (1 - s) / factor + s`` with ``s`` linear in the
+    frequency: ``s = (original * frequency / 2 pi - low) / (high - low)``.  Only ratios of the three matter.
+    """
+    candidates = [RopeScaling(factor, 1.0, 4.0, original)]
+    blended = np.flatnonzero((divisors > 1) & (divisors < divisors.max()))
+    if len(blended) >= 2:
+        smooth = (1 / divisors[blended] - 1 / factor) / (1 - 1 / factor)
+        slope, offset = np.polyfit(plain[blended] / (2 * np.pi), smooth, 1)
+        if slope > 0 > offset:
+            low = original * -offset / slope
+            candidates.append(RopeScaling(factor, low, low + original / slope, original))
+    return candidates
+
+
+def _tokenizer(path: Path, fields: dict[str, Any]) -> Tokenizer | None:
+    """The tokenizer of the metadata, or None if there is none."""
+
+    def get(key: str, default: Any = None) -> Any:
+        return fields.get(f"tokenizer.ggml.{key}", default)
+
+    family, tokens = get("model"), get("tokens")
+    if family in (None, "none", "no_vocab") or tokens is None:
+        return None
+    kinds = get("token_type") or [NORMAL] * len(tokens)
+    pre = get("pre", "default")
+    try:
+        if family == "gpt2":
+            model = byte_level_bpe(tokens, get("merges", []), kinds, pre)
+        elif family == "llama":
+            scores = get("scores") or [0.0] * len(tokens)
+            model = sentencepiece_bpe(tokens, scores, kinds, add_space_prefix=get("add_space_prefix", True))
+        else:
+            raise TokenizerError(f"the tokenizer {family!r} is not supported: name another with --tokenizer")
+    except (TokenizerError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    numbers = {name: get(f"{key}_token_id") for name, key in names.items()}
+    special = {f"{name}_token": tokens[i] for name, i in numbers.items() if i is not None and i < len(tokens)}
+    starts = get("add_bos_token", family == "llama" or pre in STARTS_WITH_BOS)
+    template = fields.get("tokenizer.chat_template")
+    return Tokenizer(model, bos=numbers["bos"] if starts else None, chat_template=template, special=special)
