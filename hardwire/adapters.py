@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from hardwire.cli.console import step
-from hardwire.compiled import Output, OutputError, write_json, written_whole
+from hardwire.compiled import CompiledError, CompiledModel, write_json, written_whole
 from weights_to_rom.adapters.lora import adapter_bits, frame, quantise_adapter
 from weights_to_rom.adapters.peft import MODULES, AdapterError, LoraPair, PeftAdapter, open_peft
-from weights_to_rom.config import LlamaConfig
-from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.model_format import shape_of
 from weights_to_rom.schedule import Step
 
 INTEGERS = "adapter.safetensors"
@@ -26,14 +25,14 @@ INTEGERS = "adapter.safetensors"
 def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
     """Quantise a folder that peft wrote for the chip in ``out``, as its adapter ``slot``, and return the figures.
 
-    An adapter of the same name is replaced.  Raises OutputError if the chip has no LoRA or not that many adapters, and
+    An adapter of the same name is replaced.  Raises CompiledError if the chip has no LoRA or not that many adapters, and
     AdapterError for an adapter that the chip cannot hold.
     """
-    output = Output(out)
+    output = CompiledModel(out)
     config, fmt = output.config, output.format
     output.check_lora()
     if not 1 <= slot <= config.n_adapters:
-        raise OutputError(f"{out}: its chip holds adapters 1 to {config.n_adapters}, not {slot}")
+        raise CompiledError(f"{out}: its chip holds adapters 1 to {config.n_adapters}, not {slot}")
     adapter = open_peft(adapter_dir, shape_of(fmt))
     integers = quantise_adapter(adapter, fmt, output.model.residual_shift, config.lora_rank)
     words = frame(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
@@ -60,26 +59,19 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
     return figures
 
 
-def shape_of(fmt: ModelFormat) -> LlamaConfig:
-    """The base model's shape, as far as the sizes of tensors depend on it."""
-    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
-    return LlamaConfig(**{name: getattr(fmt, name) for name in names})
-
-
 def cost(out: Path, context: int) -> dict:
     """What adapters cost: cycles of a sampled token at ``context`` positions with none, on q and v, and on all seven.
 
     No cycle depends on a weight, so the adapters are made up.  ``switching`` is what a token of one sequence takes more
-    because the token before it, of another sequence, used another adapter.  Raises OutputError.
+    because the token before it, of another sequence, used another adapter.  Raises CompiledError.
     """
-    from hdl.chip import Status
-    from hdl.lora.loader import LoadStatus
+    from hdl.interface import LoadStatus, Status
 
-    output = Output(out)
+    output = CompiledModel(out)
     output.check_lora()
     config, fmt = output.config, output.format
     if not 2 <= context <= config.max_context:
-        raise OutputError(f"{out}: a context is 2 to {config.max_context} positions there, not {context}")
+        raise CompiledError(f"{out}: a context is 2 to {config.max_context} positions there, not {context}")
     with step("build the simulation") as running:
         chip = output.chip(lambda done, what: running.update(what, done))
 
@@ -92,12 +84,12 @@ def cost(out: Path, context: int) -> dict:
         integers = quantise_adapter(PeftAdapter("ones", ones), fmt, 0, config.lora_rank)
         reply = chip.load(frame(integers, fmt, number, config.lora_lanes, config.vector_lanes))
         if reply.status != LoadStatus.OK:
-            raise OutputError(f"{out}: the chip did not take an adapter: {reply.status.name}")
+            raise CompiledError(f"{out}: the chip did not take an adapter: {reply.status.name}")
 
     def cycles_of(sequence: int, adapter: int) -> int:
         reply = chip.token(0, sequence=sequence, adapter=adapter)
         if reply.status != Status.OK:
-            raise OutputError(f"{out}: the chip refused a token with adapter {adapter}: {reply.status.name}")
+            raise CompiledError(f"{out}: the chip refused a token with adapter {adapter}: {reply.status.name}")
         return reply.cycles
 
     def at_context(sequence: int, adapter: int) -> int:

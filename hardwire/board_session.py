@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.cli.console import step
-from hardwire.compiled import Output, OutputError
+from hardwire.compiled import CompiledError, CompiledModel
 
 if TYPE_CHECKING:
     from fpga.link.host import BoardSession, Port
@@ -16,11 +16,11 @@ FTDI = 0x0403
 """The USB vendor of the serial adapters that the boards have."""
 
 
-def board_session(output: Output, port: str | None, noise: float = 0.0) -> "BoardSession":
+def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -> "BoardSession":
     """A session with the board at ``port`` (``auto``: the one that answers with this model), or, if that is None, a simulated one.
 
     ``noise`` is the probability with which the simulated line spoils a byte.
-    Raises OutputError if there is no board, or none with this model and chip.
+    Raises CompiledError if there is no board, or none with this model and chip.
     """
     from fpga.link.host import LinkError
 
@@ -41,10 +41,10 @@ def board_session(output: Output, port: str | None, noise: float = 0.0) -> "Boar
             reason = f"{name}: {os.strerror(errno) if errno else error}{hint}"
             if reason not in reasons:
                 reasons.append(reason)
-    raise OutputError("; ".join(reasons) or "no serial port of a board was found: plug it in, or name one with --port")
+    raise CompiledError("; ".join(reasons) or "no serial port of a board was found: plug it in, or name one with --port")
 
 
-def _session(output: Output, port: "Port", slow: bool = False) -> "BoardSession":
+def _session(output: CompiledModel, port: "Port", slow: bool = False) -> "BoardSession":
     from fpga.link.host import BoardSession
 
     end = output.model.eos_token_ids
@@ -72,7 +72,7 @@ def _candidates() -> list[str]:
     return sorted(port.device for port in comports() if port.vid == FTDI)
 
 
-def _simulated(output: Output, noise: float) -> "Port":
+def _simulated(output: CompiledModel, noise: float) -> "Port":
     """The serial port of a board in simulation, which ends when it is closed."""
     import serial
 
@@ -91,7 +91,7 @@ def _simulated(output: Output, noise: float) -> "Port":
     return SimulatedPort(board.port, timeout=0.02)
 
 
-def board_rom(output: Output, folder: Path) -> Path:
+def board_rom(output: CompiledModel, folder: Path) -> Path:
     """A folder with all ROM images of a board: those of the chip, which stay where they are, and its identity."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in output.manifest:

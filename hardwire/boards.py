@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hardwire.board_session import board_rom
 from hardwire.cli.console import say, step
 from hardwire.compile import compile_model
-from hardwire.compiled import Output, OutputError, is_output, write_json
+from hardwire.compiled import CompiledError, CompiledModel, is_output, write_json
 from hardwire.source import Source
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     """Build ``name``, a compiled model (whose lanes stand) or a checkpoint (for which the fastest lanes are found).
 
     Writes top.bit (top.bin), routed.json and report.json to OUT/fpga/BOARD and returns the report; the report of a build that
-    misses its clock is missed.json there.  Raises BuildError, ValueError for a board that is not known, OutputError and
+    misses its clock is missed.json there.  Raises BuildError, ValueError for a board that is not known, CompiledError and
     CheckpointError.
     """
     from fpga.boards import board_named
@@ -88,7 +88,7 @@ def clock_of(board: "Board", mhz: float) -> float:
     return clock_mhz
 
 
-def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate",
+def _placed(output: CompiledModel, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate",
             progress: Callable[[str], None]) -> _Placed:
     from fpga.ecp5.toolchain import bitstream
     from fpga.ice40 import toolchain as ice40_build
@@ -110,16 +110,16 @@ def _placed(output: Output, board: "Board", folder: Path, clock_mhz: float, seed
     return _Placed(report, bit, bit.with_suffix(".routed.json"))
 
 
-def _output(name: str, board: "Board", out: Path | None) -> Output:
+def _output(name: str, board: "Board", out: Path | None) -> CompiledModel:
     """The compiled model ``name``, or the one that is made of the checkpoint, with the fastest lanes that fit."""
     from fpga.estimate import WIDE_BITS, family_name, fastest
     from hdl.verilog import chip_verilog
 
     if is_output(Path(name)):
         say(f"{name} is compiled: its lanes stand")
-        output = Output(name)
+        output = CompiledModel(name)
         if chip_verilog(output.format, output.config) != output.verilog.read_text():
-            raise OutputError(f"{name}: this version of hardwire generates other Verilog: compile it again")
+            raise CompiledError(f"{name}: this version of hardwire generates other Verilog: compile it again")
         return output
     source, wide_bits = Source.open(name), WIDE_BITS[family_name(board)]
     model = source.format(wide_bits)
@@ -127,7 +127,7 @@ def _output(name: str, board: "Board", out: Path | None) -> Output:
     _check_fit(name, best.cells, board)
     out = out or Path("build") / f"{Path(name).name}-{board.name}"
     compile_model(source, out, wide_bits=wide_bits, **best.config.as_dict())
-    return Output(out)
+    return CompiledModel(out)
 
 
 def _check_fit(name: str, cells: "Cells", board: "Board", tight: bool = False) -> None:
@@ -159,7 +159,7 @@ def _largest(board: "Board") -> str:
     return f"The largest bundled model that fits is {name}, with {lanes} --max-context {config.max_context}."
 
 
-def _cycles(output: Output, estimated: "Estimate") -> tuple[int, bool]:
+def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
     """Cycles of a token at the context, and whether they were measured."""
     decode = output.report["measured"].get("decode", {})
     if entry := decode.get(str(estimated.context)):
@@ -183,7 +183,7 @@ def flash(out: str, board_name: str) -> str:
     from fpga.boards import board_named
     from fpga.flash import flash as load
 
-    board, output = board_named(board_name), Output(out)
+    board, output = board_named(board_name), CompiledModel(out)
     folder = output.folder / "fpga" / board.name
     bitstream = folder / _bitstream_name(board)
     again = f"make one with: hardwire fpga build {out} --board {board.name}"
@@ -203,7 +203,7 @@ def verify(out: str, board_name: str) -> list[str]:
     from fpga.memories import contents
     from fpga.verify import verify as compare
 
-    board, output = board_named(board_name), Output(out)
+    board, output = board_named(board_name), CompiledModel(out)
     folder = output.folder / "fpga" / board.name
     if missing := [name for name in (_bitstream_name(board), "routed.json") if not (folder / name).is_file()]:
         raise ValueError(f"{folder / missing[0]}: is not there (make it with: hardwire fpga build {out} --board {board.name})")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from hardwire.cli.console import say, stderr, write
 from hardwire.conversation import READ_AGAIN, Conversation
-from hardwire.saved import SavedError, check_writable, load, save
-from hardwire.target import Subject
+from hardwire.saved import check_writable, load, save
+from hardwire.state import SavedError
+from hardwire.target import Target
 from weights_to_rom.text.tokenizer import TokenizerError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ NEARLY_FULL = 8
 
 
 def chat(
-    subject: Subject,
+    subject: Target,
     *,
     backend: str | None = None,
     sampling: "Sampling",
@@ -45,7 +46,7 @@ def chat(
 
     ``board`` opens a session with a board that has the model in it, instead of ``backend``.
     With ``as_json`` an answer is a line of JSON.  ``save_to`` and ``resume`` are files as of ``run``.
-    Raises what ``Subject`` and ``load`` raise; a line that cannot be answered only is complained about.
+    Raises what ``Target`` and ``load`` raise; a line that cannot be answered only is complained about.
     """
     backend = "board" if board else subject.backend(backend)
     if save_to is not None:
@@ -62,7 +63,7 @@ def chat(
 
 
 class _Chat:
-    def __init__(self, subject: Subject, conversation: Conversation, session: "Session", backend: str,
+    def __init__(self, subject: Target, conversation: Conversation, session: "Session", backend: str,
                  sampling: "Sampling", n_tokens: int, as_json: bool):
         self._subject, self._conversation, self._session = subject, conversation, session
         self._backend, self._sampling, self._n_tokens, self._as_json = backend, sampling, n_tokens, as_json

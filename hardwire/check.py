@@ -8,7 +8,7 @@ import numpy as np
 
 from hardwire.cli.console import step
 from hardwire.measure import busy_fractions
-from hardwire.target import Subject
+from hardwire.target import Target
 from hardwire.units import Sample, chosen_layers
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
@@ -100,7 +100,7 @@ def compare(
 
 
 def check(
-    subject: Subject, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling
+    subject: Target, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling
 ) -> dict:
     """Compare a text that the chip wrote: ``ids`` are the prompt's, ``replies`` follow its last one."""
     result, golden, adapter = Comparison(), subject.golden(), subject.integer_adapter
@@ -118,7 +118,7 @@ def check(
 
 
 def verify(
-    subject: Subject, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False
+    subject: Target, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False
 ) -> dict:
     """Run prompts, or questions, on chip and golden; compare every token and every logit, those after each prompt token too.
 
@@ -203,7 +203,7 @@ def greedy(
             inputs, replies, length = [], [], min(2 * length, CHUNK)
 
 
-def default_prompts(subject: Subject) -> list[str]:
+def default_prompts(subject: Target) -> list[str]:
     """Openings of stories, or random token numbers for a model without a tokenizer."""
     if subject.tokenizer is not None:
         return list(PROMPTS)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from hardwire.cli.console import step
 from hardwire.compiled import (
-    Output,
-    OutputError,
+    CompiledError,
+    CompiledModel,
     check_replaceable,
     describe,
     keep_builds,
@@ -55,14 +55,14 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
     """Put another model of the same shape into a compiled one.
 
     The Verilog is generated anew and must be what it was; the simulation stays.  Returns the report, in it
-    "respin" with the ROM images that changed.  Raises OutputError for a model of another shape or format.
+    "respin" with the ROM images that changed.  Raises CompiledError for a model of another shape or format.
     """
-    old = Output(out)
+    old = CompiledModel(out)
     ours, theirs = old.format.as_dict(), source.format(old.format.wide_bits).as_dict()
     if differing := [
         f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]
     ]:
-        raise OutputError(
+        raise CompiledError(
             f"{source.checkpoint.source}: does not fit the chip in {out}: {'; '.join(differing)}"
         )
     seconds: dict[str, float] = {}
@@ -72,7 +72,7 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
         report = _cast(
             source, model, old.config, folder, out, "decode" in old.report["measured"], seconds, old
         )
-        new = Output(folder).manifest
+        new = CompiledModel(folder).manifest
     return report | {
         "respin": {
             "changed": [name for name, rom in new.items() if rom != old.manifest[name]],
@@ -87,7 +87,7 @@ def _check_epsilons(source: Source, model: IntegerModel, config: "ChipConfig") -
     """The shared engine takes them as signed words."""
     for name, norm in model.norms.items():
         if config.shared and norm.eps_q >= 1 << 31:
-            raise OutputError(f"{source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: "
+            raise CompiledError(f"{source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: "
                               "compile without --shared")
 
 
@@ -99,7 +99,7 @@ def _cast(
     out: Path,
     simulation: bool,
     seconds: dict[str, float],
-    respun: Output | None = None,
+    respun: CompiledModel | None = None,
 ) -> dict:
     """Fill ``folder``, which is to become ``out``; its Verilog must be that of ``respun``."""
     checkpoint = source.checkpoint
@@ -121,7 +121,7 @@ def _cast(
 
         (folder / "chip.v").write_text(chip_verilog(model.format, config))
     if respun is not None and sha256(folder / "chip.v") != respun.about["files"]["chip.v"]:
-        raise OutputError(f"{out}: this version of hardwire generates other Verilog: compile it again")
+        raise CompiledError(f"{out}: this version of hardwire generates other Verilog: compile it again")
     shutil.copymode(folder / "chip.v", folder / "model.safetensors")  # which safetensors makes private
     describe(folder, model, config, source.name, source.tokenizer)
     report = {
@@ -132,7 +132,7 @@ def _cast(
     }
     keep_builds(out, folder)
     if simulation:
-        output = Output(folder)
+        output = CompiledModel(folder)
         with step("build the simulation", seconds) as running:
             chip = output.chip(lambda done, what: running.update(what, done))
         with step("measure", seconds) as running:

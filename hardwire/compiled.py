@@ -28,10 +28,11 @@ from weights_to_rom.adapters.peft import PeftAdapter
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.readers.base import CheckpointError
+from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from hardwire.saved import Saved
+    from hardwire.state import Saved
     from hdl.config import ChipConfig
     from sim.rtl.chip import RtlChip
     from sim.session import Session
@@ -48,29 +49,29 @@ ABOUT = ("source", "tokenizer", "chip_config", "model_format", "ports", "files")
 BACKENDS = ("rtl", "golden", "float")
 
 
-class OutputError(ValueError):
+class CompiledError(ValueError):
     """A folder that is no compiled model, or a damaged one: one line that says which file and what to do."""
 
 
-class Output:
+class CompiledModel:
     """A compiled model, checked: every file is there and is the one that was compiled.
 
-    Raises OutputError.
+    Raises CompiledError.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = folder = Path(folder)
         if not is_output(folder):
-            raise OutputError(
+            raise CompiledError(
                 f"{folder}: no compiled model (make one with: hardwire compile MODEL -o {folder})"
             )
         self.about = self._json("chip.json")
         if self.about.get("kind") != KIND:
-            raise OutputError(
+            raise CompiledError(
                 f"{folder}: chip.json is of kind {self.about.get('kind')!r}, not {KIND!r}: compile it again"
             )
         if missing := [name for name in ABOUT if name not in self.about]:
-            raise OutputError(f"{folder}: chip.json lacks {', '.join(missing)}: compile it again")
+            raise CompiledError(f"{folder}: chip.json lacks {', '.join(missing)}: compile it again")
         self._check(self.about["files"])
         self._check({f"rom/{name}.hex": rom["sha256"] for name, rom in self.manifest.items()})
 
@@ -78,18 +79,18 @@ class Output:
         try:
             value = json.loads((self.folder / name).read_text())
         except (OSError, ValueError) as error:
-            raise OutputError(f"{self.folder}: {name} cannot be read ({error}): compile it again") from None
+            raise CompiledError(f"{self.folder}: {name} cannot be read ({error}): compile it again") from None
         if not isinstance(value, dict):
-            raise OutputError(f"{self.folder}: {name} is not a JSON object: compile it again")
+            raise CompiledError(f"{self.folder}: {name} is not a JSON object: compile it again")
         return value
 
     def _check(self, hashes: Mapping[str, str]) -> None:
         for name, digest in hashes.items():
             path = self.folder / name
             if not path.is_file():
-                raise OutputError(f"{self.folder}: {name} is missing: compile it again")
+                raise CompiledError(f"{self.folder}: {name} is missing: compile it again")
             if sha256(path) != digest:
-                raise OutputError(
+                raise CompiledError(
                     f"{self.folder}: {name} is not the file that was compiled: compile it again"
                 )
 
@@ -122,7 +123,7 @@ class Output:
         """Fields of a dataclass that another version may have written."""
         fields, known = self.about[name], set(kind.__dataclass_fields__)
         if set(fields) != known:
-            raise OutputError(
+            raise CompiledError(
                 f"{self.folder}: was compiled by another version of hardwire "
                 f"({', '.join(sorted(set(fields) ^ known))}): compile it again"
             )
@@ -134,7 +135,7 @@ class Output:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        return Tokenizer.load(self.folder / "tokenizer")
+        return tokenizer_in(self.folder / "tokenizer")
 
     @property
     def verilog(self) -> Path:
@@ -145,7 +146,7 @@ class Output:
         try:
             return Source.open(self.about["source"], self.about["tokenizer"])
         except CheckpointError as error:
-            raise OutputError(
+            raise CompiledError(
                 f"{self.folder}: backend float needs the checkpoint it was compiled from: {error}"
             ) from None
 
@@ -159,7 +160,7 @@ class Output:
         kind = kind or RtlChip
         defines = harness_defines(self.format, self.config)
         if defines != self.about["ports"]:
-            raise OutputError(
+            raise CompiledError(
                 f"{self.folder}: its chip has the ports of another version of hardwire: compile it again"
             )
         addition = kind.addition(self.format, self.config)
@@ -167,10 +168,10 @@ class Output:
         return kind(library, self.folder / "rom", self.format, self.config)
 
     def check_lora(self) -> None:
-        """Raises OutputError if the chip takes no adapters."""
+        """Raises CompiledError if the chip takes no adapters."""
         if not self.config.lora_rank:
             again = f"hardwire compile {self.about['source']} -o {self.folder} --lora-rank 8"
-            raise OutputError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
+            raise CompiledError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
 
     def session(
         self,
@@ -186,8 +187,8 @@ class Output:
         ``adapter`` is what float adds, ``integers`` is the same for the others; the chip loads it as number 1.  With ``saved``
         the chip goes on from there.
         """
-        from hdl.lora.loader import LoadStatus
-        from sim.session import FloatSession, GoldenSession, RtlSession
+        from hdl.interface import LoadStatus
+        from sim.backends import FloatSession, GoldenSession, RtlSession
 
         config, fmt = self.config, self.format
         if backend == "rtl":
@@ -201,7 +202,7 @@ class Output:
             elif words is not None:
                 reply = chip.load(words)
                 if reply.status != LoadStatus.OK:
-                    raise OutputError(f"{self.folder}: the chip did not take the adapter: {reply.status.name}")
+                    raise CompiledError(f"{self.folder}: the chip did not take the adapter: {reply.status.name}")
             position = len(saved.read) if saved else 0
             return RtlSession(chip, fmt.vocab_size, config.max_context, config.n_sinks > 0, number, position)
         if backend == "golden":
@@ -257,7 +258,7 @@ def write_json(path: Path, value: object) -> None:
 def replaced(folder: Path) -> Iterator[Path]:
     """``written_whole`` for a compiled model.
 
-    Raises OutputError if ``folder`` holds anything that is not a compiled model.
+    Raises CompiledError if ``folder`` holds anything that is not a compiled model.
     """
     check_replaceable(folder)
     with written_whole(folder) as new:
@@ -287,15 +288,15 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises OutputError if a compiled model cannot be written to ``folder``."""
+    """Raises CompiledError if a compiled model cannot be written to ``folder``."""
     if folder.exists() or folder.is_symlink():
         if not folder.is_dir():
-            raise OutputError(f"{folder}: is not a folder: name another one")
+            raise CompiledError(f"{folder}: is not a folder: name another one")
         if any(folder.iterdir()) and not is_output(folder):
-            raise OutputError(f"{folder}: holds something that is not a compiled model: name another folder")
+            raise CompiledError(f"{folder}: holds something that is not a compiled model: name another folder")
     parent = next(p for p in folder.resolve().parents if p.exists())
     if not os.access(parent, os.W_OK):
-        raise OutputError(f"{folder}: {parent} is not writable")
+        raise CompiledError(f"{folder}: {parent} is not writable")
 
 
 def keep_builds(old: Path, new: Path) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hardwire.cli.console import step
-from hardwire.target import Subject
+from hardwire.target import Target
 
 if TYPE_CHECKING:
-    from hardwire.saved import Saved
+    from hardwire.state import Saved
     from sim.session import Reply, Sampling, Session
 
 
@@ -38,7 +38,7 @@ class Conversation:
     text : str                        the last answer
     """
 
-    def __init__(self, subject: Subject, chat: bool, system: str | None = None, saved: "Saved | None" = None):
+    def __init__(self, subject: Target, chat: bool, system: str | None = None, saved: "Saved | None" = None):
         self.subject, self.chat = subject, chat
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self.clear()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from hardwire.cli.console import step
 from hardwire.source import read_text
-from hardwire.target import Subject
+from hardwire.target import Target
 from weights_to_rom.text.tokenizer import TokenizerError
 
 
-def evaluate(subject: Subject, text: Path, n_tokens: int, backend: str, window: int) -> dict:
+def evaluate(subject: Target, text: Path, n_tokens: int, backend: str, window: int) -> dict:
     """Perplexity of the first ``n_tokens`` tokens of a file, as ``hardwire perplexity --json`` prints it.
 
     The text is cut into windows that start with an empty context; every token but the first is predicted.

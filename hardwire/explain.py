@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.compiled import Output, OutputError, is_output
+from hardwire.compiled import CompiledError, CompiledModel, is_output
 from hardwire.measure import context_lengths
 from hardwire.source import Source
 from hdl.cycles.token import FABRIC, UNITS, Span, TokenCycles, token_cycles
@@ -29,7 +29,7 @@ def explain(name: str, context: int | None, png: Path | None, **lanes: int | Non
     """Figures for a compiled model, or for the chip that ``compile`` would make of a checkpoint with these ``lanes``.
 
     The picture goes to ``png``, by default OUT/explain.png; of a checkpoint there is none without ``png``.
-    Raises OutputError, CheckpointError, and ValueError for lanes or a context that do not fit.
+    Raises CompiledError, CheckpointError, and ValueError for lanes or a context that do not fit.
     """
     from hdl.config import ChipConfig
 
@@ -38,8 +38,8 @@ def explain(name: str, context: int | None, png: Path | None, **lanes: int | Non
     if is_output(Path(name)):
         if given:
             option = "--" + next(iter(given)).replace("_", "-")
-            raise OutputError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
-        output = Output(name)
+            raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
+        output = CompiledModel(name)
         model, config, measured = output.format, output.config, output.report["measured"]
         png = png or Path(name) / "explain.png"
     else:
@@ -49,7 +49,7 @@ def explain(name: str, context: int | None, png: Path | None, **lanes: int | Non
     if not 1 <= context <= config.max_context:
         raise ValueError(f"{name}: a context is 1 to {config.max_context} positions there, not {context}")
     if png is not None and (png.is_dir() or not png.parent.is_dir()):
-        raise OutputError(f"{png}: {'is a folder' if png.is_dir() else 'its folder is not there'}: name a file for the picture")
+        raise CompiledError(f"{png}: {'is a folder' if png.is_dir() else 'its folder is not there'}: name a file for the picture")
     figures = figures_of(model, config, context, measured)
     if png is not None:
         draw(model, config, context, measured, f"{Path(name).name}, {config.row_lanes * config.block_lanes} multipliers", png)

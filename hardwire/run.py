@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from hardwire.cli.console import say
 from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.measure import CLOCK_MHZ, busy_fractions
-from hardwire.saved import SavedError, check_writable, load, save
-from hardwire.target import Subject
+from hardwire.saved import check_writable, load, save
+from hardwire.state import SavedError
+from hardwire.target import Target
 
 if TYPE_CHECKING:
     from sim.session import Reply, Sampling
 
 
 def run(
-    subject: Subject,
+    subject: Target,
     prompt: str,
     n_tokens: int,
     *,

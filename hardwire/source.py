@@ -8,7 +8,8 @@ from hardwire.cli.console import step
 from weights_to_rom.integer_model import IntegerModel, class_bits, matrix_names, quantise_checkpoint
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.quantise.blocks import QuantisedMatrix
-from weights_to_rom.readers.base import Checkpoint, CheckpointError, open_checkpoint
+from weights_to_rom.readers.base import Checkpoint, CheckpointError
+from weights_to_rom.readers.open import open_checkpoint
 
 CALIBRATION_TOKENS = 8192
 """GPTQ reads no more of its text than this: sixteen windows."""

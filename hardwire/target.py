@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardwire.adapters import shape_of
 from hardwire.cli.console import step
-from hardwire.compiled import BACKENDS, Output, OutputError, is_output
+from hardwire.compiled import BACKENDS, CompiledError, CompiledModel, is_output
 from hardwire.source import Source
 from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
 from weights_to_rom.adapters.peft import PeftAdapter, open_peft
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.model_format import shape_of
 from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
-    from hardwire.saved import Saved
+    from hardwire.state import Saved
     from sim.golden.llama import GoldenLlama
     from sim.rtl.chip import RtlChip
     from sim.session import Session
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 STEPS = {"rtl": "build the simulation", "golden": "read the integer model", "float": "read the weights"}
 
 
-class Subject:
+class Target:
     """A model by the name a person gives it: OUT, a checkpoint's path or a known name.
 
     ``adapter``: a folder that peft wrote, for everything that is computed.
 
-    Raises OutputError or CheckpointError if it is none of them.
+    Raises CompiledError or CheckpointError if it is none of them.
     """
 
     def __init__(self, name: str, tokenizer: str | None = None, adapter: Path | None = None):
         self.name, self._adapter = name, adapter
-        self.output = Output(name) if is_output(Path(name)) else None
+        self.output = CompiledModel(name) if is_output(Path(name)) else None
         if self.output is not None and tokenizer is not None:
-            raise OutputError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
+            raise CompiledError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
         self._given = None if self.output else Source.open(name, tokenizer)
 
     @cached_property
@@ -63,7 +63,7 @@ class Subject:
     def integer_adapter(self) -> IntegerAdapter | None:
         """For the chip's rank, or, of a checkpoint, for the least that holds it.
 
-        Raises AdapterError, and OutputError if the chip takes no adapters.
+        Raises AdapterError, and CompiledError if the chip takes no adapters.
         """
         if self.adapter is None:
             return None
@@ -106,16 +106,16 @@ class Subject:
         """A text may be longer than the context."""
         return self.output is not None and self.output.config.n_sinks > 0
 
-    def compiled(self) -> Output:
-        """Raises OutputError for a checkpoint."""
+    def compiled(self) -> CompiledModel:
+        """Raises CompiledError for a checkpoint."""
         if self.output is None:
-            raise OutputError(f"{self.name}: is not compiled: hardwire compile {self.name} -o OUT")
+            raise CompiledError(f"{self.name}: is not compiled: hardwire compile {self.name} -o OUT")
         return self.output
 
     def backend(self, wanted: str | None) -> str:
-        """The backend to use: by default rtl, or golden if this is no compiled model.  Raises OutputError."""
+        """The backend to use: by default rtl, or golden if this is no compiled model.  Raises CompiledError."""
         if wanted == "rtl" and self.output is None:
-            raise OutputError(
+            raise CompiledError(
                 f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT"
             )
         return wanted or BACKENDS[0 if self.output else 1]
@@ -133,7 +133,7 @@ class Subject:
                 return self.output.session(
                     backend, lambda done, what: running.update(what, done), self.adapter, integers, kind, saved
                 )
-        from sim.session import FloatSession, GoldenSession
+        from sim.backends import FloatSession, GoldenSession
 
         if backend == "golden":
             return GoldenSession(self.model, adapter=integers)

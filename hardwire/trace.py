@@ -5,12 +5,12 @@ from pathlib import Path
 
 from hardwire.check import default_prompts
 from hardwire.cli.console import step
-from hardwire.target import Subject
+from hardwire.target import Target
 from sim.rtl.trace import find_unit, traced, units
 from sim.session import ContextFull
 
 
-def trace(subject: Subject, prompt: str, token: int, unit: str, file: Path | None = None) -> dict:
+def trace(subject: Target, prompt: str, token: int, unit: str, file: Path | None = None) -> dict:
     """Let the chip continue a prompt, greedily, and write a VCD file of ``unit`` while it works on position ``token``.
 
     ``file`` is OUT/traces/UNIT-TOKEN.vcd unless given; it is whole or not there.  What ``hardwire trace --json`` prints.

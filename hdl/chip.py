@@ -1,7 +1,7 @@
 """The chip: a token in, a token out."""
 
 from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
@@ -11,44 +11,15 @@ from hdl.embedding import Embedding
 from hdl.engine.engine import SharedEngine
 from hdl.fabric.matvec import ROW_BITS
 from hdl.fabric.row_lane import word_bits
+from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, TOKEN_BITS, Status
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.narrow import Narrow
 from hdl.lib.rom import Rom, RowRom, WeightRom
-from hdl.lora.loader import frame_beat, load_reply
+from hdl.lib.streams import struct
 from hdl.sampler import Sampler
 from hdl.stage import Stage
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import embedding_matrix, layer_matrices
-
-TOKEN_BITS = 32
-"""Tokens at the chip's ports are whole words, so that one that is too large can be refused and not cut off."""
-
-
-class Status(enum.Enum, shape=3):
-    """What became of a token."""
-
-    OK = 0
-    FULL = 1       # the sequence has all the positions it can have
-    NO_TOKEN = 2   # the token is not in the vocabulary
-    NO_SEQUENCE = 3
-    NO_ADAPTER = 4  # the adapter is not loaded, or not whole
-    NO_NOISE = 5   # a chip that is only greedy was given a temperature
-
-
-def command_layout(config: ChipConfig) -> data.StructLayout:
-    """A token for a sequence: ``restart`` puts it at position 0, ``sample`` asks for the next one.
-
-    With ``release`` there is no token: the sequence is forgotten, and its next token has position 0.
-    """
-    return data.StructLayout({
-        "token": TOKEN_BITS, "sequence": 16, "adapter": 4, "release": 1, "restart": 1, "sample": 1, "inv_temperature": 16,
-        "seed": 32,
-    })
-
-
-def reply_layout(config: ChipConfig) -> data.StructLayout:
-    """``token`` is the sampled one, where one was asked for; ``end`` says that it is the model's end-of-text token."""
-    return data.StructLayout({"token": TOKEN_BITS, "sequence": 16, "position": 32, "status": Status, "end": 1})
 
 
 class Chip(wiring.Component):
@@ -61,10 +32,10 @@ class Chip(wiring.Component):
 
     Members
     -------
-    i : In(stream command_layout)
-    o : Out(stream reply_layout)
-    load : In(stream frame_beat)            with LoRA: frames of adapters, while tokens are served;
-    loaded : Out(stream load_reply)   an answer to each
+    i : In(stream COMMAND)
+    o : Out(stream REPLY)
+    load : In(stream LOAD_WORD)            with LoRA: frames of adapters, while tokens are served;
+    loaded : Out(stream LOAD_REPLY)   an answer to each
     logits_valid : Out(1)       in this cycle ``logits`` go to the sampler, ceil(vocab_size / vector_lanes) beats a token
     logits : Out(lanes)         Wide, LSB 2**-12
     busy, step : Out            the fabric reads a weight word in this cycle, of this matrix (``schedule.Step``)
@@ -72,10 +43,10 @@ class Chip(wiring.Component):
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig):
         self.model, self.config = model, config.checked(model)
-        lora = {"load": In(stream.Signature(frame_beat())), "loaded": Out(stream.Signature(load_reply()))}
+        lora = {"load": In(stream.Signature(struct(LOAD_WORD))), "loaded": Out(stream.Signature(struct(LOAD_REPLY)))}
         super().__init__((lora if config.lora_rank else {}) | {
-            "i": In(stream.Signature(command_layout(config))),
-            "o": Out(stream.Signature(reply_layout(config))),
+            "i": In(stream.Signature(struct(COMMAND))),
+            "o": Out(stream.Signature(struct(REPLY))),
             "logits_valid": Out(1),
             "logits": Out(data.ArrayLayout(model.wide_bits, config.vector_lanes)),
             "busy": Out(1),

@@ -14,7 +14,7 @@ from hdl.lib.bits import bitlen, magnitude, shift_right
 from hdl.lib.rom import Rom
 from hdl.lib.skid import Skid
 from hdl.lib.streams import EXP_BITS, scaled_beat, vector_beat
-from hdl.lib.wide_product import Product
+from hdl.lib.wide_product import WideProduct
 from weights_to_rom.model_format import BLOCK, ceil_to
 from weights_to_rom.tables import rsqrt_table
 
@@ -156,8 +156,8 @@ class RMSNorm(wiring.Component):
         with m.If(advance):
             m.d.sync += bank_read.eq(index)
         for k in range(lanes):
-            first = Product(a_width=width, b_width=16)
-            second = Product(a_width=width + 15, b_width=16)
+            first = WideProduct(a_width=width, b_width=16)
+            second = WideProduct(a_width=width + 15, b_width=16)
             assert (first.latency, second.latency) == (2, 3)
             m.submodules[f"scale_{k}"] = first
             m.submodules[f"gain_{k}"] = second
@@ -171,7 +171,7 @@ class RMSNorm(wiring.Component):
             with m.If(advance):
                 m.d.sync += [chosen.eq(Array(v)[bank_read]), factor.eq(root.data)]
             for bank in range(banks):
-                square = Product(a_width=16, b_width=16)
+                square = WideProduct(a_width=16, b_width=16)
                 assert square.latency == 1
                 m.submodules[f"square_{k}_{bank}"] = square
                 u = Signal(signed(16), name=f"u_{k}_{bank}", reset_less=True)

@@ -11,7 +11,7 @@ from hdl.lib.bits import saturate
 from hdl.lib.rom import Rom
 from hdl.lib.skid import Skid
 from hdl.lib.streams import scaled_beat, vector_beat
-from hdl.lib.wide_product import Product
+from hdl.lib.wide_product import WideProduct
 from weights_to_rom.tables import sine_table
 
 LSB_EXPONENT = -12
@@ -105,7 +105,7 @@ class RoPE(wiring.Component):
                 m.d.sync += turn.eq(again)
             position = Mux(turn, sink_position, position)
 
-        phases = [Product(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
+        phases = [WideProduct(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
         operands = 1 + phases[0].latency + 2 + 1      # frequency, phase, table (a register behind it: it is slow), sign
         latency = operands + 2 + 2                    # the products, sum, rounding
 
@@ -180,7 +180,7 @@ class RoPE(wiring.Component):
         return again | i.valid, values, last, again
 
     def _product(self, m, advance, name: str, a, b):
-        product = Product(a_width=self.wide_bits, b_width=17)
+        product = WideProduct(a_width=self.wide_bits, b_width=17)
         assert product.latency == 2
         m.submodules[name] = product
         m.d.comb += [product.a.eq(a), product.b.eq(b), product.en.eq(advance)]

@@ -7,7 +7,7 @@ from amaranth.utils import bits_for
 
 from hdl.gumbel import Gumbel
 from hdl.lib.streams import vector_beat
-from hdl.lib.wide_product import Product
+from hdl.lib.wide_product import WideProduct
 
 TEMPERATURE_BITS = 16
 NOISE_SHIFT = 10
@@ -151,7 +151,7 @@ class Sampler(wiring.Component):
         scores = []
         for lane in range(self.lanes):
             # The factor is unsigned: a bit more makes it signed.
-            product = Product(a_width=self.wide_bits, b_width=TEMPERATURE_BITS + 1)
+            product = WideProduct(a_width=self.wide_bits, b_width=TEMPERATURE_BITS + 1)
             m.submodules[f"product{lane}"] = product
             noise = Mux(greedy, 0, gumbel.o.payload[lane])
             for stage in range(1 + product.latency):

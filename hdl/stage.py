@@ -8,12 +8,13 @@ from hdl.attention.attention import Attention
 from hdl.config import ChipConfig
 from hdl.fabric.matvec import ROW_BITS, Matvec
 from hdl.fabric.row_lane import word_bits
+from hdl.interface import LOAD_REPLY, LOAD_WORD
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.rom import RomPort, RowRom, WeightRom
 from hdl.lib.skid import Skid
-from hdl.lib.streams import context_layout, stage_beat, vector_beat
+from hdl.lib.streams import context_layout, stage_beat, struct, vector_beat
 from hdl.lora.adder import Lora
-from hdl.lora.loader import LoraLoader, frame_beat, load_reply
+from hdl.lora.loader import LoraLoader
 from hdl.mx import Mx
 from hdl.residual import Residual
 from hdl.rmsnorm import RMSNorm
@@ -54,8 +55,8 @@ class Stage(wiring.Component):
     i : In(stream stage_beat)            residual vectors, Wide; ready for all of a vector
     o : Out(stream stage_beat)           without head: after the last layer
     logits : Out(stream vector_beat)     with head: Wide, in token order
-    load : In(stream frame_beat)         with LoRA: frames of adapters (docs/arithmetic.md, section 6),
-    loaded : Out(stream load_reply)      an answer to each;
+    load : In(stream LOAD_WORD)         with LoRA: frames of adapters (docs/arithmetic.md, section 6),
+    loaded : Out(stream LOAD_REPLY)      an answer to each;
     ready : Out(n_adapters + 1)          bit a: adapter a is there, and whole; bit 0, for none, is always set;
     in_use : In                          the adapter of the token under way, from when ``ready`` was looked at
     weights, rows : In(RomPort)          with head: reads for the embedding, which shares the ROM of a tied head;
@@ -80,7 +81,7 @@ class Stage(wiring.Component):
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
         if config.lora_rank:
             members |= {
-                "load": In(stream.Signature(frame_beat())), "loaded": Out(stream.Signature(load_reply())),
+                "load": In(stream.Signature(struct(LOAD_WORD))), "loaded": Out(stream.Signature(struct(LOAD_REPLY))),
                 "ready": Out(config.n_adapters + 1), "in_use": In(range(config.n_adapters + 1)),
             }
         if head:

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.lib.skid import Skid
 from hdl.lib.streams import scaled_beat, vector_beat
-from hdl.lib.wide_product import Product
+from hdl.lib.wide_product import WideProduct
 from weights_to_rom.tables import silu_tables
 
 LSB_EXPONENT = -24
@@ -71,7 +71,7 @@ class SwiGLU(wiring.Component):
 
         for k in range(lanes):
             table = silu.read_port()
-            product = Product(a_width=width, b_width=width)
+            product = WideProduct(a_width=width, b_width=width)
             assert product.latency == 3
             m.submodules[f"product_{k}"] = product
 

@@ -13,7 +13,7 @@ from amaranth.lib.wiring import connect, flipped
 from hdl.chip import Chip
 from hdl.config import ChipConfig
 from hdl.lib.clock_gate import CLOCK_GATE_VERILOG
-from hdl.lib.ram import Rams
+from hdl.lib.ram import VerilogPlatform
 from hdl.lib.rom import RomSpec, rom_verilog
 from weights_to_rom.model_format import ModelFormat
 
@@ -71,7 +71,7 @@ def _replicated(text: str) -> str:
     return re.sub(r"\{ ([^{}]*?) \}", once, text)
 
 
-class _Parts(Rams):
+class _Parts(VerilogPlatform):
     """The platform that Verilog is written for: a module for each kind of memory, and for each kind of lane."""
 
     def __init__(self):

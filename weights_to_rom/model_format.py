@@ -100,3 +100,9 @@ class ModelFormat:
     def qkv_rows(self) -> int:
         """Rows of the stacked k, v, q matrix, in that order."""
         return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+
+
+def shape_of(fmt: ModelFormat) -> LlamaConfig:
+    """The base model's shape, as far as the sizes of tensors depend on it."""
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
+    return LlamaConfig(**{name: getattr(fmt, name) for name in names})

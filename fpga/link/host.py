@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from fpga.link.protocol import HISTORY, STATUS_SHIFT, Deframer, Flag, Kind, frame
-from hdl.chip import Status
+from hdl.interface import Status
 from sim.golden.sampler import inverse_temperature
 from sim.session import Reply, Sampling, Session, SessionError
 

@@ -7,9 +7,10 @@ from amaranth.lib.wiring import In, Out
 
 from fpga.link.frames import PAYLOAD_BITS
 from fpga.link.protocol import HISTORY, STATUS_SHIFT, Flag, Kind
-from hdl.chip import Status, command_layout, reply_layout
 from hdl.config import ChipConfig
+from hdl.interface import COMMAND, REPLY, Status
 from hdl.lib.rom import Rom
+from hdl.lib.streams import struct
 from weights_to_rom.model_format import ModelFormat
 
 IDENTITY_BITS = 64
@@ -25,8 +26,8 @@ class Link(wiring.Component):
     Members
     -------
     i, o : stream PAYLOAD_BITS      requests in, replies out
-    command : Out(stream command_layout)    to the chip
-    reply : In(stream reply_layout)
+    command : Out(stream COMMAND)    to the chip
+    reply : In(stream REPLY)
     """
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig, identity: int | None = None):
@@ -34,7 +35,7 @@ class Link(wiring.Component):
         self._vocab_size, self._position_bits = model.vocab_size, min(32, config.position_bits + 1)
         super().__init__({
             "i": In(stream.Signature(PAYLOAD_BITS)), "o": Out(stream.Signature(PAYLOAD_BITS)),
-            "command": Out(stream.Signature(command_layout(config))), "reply": In(stream.Signature(reply_layout(config))),
+            "command": Out(stream.Signature(struct(COMMAND))), "reply": In(stream.Signature(struct(REPLY))),
         })
 
     def elaborate(self, platform) -> Module:

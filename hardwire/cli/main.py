@@ -295,11 +295,11 @@ def run(
 ) -> None:
     """Continue a prompt: text on stdout as it comes, figures on stderr."""
     from hardwire.run import run as run_model
-    from hardwire.target import Subject
+    from hardwire.target import Target
     from sim.session import Sampling
 
     figures = run_model(
-        Subject(out, _name(tokenizer), adapter),
+        Target(out, _name(tokenizer), adapter),
         prompt,
         tokens,
         backend=backend and backend.value,
@@ -360,10 +360,10 @@ def chat(
     A model without a chat template continues what you write.  Without a terminal, lines come from stdin as it is.
     """
     from hardwire.chat import chat as chat_with
-    from hardwire.target import Subject
+    from hardwire.target import Target
     from sim.session import Sampling
 
-    subject, board = Subject(out, _name(tokenizer), adapter), None
+    subject, board = Target(out, _name(tokenizer), adapter), None
     if noise and not simulate:
         raise typer.BadParameter("spoils the line of a simulated board: add --simulate", param_hint="--noise")
     if port is not None or simulate:
@@ -425,11 +425,11 @@ def verify(
 ) -> None:
     """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
     from hardwire.check import verify as verify_model
-    from hardwire.target import Subject
+    from hardwire.target import Target
 
     if layer and not sample:
         raise typer.BadParameter("says which layers --sample compares: add --sample", param_hint="--layer")
-    figures = verify_model(Subject(out, adapter=adapter), prompt or [], tokens, (layer or []) if sample else None, chat)
+    figures = verify_model(Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if sample else None, chat)
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)
@@ -499,10 +499,10 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Waves of one unit while the chip works on one token, for GTKWave or Surfer.  Builds a simulation for that unit."""
-    from hardwire.target import Subject
+    from hardwire.target import Target
     from hardwire.trace import trace as trace_unit
 
-    figures = trace_unit(Subject(out, adapter=adapter), prompt, token, unit, file)
+    figures = trace_unit(Target(out, adapter=adapter), prompt, token, unit, file)
     show(figures, as_json, trace_lines(figures))
 
 
@@ -530,11 +530,11 @@ def perplexity(
 ) -> None:
     """How well a model predicts a text, in floating point or on the chip's integers."""
     from hardwire.evaluate import evaluate
-    from hardwire.target import Subject
+    from hardwire.target import Target
 
     if backend == Backend.rtl:
         raise typer.BadParameter("rtl computes what golden computes: measure that", param_hint="--backend")
-    figures = evaluate(Subject(model, _name(tokenizer), adapter), text, tokens, backend.value, window)
+    figures = evaluate(Target(model, _name(tokenizer), adapter), text, tokens, backend.value, window)
     how = f"{figures['tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
     show(figures, as_json, [f"perplexity {figures['perplexity']} ({how})"])
 

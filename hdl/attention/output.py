@@ -11,7 +11,7 @@ from hdl.lib.divider import Reciprocal
 from hdl.lib.rom import address_bits
 from hdl.lib.skid import Skid
 from hdl.lib.streams import scaled_beat
-from hdl.lib.wide_product import Product
+from hdl.lib.wide_product import WideProduct
 
 BASE = -16
 """A result's LSB is 2**BASE."""
@@ -46,7 +46,7 @@ class AttentionOutput(wiring.Component):
             "o": Out(stream.Signature(scaled_beat(vector_lanes, wide_bits + 4))),
         })
         # |num| < 2**(len(num) - 1) and R <= 2**16.
-        self._products = [Product(a_width=len(self.sums.num[0][0]), b_width=18) for _ in range(vector_lanes)]
+        self._products = [WideProduct(a_width=len(self.sums.num[0][0]), b_width=18) for _ in range(vector_lanes)]
         self.latency = self.division + 1 + self._products[0].latency + 2
 
     def elaborate(self, platform):

@@ -45,7 +45,7 @@ def _add_pairs(values: list[Value]) -> list[Value]:
     return [a + b for a, b in zip(values[0::2], values[1::2], strict=False)] + values[len(values) & ~1:]
 
 
-class Multiplier:
+class CodeDot:
     """What the three have in common: registers and the adder tree.
 
     ``dot`` holds P ``latency`` cycles after ``codes`` and ``x``: 2 + log2(block_lanes), and 4 + log2(block_lanes) of Booth, whose
@@ -101,7 +101,7 @@ class Multiplier:
         return product
 
 
-class Magic(Multiplier):
+class Magic(CodeDot):
     """All multiples of an activation exist once; each weight selects one of the sixteen.
 
     This is how the public record reads the multiplier of Taalas' HC1: a ROM cell routes one of sixteen wires.
@@ -129,7 +129,7 @@ class Magic(Multiplier):
         return [Array([multiple(k, j) for k in range(16)])[code] for j, code in enumerate(codes)]
 
 
-class Booth(Multiplier):
+class Booth(CodeDot):
     """Radix-4 Booth recoding of c = q - 8, which is the code with its top bit flipped.
 
     c = d0 + 4 * d1 with d0 = c[0] - 2 * c[1] in -2..1 and d1 = c[1] + c[2] - 2 * c[3] in -2..2 (Booth 1951,
@@ -160,7 +160,7 @@ class Booth(Multiplier):
         return [*low, *(value << 2 for value in high), prepared.total << 3]
 
 
-class Plain(Multiplier):
+class Plain(CodeDot):
     """The multiplication as it stands; synthesis decides (DSP blocks, where there are enough)."""
 
     @property

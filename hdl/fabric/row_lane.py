@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hdl.fabric.code_dot import Multiplier, product_shape, total_shape
+from hdl.fabric.code_dot import CodeDot, product_shape, total_shape
 from hdl.lib.bits import saturate
 from weights_to_rom.model_format import BLOCK
 
@@ -35,7 +35,7 @@ def word_bits(block_lanes: int) -> int:
     return 4 * block_lanes + slice_bits(block_lanes)
 
 
-def product_latency(multiplier: Multiplier) -> int:
+def product_latency(multiplier: CodeDot) -> int:
     """Cycles from a block's last word to its P: narrower words than a block are summed one stage later."""
     return multiplier.latency + (multiplier.block_lanes < BLOCK)
 
@@ -76,7 +76,7 @@ class RowLane(wiring.Component):
     AFTER_PRODUCT = 6
     """Cycles from P to ``result``."""
 
-    def __init__(self, *, multiplier: Multiplier, wide_bits: int, max_terms: int) -> None:
+    def __init__(self, *, multiplier: CodeDot, wide_bits: int, max_terms: int) -> None:
         self.multiplier, self.wide_bits, self.max_terms = multiplier, wide_bits, max_terms
         self.block_lanes = multiplier.block_lanes
         super().__init__({

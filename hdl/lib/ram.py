@@ -9,7 +9,7 @@ NEVER_BOTH = {"no_rw_check": 1}
 """A memory's attribute: no cycle reads and writes it.  Yosys then puts nothing beside a block RAM for a word that is both."""
 
 
-class Rams:
+class VerilogPlatform:
     """What ``platform`` is to ``elaborate`` while Verilog is written: each memory with a write port and a read port and
     without contents becomes an instance of a module, so that the text does not grow with its depth, nor say that the
     memory is zero at first, which an SRAM is not.  ``verilog`` has the modules.

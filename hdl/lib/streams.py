@@ -4,11 +4,29 @@ Every stream is an ``amaranth.lib.stream``: a beat moves when valid and ready ar
 ready.  ``last`` marks the last beat of a vector and travels with the data.
 """
 
+from enum import IntEnum
+from functools import cache
+from types import new_class
+
 from amaranth.hdl import signed
-from amaranth.lib import data
+from amaranth.lib import data, enum
+
+from hdl.interface import Layout
 
 EXP_BITS = 8
 """Bits of an MX exponent, signed."""
+
+
+@cache
+def struct(layout: Layout) -> data.StructLayout:
+    """A layout of the chip's ports as a payload; codes keep their names, so that waves show them."""
+    widths = layout.widths
+    return data.StructLayout({name: widths[name] if isinstance(of, int) else _codes(of, widths[name]) for name, of in layout.fields})
+
+
+def _codes(codes: type[IntEnum], width: int) -> enum.EnumType:
+    """A Python enumeration as one of Amaranth's."""
+    return new_class(codes.__name__, (enum.IntEnum,), {"shape": width}, lambda body: body.update({c.name: c.value for c in codes}))
 
 
 def vector_beat(lanes: int, width: int) -> data.StructLayout:

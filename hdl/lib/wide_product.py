@@ -9,7 +9,7 @@ DIGIT = 17
 """Unsigned bits of a digit: with a sign bit it is an operand of an 18x18 signed multiplier."""
 
 
-class Product(wiring.Component):
+class WideProduct(wiring.Component):
     """p = a * b.
 
     Operands wider than 18 bits are split into digits of 17 bits (the top one signed).  The products of digits

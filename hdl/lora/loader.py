@@ -1,10 +1,12 @@
 """Loading adapters while the chip runs: frames in, adapter memory out (docs/arithmetic.md, section 6)."""
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
+from hdl.interface import LOAD_REPLY, LOAD_WORD, LoadStatus
+from hdl.lib.streams import struct
 from hdl.lora.adder import AdapterWrite
 
 FRAME_BITS = 32
@@ -15,26 +17,6 @@ NUMBER_BITS = 8
 
 STEPS = 4
 """Steps of a layer: QKV, O, GATE_UP, DOWN."""
-
-
-class LoadStatus(enum.Enum, shape=3):
-    """What became of a frame."""
-
-    OK = 0
-    BAD_CHECKSUM = 1
-    BAD_LAYOUT = 2   # made for another shape, rank or other lanes
-    NO_ADAPTER = 3   # there is no adapter of that number
-    INCOMPLETE = 4   # the next frame began before this one had ended
-
-
-def frame_beat() -> data.StructLayout:
-    """A word of a frame; ``first`` marks word 0."""
-    return data.StructLayout({"data": FRAME_BITS, "first": 1})
-
-
-def load_reply() -> data.StructLayout:
-    """What became of the frame for ``adapter``, the number as it stood in word 0."""
-    return data.StructLayout({"adapter": NUMBER_BITS, "status": LoadStatus})
 
 
 class LoraLoader(wiring.Component):
@@ -52,8 +34,8 @@ class LoraLoader(wiring.Component):
 
     Members
     -------
-    i : In(stream frame_beat)
-    o : Out(stream load_reply)         one a frame, in order
+    i : In(stream LOAD_WORD)
+    o : Out(stream LOAD_REPLY)         one a frame, in order
     write : Out(AdapterWrite)          to ``Lora``
     ready : Out(n_adapters + 1)        bit a: a token may use adapter a; bit 0, no adapter, is always set
     steps : Out(4).array               of each adapter that is ready, the steps to be computed; none for number 0
@@ -77,7 +59,7 @@ class LoraLoader(wiring.Component):
         self.n_adapters, self.words, self.lora_lanes = n_adapters, words, lora_lanes
         self.word_bits, self.layout = word_bits, layout
         super().__init__({
-            "i": In(stream.Signature(frame_beat())), "o": Out(stream.Signature(load_reply())),
+            "i": In(stream.Signature(struct(LOAD_WORD))), "o": Out(stream.Signature(struct(LOAD_REPLY))),
             "write": Out(AdapterWrite(n_adapters=n_adapters, words=words, lora_lanes=lora_lanes, word_bits=word_bits)),
             "ready": Out(n_adapters + 1, init=1), "steps": Out(STEPS).array(n_adapters + 1),
             "in_use": In(range(n_adapters + 1)),

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from amaranth.lib import data
 
-from hdl.chip import Status, command_layout, reply_layout
 from hdl.config import ChipConfig
-from hdl.lora.loader import LoadStatus, load_reply
+from hdl.interface import COMMAND, LOAD_REPLY, REPLY, Layout, LoadStatus, Status
 from sim.rtl.verilator import PLAIN, Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step
@@ -52,11 +50,11 @@ class LoadReply:
 
 def harness_defines(model: ModelFormat, config: ChipConfig) -> dict[str, int]:
     """The widths of the chip's ports, for the harness."""
-    return {"COMMAND_WORDS": _words(command_layout(config)), "REPLY_WORDS": _words(reply_layout(config)),
+    return {"COMMAND_WORDS": _words(COMMAND), "REPLY_WORDS": _words(REPLY),
             "LANES": config.vector_lanes, "WIDE_BITS": model.wide_bits} | ({"LORA": 1} if config.lora_rank else {})
 
 
-def _words(layout: data.StructLayout) -> int:
+def _words(layout: Layout) -> int:
     return -(-layout.size // 32)
 
 
@@ -79,7 +77,6 @@ class RtlChip:
         self._library.simulation_token.argtypes = [
             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64,
             ctypes.POINTER(_Statistics)]
-        self._command, self._reply = command_layout(config), reply_layout(config)
         self._library.simulation_state.restype = ctypes.c_uint64
         self._library.simulation_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
         self._library.simulation_restore.restype = None
@@ -99,17 +96,16 @@ class RtlChip:
     def token(self, token: int, *, sequence: int = 0, adapter: int = 0, restart: bool = False, sample: bool = True,
               inv_temperature: int = 0, seed: int = 0) -> RtlReply:
         """Feed one token and run the clock until the chip replies."""
-        command = self._command.const({
-            "token": token, "sequence": sequence, "adapter": adapter, "restart": restart, "sample": sample,
-            "inv_temperature": inv_temperature, "seed": seed}).as_bits()
-        words = np.frombuffer(command.to_bytes(4 * _words(self._command), "little"), np.uint32)
-        reply, statistics = np.zeros(_words(self._reply), np.uint32), _Statistics()
+        command = COMMAND.pack(token=token, sequence=sequence, adapter=adapter, restart=restart, sample=sample,
+                               inv_temperature=inv_temperature, seed=seed)
+        words = np.frombuffer(command.to_bytes(4 * _words(COMMAND), "little"), np.uint32)
+        reply, statistics = np.zeros(_words(REPLY), np.uint32), _Statistics()
         failed = self._library.simulation_token(
             self._chip, words.ctypes.data, reply.ctypes.data, self._logits.ctypes.data, self._logits.size, MAX_CYCLES,
             ctypes.byref(statistics))
         if failed:
             raise SimulationError("the chip gave no reply" if failed == 1 else "the chip gave more logits than it has tokens")
-        fields = self._reply.from_bits(int.from_bytes(reply.tobytes(), "little") & ((1 << self._reply.size) - 1))
+        fields = REPLY.unpack(int.from_bytes(reply.tobytes(), "little"))
         return RtlReply(
             Status(fields["status"]), fields["token"], fields["position"], bool(fields["end"]),
             self._logits[:min(self._vocab_size, statistics.logits)].copy(), statistics.cycles,
@@ -122,7 +118,7 @@ class RtlChip:
         load.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
         if load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
             raise SimulationError("the chip gave no reply to an adapter")
-        fields = load_reply().from_bits(int(reply[0]))
+        fields = LOAD_REPLY.unpack(int(reply[0]))
         self.adapters[fields["adapter"]] = frame_sha256(words)
         return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
 

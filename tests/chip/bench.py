@@ -5,14 +5,14 @@ cocotb runs this module inside the simulation, in a folder that holds ``plan.pic
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, Event, RisingEdge
 
-from hdl.chip import Status, command_layout, reply_layout
-from hdl.lora.loader import LoadStatus, load_reply
+from hdl.interface import COMMAND, LOAD_REPLY, REPLY, LoadStatus, Status
 from sim.cocotb.bfm import StreamDriver, StreamMonitor
 from tests.chip.plan import Load
 
@@ -63,7 +63,6 @@ async def send_words(load: StreamDriver, what: Load) -> None:
 @cocotb.test(timeout_time=2 * MAX_CYCLES, timeout_unit="step")
 async def every_token_and_every_logit(dut):
     plan = pickle.loads(Path("plan.pickle").read_bytes())
-    command_bits, reply_bits = command_layout(plan.config), reply_layout(plan.config)
     i = StreamDriver(dut, "i", stall=plan.stall_in, seed=plan.seed)
     o = StreamMonitor(dut, "o", stall=plan.stall_out, seed=plan.seed)
     Clock(dut.clk, 2, "step").start()
@@ -75,7 +74,7 @@ async def every_token_and_every_logit(dut):
     # A reset in the midst of a token, and of a frame, must leave nothing behind.
     tokens = [exchange[0] for exchange in plan.exchanges if not isinstance(exchange, Load)]
     await reset(dut)
-    await i.send(command_bits.const(vars(tokens[0])).as_bits())
+    await i.send(COMMAND.pack(**vars(tokens[0])))
     if load is not None:
         words = plan.first_frame
         await send_words(load, Load(words[: len(words) // 2], True, ()))
@@ -89,7 +88,7 @@ async def every_token_and_every_logit(dut):
 
     async def send_all(commands):
         for command in commands:
-            await i.send(command_bits.const(vars(command)).as_bits())
+            await i.send(COMMAND.pack(**vars(command)))
             taken.set()
 
     async def load_all(what: Load, number: int):
@@ -98,7 +97,7 @@ async def every_token_and_every_logit(dut):
             await ClockCycles(dut.clk, 4)  # by then the chip has looked whether the adapter is there
         sending = cocotb.start_soon(send_words(load, what))
         for expected in what.replies:
-            reply = load_reply().from_bits(await loaded.receive())
+            reply = SimpleNamespace(**LOAD_REPLY.unpack(await loaded.receive()))
             got = reply.adapter, LoadStatus(reply.status)
             assert got == expected, f"exchange {number}, load: replied {got}, not {expected}"
         await sending
@@ -114,7 +113,7 @@ async def every_token_and_every_logit(dut):
                 await loading
         sender = cocotb.start_soon(send_all([command for command, _ in group]))
         for command, expected in group:
-            reply = reply_bits.from_bits(await o.receive())
+            reply = SimpleNamespace(**REPLY.unpack(await o.receive()))
             what = f"exchange {number}, {command}"
             number += 1
             if expected.logits is None:

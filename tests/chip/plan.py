@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.chip import Status
 from hdl.config import ChipConfig
-from hdl.lora.loader import LoadStatus
+from hdl.interface import LoadStatus, Status
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
 from weights_to_rom.adapters.lora import IntegerAdapter, frame, quantise_adapter

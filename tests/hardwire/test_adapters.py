@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hardwire.target import Subject
+from hardwire.target import Target
 from tests.support.cli import Hardwire
 from weights_to_rom.adapters.peft import MODULES
 
@@ -60,7 +60,7 @@ def test_float_tells_of_pirates_too(hardwire, out):
 
 def test_float_and_golden_slide_alike(out):
     """Far beyond the window, their logits differ as they do within it: by the rounding of the integers."""
-    subject = Subject(str(out))
+    subject = Target(str(out))
     tokens = [0, *(i * 7 % 500 for i in range(150))]
     errors = []
     sessions = subject.session("float"), subject.session("golden")

@@ -18,10 +18,10 @@ from tokenizers import decoders, models, pre_tokenizers
 import hdl.verilog
 from hardwire.compile import compile_model
 from hardwire.source import Source
+from sim.backends import GoldenSession
 from sim.golden.llama import GoldenLlama
-from sim.session import GoldenSession
 from tests.support.cli import SHAPE, TEMPLATE, Hardwire, write_model, write_talker
-from weights_to_rom.readers.base import open_checkpoint
+from weights_to_rom.readers.open import open_checkpoint
 from weights_to_rom.text.tokenizer import Tokenizer
 
 LINES = ("What?", "Who is big and red?", "No.")

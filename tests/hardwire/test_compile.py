@@ -7,11 +7,12 @@ import pytest
 
 from hardwire.check import verify
 from hardwire.compile import compile_model
-from hardwire.compiled import Output, OutputError
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.source import Source
-from hardwire.target import Subject
-from hdl.chip import Status
-from sim.session import RtlSession, Sampling, SessionError
+from hardwire.target import Target
+from hdl.interface import Status
+from sim.backends import RtlSession
+from sim.session import Sampling, SessionError
 from tests.support.models import RandomCheckpoint, random_config
 
 
@@ -22,7 +23,7 @@ def compiled(folder, **changes):
 
 
 def test_a_chip_on_the_shared_engine(tmp_path):
-    out = Output(compiled(tmp_path))
+    out = CompiledModel(compiled(tmp_path))
     assert out.config.shared
     assert out.format.sine_bits == 8
     assert {"weights_00", "rows", "gain", "norm", "freq", "constant"} == set(out.manifest)
@@ -30,14 +31,14 @@ def test_a_chip_on_the_shared_engine(tmp_path):
 
 
 def test_an_epsilon_that_is_too_large(tmp_path):
-    with pytest.raises(OutputError, match=r"the epsilon of .*norm is too large for the shared engine: compile without --shared"):
+    with pytest.raises(CompiledError, match=r"the epsilon of .*norm is too large for the shared engine: compile without --shared"):
         compiled(tmp_path, norm_eps=5.0)
     assert not (tmp_path / "out").exists()
 
 
 def test_units_that_cannot_be_looked_at(tmp_path):
     with pytest.raises(ValueError, match="has one engine for all units, and no ports between them to look at: leave out --sample"):
-        verify(Subject(str(compiled(tmp_path))), [], 1, layers=[])
+        verify(Target(str(compiled(tmp_path))), [], 1, layers=[])
 
 
 def test_a_temperature():

@@ -9,7 +9,7 @@ import pytest
 
 import hdl.verilog
 from hardwire.compile import compile_model
-from hardwire.compiled import Output, OutputError, keep_builds, replaced, sha256
+from hardwire.compiled import CompiledError, CompiledModel, keep_builds, replaced, sha256
 from hardwire.source import Source
 from tests.support.cli import write_model
 from weights_to_rom.pack.rom_image import rom_images
@@ -33,7 +33,7 @@ def out(compiled: Path, tmp_path: Path) -> Path:
 
 
 def test_contents(compiled):
-    output = Output(compiled)
+    output = CompiledModel(compiled)
     model = Source.open(str(compiled.parent / "model")).quantise()
     assert output.format == model.format == output.model.format
     assert output.tokenizer is None
@@ -50,11 +50,11 @@ def test_contents(compiled):
 
 
 def test_report(compiled):
-    report = Output(compiled).report
+    report = CompiledModel(compiled).report
     derived = report["derived"]
     embedding, layer = 41 * 32, 32 * 8 * (4 + 2) * 2 + 3 * 32 * 40 + 2 * 32
     assert derived["parameters"] == embedding + layer + 32
-    manifest = Output(compiled).manifest
+    manifest = CompiledModel(compiled).manifest
     assert derived["rom_bits"] == sum(rom["width"] * rom["depth"] for rom in manifest.values())
     assert derived["bits_per_weight"] == round(derived["rom_bits"] / derived["parameters"], 3)
     assert derived["multipliers_per_cycle"] == 8
@@ -95,25 +95,25 @@ def cut(path: Path) -> None:
 )
 def test_damage_is_named(out, name, damage, complaint):
     damage(out / name)
-    with pytest.raises(OutputError, match=complaint) as error:
-        Output(out).session("rtl")
+    with pytest.raises(CompiledError, match=complaint) as error:
+        CompiledModel(out).session("rtl")
     assert str(out) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_float_session_needs_the_checkpoint(out, compiled):
     model = shutil.copytree(compiled.parent / "model", out.parent / "moved")
     edit_json(out / "chip.json", source=str(model))
-    assert 0 <= Output(out).session("float").step(5).token < 41
+    assert 0 <= CompiledModel(out).session("float").step(5).token < 41
     shutil.rmtree(model)
-    with pytest.raises(OutputError, match=r"backend float needs the checkpoint.*moved"):
-        Output(out).session("float")
+    with pytest.raises(CompiledError, match=r"backend float needs the checkpoint.*moved"):
+        CompiledModel(out).session("float")
 
 
 def test_golden_session_has_the_compiled_context(compiled):
-    session = Output(compiled).session("golden")
+    session = CompiledModel(compiled).session("golden")
     assert (session.vocab_size, session.max_context) == (41, 24)
     with pytest.raises(ValueError, match="backend must be one of rtl, golden, float"):
-        Output(compiled).session("numpy")
+        CompiledModel(compiled).session("numpy")
 
 
 def test_what_is_no_output_is_not_replaced(tmp_path, compiled):
@@ -122,7 +122,7 @@ def test_what_is_no_output_is_not_replaced(tmp_path, compiled):
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("x")
     for name, complaint in (("full", "not a compiled model"), ("file", "is not a folder")):
-        with pytest.raises(OutputError, match=complaint):
+        with pytest.raises(CompiledError, match=complaint):
             compile_model(source, tmp_path / name, simulation=False)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "full"]
@@ -135,7 +135,7 @@ def test_an_empty_folder_and_an_output_are_replaced(out, compiled):
     for folder in (empty, out, out.parent / "deeper" / "new"):
         with replaced(folder) as new:
             shutil.copytree(compiled, new, dirs_exist_ok=True)
-        assert Output(folder).about == Output(compiled).about
+        assert CompiledModel(folder).about == CompiledModel(compiled).about
         assert not (folder / "left-over").exists()
         assert not list(folder.parent.glob(".*"))
 
@@ -151,7 +151,7 @@ def test_a_failed_compile_leaves_what_was_there(out, compiled, monkeypatch):
     for folder in (out, out.parent / "new"):
         with pytest.raises(ValueError, match="no Verilog today"):
             compile_model(source, folder, simulation=False, max_context=8)
-    assert sha256(Output(out).folder / "chip.json") == before
+    assert sha256(CompiledModel(out).folder / "chip.json") == before
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
@@ -160,7 +160,7 @@ def test_an_interrupted_compile_leaves_what_was_there(out):
         (folder / "chip.v").write_text("half of it")
         raise KeyboardInterrupt
     assert [p.name for p in out.parent.iterdir()] == [out.name]
-    Output(out)
+    CompiledModel(out)
 
 
 def test_lanes_that_do_not_fit_write_nothing(tmp_path, compiled):

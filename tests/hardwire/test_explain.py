@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import hdl.cycles.token
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.cycles.token import FABRIC, UNITS, token_cycles
@@ -157,7 +157,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_the_check_sees_a_wrong_latency(folder, monkeypatch):
-    output = Output(folder / "out")
+    output = CompiledModel(folder / "out")
     compare(output.chip(), output.format, output.config)
     for name in ("RESIDUAL", "SWIGLU", "MX"):
         with monkeypatch.context() as patch:
@@ -168,7 +168,7 @@ def test_the_check_sees_a_wrong_latency(folder, monkeypatch):
 
 def test_explain(hardwire, folder):
     result = hardwire("explain", folder / "out", "--json")
-    figures, report = json.loads(result.out), Output(folder / "out").report
+    figures, report = json.loads(result.out), CompiledModel(folder / "out").report
     assert result.code == 0 and figures["context"] == 24
     for token in figures["predicted"].values():
         assert list(token["by_unit"]) == list(UNITS) and sum(token["by_unit"].values()) == token["cycles"]
@@ -215,7 +215,7 @@ def test_explain_before_compiling(hardwire, folder):
         return json.loads(hardwire("explain", folder / "model", *options, *sum(words.items(), ())).out)
 
     now = explain()
-    measured = Output(folder / "out").report["measured"]["decode"]
+    measured = CompiledModel(folder / "out").report["measured"]["decode"]
     assert {n: at["decode"]["predicted"] for n, at in now["contexts"].items() if n != "20"} == {
         n: at["cycles"] for n, at in measured.items()
     }

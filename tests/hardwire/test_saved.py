@@ -11,19 +11,20 @@ import pytest
 
 import hdl.verilog
 from hardwire.compile import compile_model, respin
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.run import run as run_model
-from hardwire.saved import KIND, SavedError, load
+from hardwire.saved import KIND, load
 from hardwire.source import Source
-from hardwire.target import Subject
-from hdl.chip import Status
+from hardwire.state import SavedError
+from hardwire.target import Target
+from hdl.interface import Status
 from sim.golden.llama import GoldenLlama
 from sim.session import Sampling
 from tests.support.cli import Hardwire, write_model, write_talker
 from tests.weights_to_rom.adapters.test_lora import random_adapter, write_adapter
 from weights_to_rom.adapters.lora import frame
 from weights_to_rom.adapters.peft import PeftAdapter
-from weights_to_rom.readers.base import open_checkpoint
+from weights_to_rom.readers.open import open_checkpoint
 
 pytestmark = pytest.mark.xdist_group("save")  # one worker, so that the chip is built once
 
@@ -54,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(folder) -> Path:
-    run_model(Subject(str(folder / "out")), "The dog", 12, sampling=Sampling(), ignore_end=True, save_to=folder / "saved")
+    run_model(Target(str(folder / "out")), "The dog", 12, sampling=Sampling(), ignore_end=True, save_to=folder / "saved")
     return folder / "saved"
 
 
@@ -72,7 +73,7 @@ def refused(hardwire: Hardwire, complaint: str, *arguments: object, stdin: str =
 
 def test_two_sequences_and_an_adapter(folder):
     """The chip alone: after restoring, tokens, logits and cycles are those of the chip that went on, and of golden."""
-    output, subject = Output(folder / "out"), Subject(str(folder / "out"), adapter=folder / "adapter")
+    output, subject = CompiledModel(folder / "out"), Target(str(folder / "out"), adapter=folder / "adapter")
     integers, config = subject.integer_adapter, output.config
     chip, other = output.chip(), output.chip()
     goldens = GoldenLlama(output.model, WINDOW, N_SINKS), GoldenLlama(output.model, WINDOW, N_SINKS)
@@ -131,7 +132,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(hardwire, folder, tmp_path, adap
 
 def test_a_resumed_run_takes_a_prompt(hardwire, folder, saved):
     figures = run(hardwire, folder / "out", "--resume", saved, "--prompt", " He was", "--tokens", 10, "--check")
-    said, model = load(saved, Output(folder / "out")), Output(folder / "out")
+    said, model = load(saved, CompiledModel(folder / "out")), CompiledModel(folder / "out")
     assert figures["prompt_tokens"] == [*said.pending, *model.tokenizer.encode(" He was", bos=False)]
     assert figures["position"] == len(said.read) and figures["check"]["first_difference"] is None
     golden = GoldenLlama(model.model, WINDOW, N_SINKS)
@@ -155,7 +156,7 @@ def test_an_adapter_stays_with_the_chip(hardwire, folder, tmp_path, saved):
 
 def test_no_rom_is_in_the_file(folder, saved):
     """Where a chip holds its weights, the difference that is saved is nothing."""
-    output = Output(folder / "out")
+    output = CompiledModel(folder / "out")
     chip = output.chip()
     state = chip.state().tobytes()
     chip.close()
@@ -172,7 +173,7 @@ def test_no_rom_is_in_the_file(folder, saved):
 
 
 def test_a_damaged_file_is_refused(hardwire, folder, saved, tmp_path):
-    content, output, file = saved.read_bytes(), Output(folder / "out"), tmp_path / "file"
+    content, output, file = saved.read_bytes(), CompiledModel(folder / "out"), tmp_path / "file"
     first = content.index(b"\n")
     rng = np.random.default_rng(1)
     damaged = [content[:n] for n in (0, 1, 20, first, first + 1, first + 40, len(content) - 1)]

@@ -9,7 +9,7 @@ import pytest
 
 import sim.rtl.trace
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from hdl.fabric.matvec import TAG_BITS
 from hdl.fabric.row_output import result_beat
@@ -72,7 +72,7 @@ def read_vcd(text: str) -> tuple[set[str], dict[str, list[int]]]:
 
 def golden_results(out, position: int) -> tuple[list[int], dict[Step, np.ndarray]]:
     """The tokens read up to a position, and golden's results of the fabric there, rows in the chip's order."""
-    output = Output(out)
+    output = CompiledModel(out)
     llama, tokens, seen = GoldenLlama(output.model), list(PROMPT), {}
     first = {"k": Step.QKV, "o": Step.O, "gate": Step.GATE_UP, "down": Step.DOWN, "embed": Step.HEAD}
 
@@ -99,7 +99,7 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
     assert result.code == 0 and [path.name for path in tmp_path.iterdir()] == ["waves.vcd"]
     figures = json.loads(result.out)
     tokens, rows = golden_results(out, position)
-    chip = Output(out).chip(kind=sim.rtl.trace.traced("chip.core.stage.matvec.output"))
+    chip = CompiledModel(out).chip(kind=sim.rtl.trace.traced("chip.core.stage.matvec.output"))
     replies = [chip.token(token, restart=here == 0) for here, token in enumerate(tokens[: position + 1])]
     chip.close()
     assert figures == {"file": str(file), "bytes": file.stat().st_size, "unit": "chip.core.stage.matvec.output",
@@ -110,7 +110,7 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
     assert all(scope.startswith("TOP.chip.core.stage.matvec.output") for scope in scopes)
     assert values["core_clk"] == [0, 1] * figures["cycles"] + [0]
 
-    lanes = Output(out).config.vector_lanes
+    lanes = CompiledModel(out).config.vector_lanes
     layout = result_beat(lanes, 32, TAG_BITS)
     beats = {step: [] for step in Step}
     for valid, ready, payload in zip(*(values[f"o__{part}"][::2] for part in ("valid", "ready", "payload")), strict=True):
@@ -132,7 +132,7 @@ def test_tokens_of_the_prompt_and_the_files_place(hardwire, out):
 
 
 def test_units_of_the_verilog(out):
-    paths = sim.rtl.trace.units(Output(out).verilog.read_text())
+    paths = sim.rtl.trace.units(CompiledModel(out).verilog.read_text())
     for name, path in (("rmsnorm", "chip.core.stage.rmsnorm"), ("embedding", "chip.core.embedding"),
                        ("lane_01", "chip.core.stage.matvec.lane_01"), ("attention.cache", "chip.core.stage.attention.cache"),
                        ("stage", "chip.core.stage"), ("chip.core", "chip.core")):
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_whole(hardwire, out):
     """/dev/full takes no byte; the failure is said, and nothing is left."""
     from sim.rtl.verilator import SimulationError
 
-    chip = Output(out).chip(kind=sim.rtl.trace.traced("chip.core.stage.matvec.output"))
+    chip = CompiledModel(out).chip(kind=sim.rtl.trace.traced("chip.core.stage.matvec.output"))
     chip.trace("/dev/full")
     chip.token(1, restart=True)
     with pytest.raises(SimulationError, match="disk full"):

@@ -10,9 +10,9 @@ import pytest
 
 from hardwire.check import verify
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.source import Source
-from hardwire.target import Subject
+from hardwire.target import Target
 from sim.golden.llama import GoldenLlama
 from sim.rtl.observe import Beats, ObservedChip
 from tests.support.adapters import random_adapter
@@ -33,11 +33,11 @@ def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     compile_model(Source.open(str(write_model(folder / "model", config=CONFIG))), folder / "out", simulation=False, row_lanes=2,
                   block_lanes=8, attention_heads=1, attention_lanes=4, n_sinks=3, lora_rank=RANK)
-    Output(folder / "out").chip(kind=ObservedChip).close()
+    CompiledModel(folder / "out").chip(kind=ObservedChip).close()
     return folder / "out"
 
 
-class WithAdapters(Subject):
+class WithAdapters(Target):
     """The chip gets ``adapter``, golden ``golden_adapter``."""
 
     def __init__(self, out, adapter, golden_adapter=None):
@@ -55,7 +55,7 @@ class WithAdapters(Subject):
 @pytest.mark.parametrize("steps", [None, 15, 0b1010])
 def test_every_beat_at_every_port_is_goldens(out, steps):
     """Beyond the context, too; with an adapter on some steps, on all, and with none."""
-    output = Output(out)
+    output = CompiledModel(out)
     rng = np.random.default_rng(1)
     adapter = None if steps is None else random_adapter(rng, output.format, RANK, steps)
     figures = verify(WithAdapters(out, adapter), [PROMPT, "40"], 30, [])
@@ -75,13 +75,13 @@ def test_every_beat_at_every_port_is_goldens(out, steps):
 
 
 def test_layers_that_are_chosen(out, tmp_path):
-    every, some = (verify(Subject(str(out)), [PROMPT], 3, layers)["sample"] for layers in ([], [2, 1, 2]))
+    every, some = (verify(Target(str(out)), [PROMPT], 3, layers)["sample"] for layers in ([], [2, 1, 2]))
     assert some["layers"] == [1, 2] and some["beats"] == some["identical_beats"]
     assert some["beats"]["attention"] == every["beats"]["attention"] * 2 // 3
     assert some["beats"]["residual"] == every["beats"]["residual"] * (1 + 1 + 4) // 7  # embedding, what enters 1, both of 1, 2
     wrong = packed_wrong(out, tmp_path / "out", lambda model: changed(model, "layers.0.q", "e", lambda e: row_exponent(e, 3)))
     for layers, unit, layer, what in (([0], "matvec", 0, "q[3]"), ([2], "residual", 1, "not sampled")):
-        first = verify(Subject(str(wrong)), [PROMPT], 3, layers)["first_difference"]
+        first = verify(Target(str(wrong)), [PROMPT], 3, layers)["first_difference"]
         assert (first["unit"], first["layer"]) == (unit, layer) and what in first["what"]
 
 
@@ -185,7 +185,7 @@ def test_a_wrong_rom_is_traced_to_its_unit(out, tmp_path, name):
         spoilt, expected = FAULTS[name](model, rng)
         return spoilt
 
-    figures = verify(Subject(str(packed_wrong(out, tmp_path / "out", wrong))), [PROMPT, "1 2 3 4 5 6"], 20, [])
+    figures = verify(Target(str(packed_wrong(out, tmp_path / "out", wrong))), [PROMPT, "1 2 3 4 5 6"], 20, [])
     first = figures["first_difference"]
     unit, layer, what = expected
     assert (first["unit"], first["layer"]) == (unit, layer)
@@ -216,7 +216,7 @@ PORTS = ("embedding", "residual", "rmsnorm", "mx_norm", "matvec", "lora", "rope"
 def test_one_bit_at_any_port_is_seen(out, monkeypatch, port, field):
     """The last of the first chunk of two positions is changed; then that bit, and nothing else, is the difference."""
     rng = np.random.default_rng(sum(port.encode()))
-    output = Output(out)
+    output = CompiledModel(out)
     chip = output.chip(kind=ObservedChip)
     tap = chip.taps[port]
     chip.close()
@@ -236,7 +236,7 @@ def test_one_bit_at_any_port_is_seen(out, monkeypatch, port, field):
             done = True
 
     watched(monkeypatch, flip)
-    figures = verify(Subject(str(out)), [PROMPT], 3, [])
+    figures = verify(Target(str(out)), [PROMPT], 3, [])
     first = figures["first_difference"]
     assert (first["unit"], first["position"]) == (port.partition(".")[0], 2)
     assert first["rtl"] ^ first["golden"] == (-1 << bit if bit == width - 1 else 1 << bit)
@@ -253,12 +253,12 @@ def test_a_beat_too_few_or_too_many_is_seen(out, monkeypatch, more, what):
         words["swiglu"] = np.resize(words["swiglu"], (ends["swiglu"][-1], words["swiglu"].shape[1]))
 
     watched(monkeypatch, shift)
-    first = verify(Subject(str(out)), [PROMPT], 3, [])["first_difference"]
+    first = verify(Target(str(out)), [PROMPT], 3, [])["first_difference"]
     assert (first["unit"], first["position"], first["what"]) == ("swiglu", 0, what)
 
 
 def test_another_adapter_than_goldens_is_traced_to_the_adder(out):
-    fmt = Output(out).format
+    fmt = CompiledModel(out).format
     adapter = random_adapter(np.random.default_rng(2), fmt, RANK)
     name = f"layers.1.{next(kind for kind in KINDS if f'layers.1.{kind}' in adapter.matrices)}"
     blocks = adapter.matrices[name]
@@ -289,8 +289,8 @@ def test_command(out, tmp_path, capsys, monkeypatch):
 def test_two_chips_are_closed_in_any_order(out):
     """What a library with scopes can get wrong, by waiting for ever: in a process of its own."""
     code = (
-        "import sys; from hardwire.compiled import Output; from sim.rtl.observe import ObservedChip; "
-        "out = Output(sys.argv[1]); first, second = (out.chip(kind=ObservedChip) for _ in range(2)); "
+        "import sys; from hardwire.compiled import CompiledModel; from sim.rtl.observe import ObservedChip; "
+        "out = CompiledModel(sys.argv[1]); first, second = (out.chip(kind=ObservedChip) for _ in range(2)); "
         "second.close(); first.close()"
     )
     subprocess.run([sys.executable, "-c", code, str(out)], check=True, timeout=60)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import hdl
-from hdl.chip import Status, command_layout, reply_layout
 from hdl.config import ChipConfig
+from hdl.interface import COMMAND, REPLY, Status
 from hdl.verilog import TOP, chip_verilog
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
@@ -166,12 +166,11 @@ def test_icarus_runs_it(chip, options):
         {"token": 7, "restart": 1, "sample": 0},
         {"token": f.vocab_size - 1, "sample": 1, "inv_temperature": temperature, "seed": seed},
     ]
-    i, o = command_layout(config), reply_layout(config)
-    (chip.path / "commands.hex").write_text("".join(f"{i.const(c).as_bits():x}\n" for c in commands))
+    (chip.path / "commands.hex").write_text("".join(f"{COMMAND.pack(**c):x}\n" for c in commands))
     (chip.path / "bench.v").write_text(
         BENCH.format(
-            i_top=i.size - 1,
-            o_top=o.size - 1,
+            i_top=COMMAND.size - 1,
+            o_top=REPLY.size - 1,
             logits_top=f.wide_bits * config.vector_lanes - 1,
             n=len(commands),
             limit=10**6,
@@ -194,7 +193,7 @@ def test_icarus_runs_it(chip, options):
     assert run.returncode == 0, run.stdout + run.stderr
     lines = [line.split() for line in run.stdout.splitlines() if line.startswith(("logits ", "reply "))]
     beats = [int(value, 16) for kind, value in lines if kind == "logits"]
-    replies = [o.from_bits(int(value, 16)) for kind, value in lines if kind == "reply"]
+    replies = [REPLY.unpack(int(value, 16)) for kind, value in lines if kind == "reply"]
     expected = GoldenLlama(chip.model).extend([c["token"] for c in commands], last_only=True)[0]
     bits, lanes = f.wide_bits, config.vector_lanes
     values = [beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)]

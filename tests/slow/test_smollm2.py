@@ -7,10 +7,10 @@ import pytest
 
 from hardwire.check import verify
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.run import run
 from hardwire.source import Source
-from hardwire.target import Subject
+from hardwire.target import Target
 from hdl.cycles.token import token_cycles
 from sim.rtl.observe import ObservedChip
 from sim.session import Sampling
@@ -34,7 +34,7 @@ def out(report):
 
 
 def test_every_logit_of_an_answer_is_goldens(out):
-    figures = verify(Subject(str(out)), [PROMPT], 32, chat=True)
+    figures = verify(Target(str(out)), [PROMPT], 32, chat=True)
     assert figures["first_difference"] is None
     assert figures["tokens"] == figures["identical_tokens"] == figures["prompt_tokens"] + 31
     assert figures["logits_compared"] == figures["identical_logits"] == figures["tokens"] * 49152
@@ -42,7 +42,7 @@ def test_every_logit_of_an_answer_is_goldens(out):
 
 def test_cycles_are_those_that_shapes_predict(report):
     out, figures = report
-    output, measured = Output(out), figures["measured"]
+    output, measured = CompiledModel(out), figures["measured"]
     assert set(measured["decode"]) >= {"1"}
     for context, at in measured["decode"].items():
         assert at["cycles"] == token_cycles(output.format, output.config, int(context)).total
@@ -81,14 +81,14 @@ def broken_table(model):
 @pytest.fixture(scope="module")
 def observed(out):
     """Copies of ``out`` then find the simulation that looks at every port ready."""
-    Output(out).chip(kind=ObservedChip).close()
+    CompiledModel(out).chip(kind=ObservedChip).close()
     return out
 
 
 @pytest.mark.parametrize(("spoil", "unit", "what"), [
     (broken_weight, "matvec", "up[100]"), (broken_exponent, "matvec", "o[200]"), (broken_table, "rmsnorm", "ffn_norm[300]")])
 def test_a_broken_rom_is_found_and_located(observed, tmp_path, spoil, unit, what):
-    wrong = Subject(str(packed_wrong(observed, tmp_path / "wrong", spoil)))
+    wrong = Target(str(packed_wrong(observed, tmp_path / "wrong", spoil)))
     assert verify(wrong, ["The little dog was"], 4)["first_difference"]["what"].startswith("logit of token")
     first = verify(wrong, ["The little dog was"], 4, [LAYER])["first_difference"]
     assert (first["unit"], first["layer"]) == (unit, LAYER) and first["what"].startswith(what)
@@ -97,7 +97,7 @@ def test_a_broken_rom_is_found_and_located(observed, tmp_path, spoil, unit, what
 
 def test_an_answer_goes_on_from_a_file(out, tmp_path):
     def continued(prompt, n, **files):
-        return run(Subject(str(out)), prompt, n, sampling=Sampling(), **files)["tokens"]
+        return run(Target(str(out)), prompt, n, sampling=Sampling(), **files)["tokens"]
 
     file = tmp_path / "saved"
     whole = continued("Once upon a time", 8)
@@ -106,5 +106,5 @@ def test_an_answer_goes_on_from_a_file(out, tmp_path):
 
 
 def test_the_sampler_draws_goldens_tokens(out):
-    figures = run(Subject(str(out)), "The", 4, sampling=Sampling(1.0, 7), check=True)["check"]
+    figures = run(Target(str(out)), "The", 4, sampling=Sampling(1.0, 7), check=True)["check"]
     assert figures["identical_tokens"] == 4 and figures["identical_logits"] == 4 * 49152

@@ -4,11 +4,12 @@ import serial
 
 from fpga.link.host import BoardSession
 from fpga.link.simulated_board import SimulatedBoard
-from hardwire.compiled import Output
-from sim.session import GoldenSession, Sampling, generate
+from hardwire.compiled import CompiledModel
+from sim.backends import GoldenSession
+from sim.session import Sampling, generate
 
 
-def check_it_writes_what_golden_writes(board: SimulatedBoard, output: Output) -> None:
+def check_it_writes_what_golden_writes(board: SimulatedBoard, output: CompiledModel) -> None:
     """32 greedy tokens after two prompts; the board is closed at the end."""
     session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
                            output.config.max_context, slow=True)

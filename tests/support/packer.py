@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from hardwire.compiled import Output, sha256, write_json
+from hardwire.compiled import CompiledModel, sha256, write_json
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 
@@ -13,7 +13,7 @@ from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 def packed_wrong(out: Path, to: Path, spoil: Callable[[IntegerModel], IntegerModel]) -> Path:
     """A copy of a compiled model whose ROMs hold what ``spoil`` makes of its integer model."""
     shutil.copytree(out, to)
-    output = Output(to)
+    output = CompiledModel(to)
     config = output.config
     lanes = {name: getattr(config, name) for name in ("row_lanes", "block_lanes", "vector_lanes")}
     write_rom_images(rom_images(spoil(output.model), **lanes), to / "rom")

@@ -2,13 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
-from weights_to_rom.readers.known_models import is_known, known_names, resolve
-from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError, read_tokenizer
+from weights_to_rom.text.tokenizer import Tokenizer
 
 # Far above any Llama; a damaged header must not make us list billions of names.
 MAX_LAYERS = 1000
@@ -108,51 +106,6 @@ class Checkpoint:
         )
         tokenizer.eos_ids = self.config.eos_token_ids
         self.tokenizer = tokenizer
-
-
-def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
-    """Open a Hugging Face directory, a ``.gguf`` file, a llama2.c ``.bin`` or a model known by name.
-
-    ``tokenizer`` names a tokenizer that is not where the format puts it: tokenizer.json, tokenizer.model,
-    llama2.c's tokenizer.bin, or a directory with one of the first two.  All tensors are checked here, by
-    name, shape and place in the file; their values when they are read.  Raises CheckpointError.
-    """
-    path = Path(source)
-    if not path.exists():
-        if not is_known(str(source)):
-            raise CheckpointError(f"{source}: no such file or directory, and no known model: {known_names()}")
-        try:
-            path = resolve(str(source))
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
-    try:
-        given = None if tokenizer is None else read_tokenizer(Path(tokenizer))
-        return _open(path, given)
-    except TokenizerError as error:
-        raise CheckpointError(str(error)) from None
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from None
-
-
-def _open(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
-    # The readers build on this module, so they are imported when they are needed.
-    if path.is_dir():
-        from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
-
-        return HuggingFaceCheckpoint(path, tokenizer)
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"GGUF" or path.suffix == ".gguf":
-        from weights_to_rom.readers.gguf_file import GgufCheckpoint
-
-        return GgufCheckpoint(path, tokenizer)
-    if path.suffix == ".bin":
-        from weights_to_rom.readers.llama2c import Llama2cCheckpoint
-
-        return Llama2cCheckpoint(path, tokenizer)
-    if path.suffix in (".safetensors", ".json"):
-        raise CheckpointError(f"{path}: give the directory that holds it, together with its config.json")
-    raise CheckpointError(f"{path}: not a Hugging Face directory, a .gguf file or a llama2.c .bin")
 
 
 def make_config(source: str, **fields: object) -> LlamaConfig:

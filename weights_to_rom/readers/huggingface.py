@@ -9,6 +9,7 @@ import numpy as np
 from weights_to_rom.config import LlamaConfig, RopeScaling
 from weights_to_rom.readers.base import Checkpoint, CheckpointError, check_tensors, head_size, make_config
 from weights_to_rom.readers.safetensors_file import ITEM_BYTES, SafetensorsError, SafetensorsFile
+from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
 
 _LAYER_NAMES = {
@@ -55,7 +56,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             dtype = self._files[name].entries[name].dtype
             if dtype not in ITEM_BYTES:
                 raise CheckpointError(f"{directory}: {name} is {dtype}, not {' or '.join(ITEM_BYTES)}")
-        super().__init__(config, str(directory), tokenizer or Tokenizer.load(directory))
+        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory))
 
     def _read(self, name: str) -> np.ndarray:
         file_name = self._names[name]

@@ -10,7 +10,8 @@ import numpy as np
 
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.readers.base import Checkpoint, CheckpointError, half_rotation_rows, head_size, make_config
-from weights_to_rom.text.tokenizer import Tokenizer, read_tokenizer
+from weights_to_rom.text.open import read_tokenizer
+from weights_to_rom.text.tokenizer import Tokenizer
 
 HEADER_BYTES = 7 * 4
 # The first word of versions 1 and 2 ("ak42").

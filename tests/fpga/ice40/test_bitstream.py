@@ -16,7 +16,7 @@ from fpga.link.simulated_board import SimulatedBoard
 from hardwire.board_session import board_rom
 from hardwire.boards import verify
 from hardwire.compile import compile_model
-from hardwire.compiled import Output, OutputError
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.source import Source
 from tests.support.board import check_it_writes_what_golden_writes
 
@@ -31,7 +31,7 @@ TABLES = ("program", "table", "sine")
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ice40")
     compile_model(Source.open("stories-tiny"), folder / "out", simulation=False, shared=True, wide_bits=24, max_context=128)
-    return Output(folder / "out")
+    return CompiledModel(folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_the_command_says_so(output, built):
     words = text.split()
     image.write_text("\n".join([*words[:7], f"{int(words[7], 16) ^ 2:x}", *words[8:]]))
     try:
-        with pytest.raises(OutputError, match=r"rom/gain\.hex is not the file that was compiled"):
+        with pytest.raises(CompiledError, match=r"rom/gain\.hex is not the file that was compiled"):
             verify(str(output.folder), "icebreaker")
     finally:
         image.write_text(text)

@@ -19,7 +19,8 @@ from fpga.link.host import BoardSession, LinkError
 from fpga.link.simulated_board import SimulatedBoard
 from fpga.link.uart import divisor_for
 from hdl.config import ChipConfig
-from sim.session import GoldenSession, Sampling, generate
+from sim.backends import GoldenSession
+from sim.session import Sampling, generate
 from tests.support.models import random_model
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 

@@ -9,9 +9,10 @@ import pytest
 from fpga.link.host import LinkError
 from hardwire.board_session import board_session
 from hardwire.compile import compile_model
-from hardwire.compiled import Output, OutputError
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.source import Source
-from sim.session import ContextFull, GoldenSession, Sampling, generate
+from sim.backends import GoldenSession
+from sim.session import ContextFull, Sampling, generate
 from tests.support.cli import SHAPE, Hardwire, write_model
 
 pytestmark = pytest.mark.xdist_group("board")  # one worker, so that its board is built once
@@ -30,7 +31,7 @@ def pair(out):
     sessions = []
 
     def make(noise=0.0):
-        output = Output(out)
+        output = CompiledModel(out)
         sessions.append(board_session(output, None, noise))
         return sessions[-1], GoldenSession(output.model, output.config.max_context)
 
@@ -98,18 +99,18 @@ def test_an_answer_that_is_cut_short_goes_on_where_it_was_cut(pair):
 
 
 def test_a_board_with_another_model_is_refused(out, monkeypatch):
-    identity = Output(out).identity
+    identity = CompiledModel(out).identity
     monkeypatch.setattr("fpga.link.host.BoardSession._greet", lambda self: identity ^ 1)
     with pytest.raises(LinkError, match=f"the board holds another model or chip.*{identity:016x}.*flash it again"):
-        board_session(Output(out), None)
+        board_session(CompiledModel(out), None)
 
 
 def test_where_there_is_no_board(out, tmp_path, monkeypatch):
-    with pytest.raises(OutputError, match=r"No such file|could not open port"):
-        board_session(Output(out), str(tmp_path / "tty"))
+    with pytest.raises(CompiledError, match=r"No such file|could not open port"):
+        board_session(CompiledModel(out), str(tmp_path / "tty"))
     monkeypatch.setattr("hardwire.board_session._candidates", list)
-    with pytest.raises(OutputError, match=r"no serial port of a board was found.*--port"):
-        board_session(Output(out), "auto")
+    with pytest.raises(CompiledError, match=r"no serial port of a board was found.*--port"):
+        board_session(CompiledModel(out), "auto")
 
 
 def test_a_line_on_which_nobody_answers(out, monkeypatch):
@@ -117,8 +118,8 @@ def test_a_line_on_which_nobody_answers(out, monkeypatch):
 
     monkeypatch.setattr("fpga.link.host.GREETINGS", 2)
     ours, theirs = os.openpty()
-    with pytest.raises(OutputError, match="has not answered for 1 s"):
-        board_session(Output(out), os.ttyname(theirs))
+    with pytest.raises(CompiledError, match="has not answered for 1 s"):
+        board_session(CompiledModel(out), os.ttyname(theirs))
     os.close(ours)
     os.close(theirs)
 

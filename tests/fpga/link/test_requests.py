@@ -7,8 +7,8 @@ import pytest
 
 from fpga.link.protocol import HISTORY, PAYLOAD, STATUS_SHIFT, Flag, Kind
 from fpga.link.requests import Link
-from hdl.chip import Status
 from hdl.config import ChipConfig
+from hdl.interface import Status
 from tests.support.adapters import random_format
 from tests.support.streams import collect, drive, simulate
 

@@ -15,12 +15,12 @@ import pytest
 
 import sim.rtl.verilator
 from hardwire.compile import compile_model
-from hardwire.compiled import Output, sha256
+from hardwire.compiled import CompiledModel, sha256
 from hardwire.source import Source
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model
 from weights_to_rom.quantise.float_llama import FloatLlama
-from weights_to_rom.readers.base import open_checkpoint
+from weights_to_rom.readers.open import open_checkpoint
 
 pytestmark = pytest.mark.xdist_group("cli")  # one worker, so that its chips are built once
 
@@ -129,7 +129,7 @@ def test_verify(hardwire, folder):
     assert figures["tokens"] == figures["identical_tokens"] == positions
     assert figures["logits_compared"] == figures["identical_logits"] == positions * 41
     assert figures["first_difference"] is None
-    assert figures["cycles_per_token"] > Output(folder / "out").report["derived"]["weight_words_per_token"]
+    assert figures["cycles_per_token"] > CompiledModel(folder / "out").report["derived"]["weight_words_per_token"]
     # Without prompts: three of random numbers, since there is no tokenizer.
     result = hardwire("verify", folder / "out", "--tokens", 2)
     assert result.code == 0 and "27 of 27 tokens identical to golden" in result.out
@@ -155,7 +155,7 @@ def test_verify_names_a_wrong_weight(hardwire, folder, tmp_path):
     assert figures["identical_logits"] < figures["logits_compared"]
     assert first["prompt"] == "7 9 30" and first["what"].startswith("logit of token ")
     index = int(first["what"].split()[-1])
-    right = GoldenLlama(Output(folder / "out").model).extend([7, 9, 30])[first["position"], index]
+    right = GoldenLlama(CompiledModel(folder / "out").model).extend([7, 9, 30])[first["position"], index]
     assert first["golden"] == right != first["rtl"]
     text = hardwire("verify", out, "--prompt", "7 9 30", "--tokens", N)
     assert text.code == 1 and f"DIFFERENT: prompt '7 9 30', position {first['position']}" in text.out

@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 import hdl.lib.wide_product
-from hdl.lib.wide_product import Product
+from hdl.lib.wide_product import WideProduct
 
 WIDTHS = [  # a, b, latency
     (1, 1, 1), (18, 18, 1), (19, 16, 2), (24, 16, 2), (32, 16, 2), (32, 17, 2), (33, 10, 2), (47, 16, 3),
@@ -23,7 +23,7 @@ def check(a_width, b_width, latency):
         return rng.choice([low, high, 0, -1, rng.randint(low, high), rng.randint(low, high) >> width // 2])
 
     pairs = [(operand(a_width), operand(b_width)) for _ in range(300)]
-    dut = Product(a_width=a_width, b_width=b_width)
+    dut = WideProduct(a_width=a_width, b_width=b_width)
     assert dut.latency == latency
     got = []
 
@@ -62,6 +62,6 @@ def test_broken_copy_is_caught(monkeypatch):
 
 def test_arguments():
     with pytest.raises(ValueError, match="a_width must be a positive integer, not 0"):
-        Product(a_width=0, b_width=3)
+        WideProduct(a_width=0, b_width=3)
     with pytest.raises(ValueError, match=r"b_width must be a positive integer, not 2\.5"):
-        Product(a_width=1, b_width=2.5)
+        WideProduct(a_width=1, b_width=2.5)

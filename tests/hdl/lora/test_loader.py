@@ -11,7 +11,8 @@ from amaranth.hdl import ResetInserter, Signal
 from amaranth.lib.crc.catalog import CRC32_BZIP2
 
 import hdl.lora.loader
-from hdl.lora.loader import LoadStatus, LoraLoader
+from hdl.interface import LoadStatus
+from hdl.lora.loader import LoraLoader
 from hdl.verilog import convert
 from sim.rtl.verilator import verilator
 from tests.support.adapters import random_adapter, random_format

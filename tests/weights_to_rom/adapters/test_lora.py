@@ -13,7 +13,7 @@ import pytest
 import hardwire.adapters
 import hdl.verilog
 from hardwire.compile import compile_model
-from hardwire.compiled import Output
+from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from sim.golden.lora import lora
 from sim.golden.mx import mx
@@ -386,7 +386,7 @@ def test_pack(hardwire_command, compiled, out):
     assert sorted(p.name for p in folder.iterdir()) == ["adapter.safetensors", "frame.bin", "report.json"]
     assert [p.name for p in folder.parent.iterdir()] == ["pirates"]
     assert json.loads((folder / "report.json").read_text()) == figures
-    output = Output(out)
+    output = CompiledModel(out)
     integers = quantise_adapter(
         random_adapter(4, SHAPE, ("q", "v"), 2.0), output.format, output.model.residual_shift, 8)  # fmt: skip
     loaded = IntegerAdapter.load(folder / "adapter.safetensors")

@@ -9,7 +9,8 @@ from gguf import GGMLQuantizationType as Type
 
 from tests.support.checkpoints import SHAPE, gguf_name, interleave, interleaved, random_weights, write_gguf
 from weights_to_rom.config import RopeScaling
-from weights_to_rom.readers.base import CheckpointError, open_checkpoint
+from weights_to_rom.readers.base import CheckpointError
+from weights_to_rom.readers.open import open_checkpoint
 
 # Rows of every matrix a multiple of 32 elements.
 TIED = replace(SHAPE, tied=True, n_heads=4, n_kv_heads=4)

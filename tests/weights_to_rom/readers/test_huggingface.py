@@ -17,7 +17,8 @@ from tests.support.checkpoints import (
     write_safetensors,
 )
 from weights_to_rom.config import RopeScaling
-from weights_to_rom.readers.base import CheckpointError, open_checkpoint
+from weights_to_rom.readers.base import CheckpointError
+from weights_to_rom.readers.open import open_checkpoint
 
 FIXTURES = Path(__file__).parents[2] / "data"
 

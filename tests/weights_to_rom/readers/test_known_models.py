@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from weights_to_rom.readers import known_models
-from weights_to_rom.readers.base import CheckpointError, open_checkpoint
+from weights_to_rom.readers.base import CheckpointError
+from weights_to_rom.readers.open import open_checkpoint
 
 
 def test_registry():

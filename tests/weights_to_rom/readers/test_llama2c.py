@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import SHAPE, random_weights, write_llama2c
-from weights_to_rom.readers.base import CheckpointError, open_checkpoint
+from weights_to_rom.readers.base import CheckpointError
+from weights_to_rom.readers.open import open_checkpoint
 
 # The format has no head_dim of its own, and its constants are fixed.
 GQA = replace(SHAPE, n_heads=8, head_dim=8, eos_token_ids=(1, 2))

@@ -14,8 +14,10 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from tests.support.checkpoints import SHAPE, random_weights, write_gguf, write_hugging_face, write_llama2c
-from weights_to_rom.readers.base import CheckpointError, open_checkpoint
-from weights_to_rom.text.tokenizer import StreamDecoder, Tokenizer, TokenizerError, read_tokenizer
+from weights_to_rom.readers.base import CheckpointError
+from weights_to_rom.readers.open import open_checkpoint
+from weights_to_rom.text.open import read_tokenizer, tokenizer_in
+from weights_to_rom.text.tokenizer import StreamDecoder, Tokenizer, TokenizerError
 from weights_to_rom.text.tokenizer_models import PRE_TOKENIZERS, SPACE
 
 FIXTURES = Path(__file__).parents[2] / "data"
@@ -257,12 +259,12 @@ def test_a_saved_tokenizer_is_the_same(tmp_path, sp, page, kind):
     first.chat_template = "{{ bos_token }}{{ messages[0].content }}é"
     first.save(tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
-    second = Tokenizer.load(tmp_path / "out")
+    second = tokenizer_in(tmp_path / "out")
     for member in ("bos", "eos_ids", "vocab_size", "base_size", "chat_template", "special"):
         assert getattr(second, member) == getattr(first, member), member
     assert second.encode(page) == first.encode(page)
     assert second.chat([{"role": "user", "content": "x"}]) == first.chat([{"role": "user", "content": "x"}])
-    assert Tokenizer.load(tmp_path) is None
+    assert tokenizer_in(tmp_path) is None
 
 
 def small(**options):

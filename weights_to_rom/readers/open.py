@@ -1,0 +1,49 @@
+"""A model by path or known name, whatever its format."""
+
+from pathlib import Path
+
+from weights_to_rom.readers.base import Checkpoint, CheckpointError
+from weights_to_rom.readers.gguf_file import GgufCheckpoint
+from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
+from weights_to_rom.readers.known_models import is_known, known_names, resolve
+from weights_to_rom.readers.llama2c import Llama2cCheckpoint
+from weights_to_rom.text.open import read_tokenizer
+from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+
+
+def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+    """Open a Hugging Face directory, a ``.gguf`` file, a llama2.c ``.bin`` or a model known by name.
+
+    ``tokenizer`` names a tokenizer that is not where the format puts it: tokenizer.json, tokenizer.model,
+    llama2.c's tokenizer.bin, or a directory with one of the first two.  All tensors are checked here, by
+    name, shape and place in the file; their values when they are read.  Raises CheckpointError.
+    """
+    path = Path(source)
+    if not path.exists():
+        if not is_known(str(source)):
+            raise CheckpointError(f"{source}: no such file or directory, and no known model: {known_names()}")
+        try:
+            path = resolve(str(source))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+    try:
+        given = None if tokenizer is None else read_tokenizer(Path(tokenizer))
+        return _open(path, given)
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from None
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _open(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
+    if path.is_dir():
+        return HuggingFaceCheckpoint(path, tokenizer)
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF" or path.suffix == ".gguf":
+        return GgufCheckpoint(path, tokenizer)
+    if path.suffix == ".bin":
+        return Llama2cCheckpoint(path, tokenizer)
+    if path.suffix in (".safetensors", ".json"):
+        raise CheckpointError(f"{path}: give the directory that holds it, together with its config.json")
+    raise CheckpointError(f"{path}: not a Hugging Face directory, a .gguf file or a llama2.c .bin")

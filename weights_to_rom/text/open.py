@@ -1,0 +1,108 @@
+"""Tokenizers out of files: which file is which, and what the files beside it add."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+from weights_to_rom.text.tokenizer_models import read_llama2c, read_sentencepiece
+
+
+def tokenizer_in(directory: Path) -> Tokenizer | None:
+    """The tokenizer of a directory (tokenizer.json or tokenizer.model), or None if there is none."""
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (directory / name).is_file():
+            return read_tokenizer(directory / name)
+    return None
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json, sentencepiece's tokenizer.model, llama2.c's tokenizer.bin, or a directory.
+
+    Beside the first two, tokenizer_config.json, special_tokens_map.json and chat_template.jinja are heeded.
+    Raises TokenizerError.
+    """
+    if path.is_dir():
+        found = tokenizer_in(path)
+        if found is None:
+            raise TokenizerError(f"{path}: holds neither tokenizer.json nor tokenizer.model")
+        return found
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such tokenizer file")
+    if path.suffix == ".bin":
+        return read_llama2c(path)
+    if path.suffix == ".model":
+        return _configured(read_sentencepiece(path), path.parent)
+    if path.suffix == ".json":
+        return _configured(_read_json_model(path), path.parent)
+    raise TokenizerError(f"{path}: not a tokenizer.json, a tokenizer.model or a llama2.c tokenizer.bin")
+
+
+def _read_json_model(path: Path) -> Tokenizer:
+    try:
+        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
+    # Whether texts start with a token, and with which, is in the post-processor.
+    plain = model.encode("a", add_special_tokens=False).ids
+    full = model.encode("a", add_special_tokens=True).ids
+    added = full[: len(full) - len(plain)] if full[len(full) - len(plain) :] == plain else full[:1]
+    return Tokenizer(model, bos=added[0] if added and added != plain[:1] else None)
+
+
+def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
+    """Apply what the files beside a tokenizer say of special tokens and of chat."""
+    config = _read_object(directory / "special_tokens_map.json")
+    config |= _read_object(directory / "tokenizer_config.json")
+    _add_tokens(tokenizer, config.get("added_tokens_decoder"), directory)
+    for key, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if key.endswith("_token") and isinstance(text, str):
+            tokenizer.special[key] = text
+    token_id = tokenizer.model.token_to_id
+    adds_bos = config.get("add_bos_token")
+    if adds_bos is False:
+        tokenizer.bos = None
+    elif adds_bos and "bos_token" in tokenizer.special:
+        tokenizer.bos = token_id(tokenizer.special["bos_token"])
+    eos_ids = config.get("eos_token_ids")
+    if isinstance(eos_ids, list):
+        tokenizer.eos_ids = tuple(int(i) for i in eos_ids)
+    elif (eos := token_id(tokenizer.special.get("eos_token", ""))) is not None:
+        tokenizer.eos_ids = (eos,)
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    if (file := directory / "chat_template.jinja").is_file():
+        template = file.read_text(encoding="utf-8")
+    tokenizer.chat_template = template if isinstance(template, str) else None
+    return tokenizer
+
+
+def _add_tokens(tokenizer: Tokenizer, added: object, directory: Path) -> None:
+    """Tokens that only tokenizer_config.json knows; their numbers must follow the vocabulary's."""
+    flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
+    for number, entry in (
+        sorted(added.items(), key=lambda item: int(item[0])) if isinstance(added, dict) else ()
+    ):
+        text = entry["content"]
+        if tokenizer.model.token_to_id(text) is None:
+            token = tokenizers.AddedToken(text, **{flag: bool(entry.get(flag)) for flag in flags})
+            tokenizer.model.add_tokens([token])
+        if (found := tokenizer.model.token_to_id(text)) != int(number):
+            raise TokenizerError(f"{directory}: tokenizer_config.json has {text!r} as {number}, not {found}")
+    tokenizer.vocab_size = max(tokenizer.model.get_vocab(True).values(), default=-1) + 1
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TokenizerError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path}: not a JSON object")
+    return value
