@@ -62,13 +62,16 @@ class Board:
         }
 
 
-BOARDS = {board.name: board for board in (
-    Board("ulx3s-85f", "ulx3s:ULX3S_85F_Platform", ECP5_85, flasher="ulx3s", baud=BAUD),
-    Board("icesugar-pro", "icesugar_pro:ICESugarProPlatform", ECP5_25, flasher="icesugar-pro"),
-    Board("icepi-zero", "icepi_zero:IcepiZero1_3Platform", ECP5_25, flasher="icepi-zero"),
-    Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic", baud=BAUD),
-    Board("ice40-hx8k-b-evn", "ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform", HX8K, flasher="ice40_generic", baud=BAUD),
-)}
+BOARDS = {
+    board.name: board
+    for board in (
+        Board("ulx3s-85f", "ulx3s:ULX3S_85F_Platform", ECP5_85, flasher="ulx3s", baud=BAUD),
+        Board("icesugar-pro", "icesugar_pro:ICESugarProPlatform", ECP5_25, flasher="icesugar-pro"),
+        Board("icepi-zero", "icepi_zero:IcepiZero1_3Platform", ECP5_25, flasher="icepi-zero"),
+        Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic", baud=BAUD),
+        Board("ice40-hx8k-b-evn", "ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform", HX8K, flasher="ice40_generic", baud=BAUD),
+    )
+}
 
 
 def board_named(name: str) -> Board:

@@ -38,18 +38,18 @@ NARROW = ("LFE5U-85F",)
 """Devices on which weight ROMs, and then the KV cache, are made of narrow block RAMs, if there are enough."""
 
 # LUTs of ECP5 by part, as counted in placed designs of ``stories-260k`` (docs/fpga).
-LUTS_ANY = 2_500            # control, the line, what does not grow
-LUTS_ROW_LANE = 2_350       # of 32 block lanes
-LUTS_ROW_LANE_REST = 750    # of that, what does not grow with the block lanes: scale, alignment, accumulator
-LUTS_VECTOR_LANE = 3_600    # residual, norm, RoPE, SwiGLU, four conversions, embedding
+LUTS_ANY = 2_500  # control, the line, what does not grow
+LUTS_ROW_LANE = 2_350  # of 32 block lanes
+LUTS_ROW_LANE_REST = 750  # of that, what does not grow with the block lanes: scale, alignment, accumulator
+LUTS_VECTOR_LANE = 3_600  # residual, norm, RoPE, SwiGLU, four conversions, embedding
 LUTS_SAMPLER_LANE = 1_350
-LUTS_HEAD = 1_300           # an attention head's exponents, shifts, division
-LUTS_HEAD_LANE = 205        # of a head's element, its products without
+LUTS_HEAD = 1_300  # an attention head's exponents, shifts, division
+LUTS_HEAD_LANE = 205  # of a head's element, its products without
 FLIP_FLOPS_A_LUT = 0.55
 
-DSPS_VECTOR_LANE = 19       # norm 7, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
+DSPS_VECTOR_LANE = 19  # norm 7, RoPE 5, SwiGLU 4, attention's end 2, embedding 1
 DSPS_SAMPLER_LANE = 2
-DSPS_HEAD_LANE = 2          # q * k, p * v
+DSPS_HEAD_LANE = 2  # q * k, p * v
 
 # The shared engine on an iCE40, in logic cells, with chip, line and link (docs/up5k.md); little of it depends on the model.
 SHARED = Cells(luts=5_041, flip_flops=1_778, block_rams=8, dsps=8)
@@ -102,9 +102,13 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
     lane = LUTS_ROW_LANE_REST + (LUTS_ROW_LANE - LUTS_ROW_LANE_REST) * config.block_lanes / BLOCK
     wide = model.wide_bits / 32
     sampler = config.sampler_lanes or config.vector_lanes
-    luts = (LUTS_ANY + config.row_lanes * lane + config.vector_lanes * LUTS_VECTOR_LANE * wide
-            + sampler * LUTS_SAMPLER_LANE * wide
-            + config.attention_heads * (LUTS_HEAD + config.attention_lanes * LUTS_HEAD_LANE))
+    luts = (
+        LUTS_ANY
+        + config.row_lanes * lane
+        + config.vector_lanes * LUTS_VECTOR_LANE * wide
+        + sampler * LUTS_SAMPLER_LANE * wide
+        + config.attention_heads * (LUTS_HEAD + config.attention_lanes * LUTS_HEAD_LANE)
+    )
     lanes = {"vector": config.vector_lanes, "sampler": sampler, "head": config.attention_heads * config.attention_lanes}
     dsps = lanes["vector"] * DSPS_VECTOR_LANE + lanes["sampler"] * DSPS_SAMPLER_LANE + lanes["head"] * DSPS_HEAD_LANE
     chains = ALWAYS_CHAINS
@@ -126,14 +130,19 @@ def block_rams(model: ModelFormat, config: ChipConfig, family: Family, narrow: t
 
     ``narrow``: which memories are of narrow ones.
     """
+
     def widest(cells: tuple[str, ...]) -> int | None:
         return NARROW_BITS if set(cells) <= set(narrow) else None
 
     if config.shared:
-        return SHARED.block_rams + sum(family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config)
-                                       if rom.name in SHARED_ROMS)
-    roms = sum(family.block_rams(rom.depth, rom.width, widest(NARROW_ROMS) if rom.name.startswith("weights_") else None)
-               for rom in rom_specs(model, config) if rom.width * rom.depth >= SMALL_ROM_BITS)
+        return SHARED.block_rams + sum(
+            family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config) if rom.name in SHARED_ROMS
+        )
+    roms = sum(
+        family.block_rams(rom.depth, rom.width, widest(NARROW_ROMS) if rom.name.startswith("weights_") else None)
+        for rom in rom_specs(model, config)
+        if rom.width * rom.depth >= SMALL_ROM_BITS
+    )
     banks = max(1, config.attention_heads // model.n_rep)
     width = 8 * (config.attention_lanes + 1)
     words = config.kv_bits(model) // (2 * banks * width)
@@ -155,8 +164,15 @@ def candidates(model: ModelFormat, board: Board, max_context: int) -> Iterator[C
         sampler = min((n for n in powers if n >= rate), default=vector)
         try:
             yield ChipConfig.for_model(
-                model, row_lanes=rows, block_lanes=block, vector_lanes=vector, attention_heads=heads, multiplier="plain",
-                max_context=max_context, sampler_lanes=min(sampler, vector))
+                model,
+                row_lanes=rows,
+                block_lanes=block,
+                vector_lanes=vector,
+                attention_heads=heads,
+                multiplier="plain",
+                max_context=max_context,
+                sampler_lanes=min(sampler, vector),
+            )
         except ValueError:
             continue
 
@@ -176,6 +192,8 @@ def overflows(cells: Cells, board: Board, *, tight: bool = False) -> list[str]:
     over = []
     if cells.luts > (most := int(have.luts * full)):
         over.append(f"{cells.luts:,} LUTs of {have.luts:,}, of which {most:,} can be placed and routed")
-    return over + [f"{getattr(cells, name):,} {text} of {getattr(have, name):,}" for name, text in (
-        ("flip_flops", "flip-flops"), ("block_rams", "block RAMs"), ("dsps", "DSPs"))
-        if getattr(cells, name) > getattr(have, name)]
+    return over + [
+        f"{getattr(cells, name):,} {text} of {getattr(have, name):,}"
+        for name, text in (("flip_flops", "flip-flops"), ("block_rams", "block RAMs"), ("dsps", "DSPs"))
+        if getattr(cells, name) > getattr(have, name)
+    ]

@@ -31,8 +31,10 @@ def reason(board: Board, said: str) -> str:
     if missing := re.search(r"error while loading shared libraries: (\S+):", said):
         return f"openFPGALoader needs {missing[1]}: on Debian, as root, apt-get install {LIBRARIES}"
     if re.search(r"ACCESS|ermission|unable to open ftdi device: -4|usb_open\(\) failed", said):
-        return (f"{board.name} is plugged in, but you may not use it: run as root, or give your user access to its USB device "
-                "(openFPGALoader's 99-openfpgaloader.rules in /etc/udev/rules.d, and the group plugdev)")
+        return (
+            f"{board.name} is plugged in, but you may not use it: run as root, or give your user access to its USB device "
+            "(openFPGALoader's 99-openfpgaloader.rules in /etc/udev/rules.d, and the group plugdev)"
+        )
     if re.search(r"not found|no cable|No such device|unable to open ftdi device: -3", said, re.IGNORECASE):
         return f"no {board.name} was found: plug it in, with a cable that carries data"
     return f"{board.name}: openFPGALoader says: {(said.strip().splitlines() or ['nothing'])[-1]}"

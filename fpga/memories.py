@@ -8,8 +8,12 @@ from pathlib import Path
 def instances(verilog: str, top: str) -> Iterator[tuple[str, str, str]]:
     """Every instance below the module ``top``, itself among them: its flattened name, its module, and the module's text."""
     modules = dict(re.findall(r"^module (\\?\S+?) ?\(.*?\n(.*?)^endmodule", verilog, re.MULTILINE | re.DOTALL))
-    inside = {name: [(kind, instance) for kind, instance in re.findall(r"^  (\\?\S+) +\\?(\S+) +\(", body, re.MULTILINE)
-                     if kind in modules] for name, body in modules.items()}
+    inside = {
+        name: [
+            (kind, instance) for kind, instance in re.findall(r"^  (\\?\S+) +\\?(\S+) +\(", body, re.MULTILINE) if kind in modules
+        ]
+        for name, body in modules.items()
+    }
     waiting = [(top, "")]
     for module, path in waiting:
         yield path, module, modules[module]

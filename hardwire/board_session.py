@@ -35,9 +35,12 @@ def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -
         except (LinkError, OSError) as error:
             if opened is not None:
                 opened.close()
-            hint = ": add yourself to the group dialout, and log in again" if isinstance(error, PermissionError) or (
-                "Permission denied" in str(error)) else ""
-            errno = getattr(error, "errno", None)      # pyserial says the same twice, in words of its own
+            hint = (
+                ": add yourself to the group dialout, and log in again"
+                if isinstance(error, PermissionError) or ("Permission denied" in str(error))
+                else ""
+            )
+            errno = getattr(error, "errno", None)  # pyserial says the same twice, in words of its own
             reason = f"{name}: {os.strerror(errno) if errno else error}{hint}"
             if reason not in reasons:
                 reasons.append(reason)
@@ -49,8 +52,9 @@ def _session(output: CompiledModel, port: "Port", slow: bool = False) -> "BoardS
 
     end = output.model.eos_token_ids
     config = output.config
-    return BoardSession(port, output.identity, output.format.vocab_size, config.max_context, config.n_sinks > 0,
-                        end[0] if end else None, slow)
+    return BoardSession(
+        port, output.identity, output.format.vocab_size, config.max_context, config.n_sinks > 0, end[0] if end else None, slow
+    )
 
 
 def _open(name: str, baud: int) -> "Port":
@@ -80,8 +84,14 @@ def _simulated(output: CompiledModel, noise: float) -> "Port":
 
     folder = output.folder / "simulation" / "board"
     with step("build the simulated board") as running:
-        board = SimulatedBoard(folder, board_rom(output, folder / "rom"), output.format, output.config, noise=noise,
-                               progress=lambda done, what: running.update(what, done)).start()
+        board = SimulatedBoard(
+            folder,
+            board_rom(output, folder / "rom"),
+            output.format,
+            output.config,
+            noise=noise,
+            progress=lambda done, what: running.update(what, done),
+        ).start()
 
     class SimulatedPort(serial.Serial):
         def close(self) -> None:

@@ -22,8 +22,15 @@ MAX_CONTEXT = 256
 """Positions of the chip that a checkpoint is compiled to, where the model has as many."""
 
 
-def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: int = 1, allow_timing_fail: bool = False,
-          out: Path | None = None) -> dict:
+def build(
+    name: str,
+    board_name: str,
+    *,
+    clock_mhz: float | None = None,
+    seed: int = 1,
+    allow_timing_fail: bool = False,
+    out: Path | None = None,
+) -> dict:
     """Build ``name``, a compiled model (whose lanes stand) or a checkpoint (for which the fastest lanes are found).
 
     Writes top.bit (top.bin), routed.json and report.json to OUT/fpga/BOARD and returns the report; the report of a build that
@@ -49,16 +56,23 @@ def build(name: str, board_name: str, *, clock_mhz: float | None = None, seed: i
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])
     report = {
-        "model": output.about["source"], "identity": f"{output.identity:016x}", **found,
-        "context": estimated.context, "cycles_per_token": cycles,
+        "model": output.about["source"],
+        "identity": f"{output.identity:016x}",
+        **found,
+        "context": estimated.context,
+        "cycles_per_token": cycles,
         "cycles_are": "measured on the simulated chip" if measured else "predicted from shapes",
-        "tokens_per_second": round(clock * 1e6 / cycles), "timing_met": found["fmax_mhz"] >= found["clock_mhz"],
-        "estimated": asdict(estimated.cells) | {"clock_mhz": estimated.clock_mhz}, "lanes": output.config.as_dict(),
+        "tokens_per_second": round(clock * 1e6 / cycles),
+        "timing_met": found["fmax_mhz"] >= found["clock_mhz"],
+        "estimated": asdict(estimated.cells) | {"clock_mhz": estimated.clock_mhz},
+        "lanes": output.config.as_dict(),
     }
     if not report["timing_met"] and not allow_timing_fail:
         write_json(folder / "missed.json", report)
-        raise BuildError(f"{board.name}: {report['fmax_mhz']} MHz after route, and the clock is {report['clock_mhz']:g} MHz: "
-                         f"try another --seed, or --clock {int(report['fmax_mhz'])}")
+        raise BuildError(
+            f"{board.name}: {report['fmax_mhz']} MHz after route, and the clock is {report['clock_mhz']:g} MHz: "
+            f"try another --seed, or --clock {int(report['fmax_mhz'])}"
+        )
     bitstream = folder / f"top{placed.bitstream.suffix}"
     for made, name in ((placed.bitstream, bitstream.name), (placed.netlist, "routed.json")):
         shutil.copyfile(made, folder / "part")
@@ -88,8 +102,15 @@ def clock_of(board: "Board", mhz: float) -> float:
     return clock_mhz
 
 
-def _placed(output: CompiledModel, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate",
-            progress: Callable[[str], None]) -> _Placed:
+def _placed(
+    output: CompiledModel,
+    board: "Board",
+    folder: Path,
+    clock_mhz: float,
+    seed: int,
+    estimated: "Estimate",
+    progress: Callable[[str], None],
+) -> _Placed:
     from fpga.ecp5.toolchain import bitstream
     from fpga.ice40 import toolchain as ice40_build
     from fpga.link.simulated_board import board_verilog
@@ -98,14 +119,23 @@ def _placed(output: CompiledModel, board: "Board", folder: Path, clock_mhz: floa
     roms = board_rom(output, folder / "rom")
     if board.device.family.name == "ice40":
         made = folder / f"seed-{seed}-{clock_mhz:g}-mhz"
-        report = ice40_build.build(output.format, output.config, roms, made, board=board, clock_mhz=clock_mhz, seed=seed,
-                                   progress=progress)
+        report = ice40_build.build(
+            output.format, output.config, roms, made, board=board, clock_mhz=clock_mhz, seed=seed, progress=progress
+        )
         return _Placed({name: value for name, value in report.items() if name != "key"}, made / "top.bin", made / "routed.json")
     clock_mhz = clock_of(board, clock_mhz)
     verilog = board_verilog(output.format, output.config, divisor_for(clock_mhz * 1e6, board.baud))
-    report = bitstream(board, verilog, roms, folder, clock_mhz=clock_mhz, seed=seed, chains=estimated.chains,
-                       narrow=estimated.narrow,
-                       progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")))
+    report = bitstream(
+        board,
+        verilog,
+        roms,
+        folder,
+        clock_mhz=clock_mhz,
+        seed=seed,
+        chains=estimated.chains,
+        narrow=estimated.narrow,
+        progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")),
+    )
     bit = Path(report.pop("bitstream"))
     return _Placed(report, bit, bit.with_suffix(".routed.json"))
 
@@ -154,8 +184,11 @@ def _largest(board: "Board") -> str:
     if not fitting:
         return "No bundled model does."
     _, name, config = max(fitting, key=lambda entry: entry[:2])
-    lanes = "--shared --wide-bits 24" if config.shared else (
-        f"--row-lanes {config.row_lanes} --vector-lanes {config.vector_lanes} --attention-heads {config.attention_heads}")
+    lanes = (
+        "--shared --wide-bits 24"
+        if config.shared
+        else (f"--row-lanes {config.row_lanes} --vector-lanes {config.vector_lanes} --attention-heads {config.attention_heads}")
+    )
     return f"The largest bundled model that fits is {name}, with {lanes} --max-context {config.max_context}."
 
 
@@ -169,9 +202,13 @@ def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
 
 def estimate_lines(estimated: "Estimate") -> list[str]:
     cells = estimated.cells
-    return [f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
-            (f"estimated: {estimated.clock_mhz:g} MHz, {estimated.cycles:,} cycles a token at context {estimated.context}, "
-            f"{estimated.tokens_per_second:,.0f} tokens/s")]
+    return [
+        f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
+        (
+            f"estimated: {estimated.clock_mhz:g} MHz, {estimated.cycles:,} cycles a token at context {estimated.context}, "
+            f"{estimated.tokens_per_second:,.0f} tokens/s"
+        ),
+    ]
 
 
 def _bitstream_name(board: "Board") -> str:
@@ -211,8 +248,9 @@ def verify(out: str, board_name: str) -> list[str]:
     held = {f"board.{name}": words for name, words in contents(verilog, board_rom(output, folder / "rom"), "board").items()}
     with step(f"verify {folder / _bitstream_name(board)}"):
         equal = compare(board, folder, held)
-    lines = [f"{of.memory}: {of.words:,} words of {of.bits} bits in {of.block_rams} block RAMs: equal"
-             for of in equal if of.block_rams]
+    lines = [
+        f"{of.memory}: {of.words:,} words of {of.bits} bits in {of.block_rams} block RAMs: equal" for of in equal if of.block_rams
+    ]
     logic = [of.memory for of in equal if not of.block_rams]
     return [*lines, f"logic, which is not read back: {', '.join(logic)}"]
 
@@ -220,14 +258,18 @@ def verify(out: str, board_name: str) -> list[str]:
 def build_lines(report: dict) -> list[str]:
     """For people."""
     return [
-        (f"measured after route: {report['luts']:,} LUTs, {report['flip_flops']:,} flip-flops, {report['block_rams']} block RAMs, "
-        f"{report['dsps']} DSPs"),
+        (
+            f"measured after route: {report['luts']:,} LUTs, {report['flip_flops']:,} flip-flops, {report['block_rams']} block RAMs, "
+            f"{report['dsps']} DSPs"
+        ),
         f"measured after route: {report['fmax_mhz']} MHz; the clock is {report['clock_mhz']:g} MHz"
         + ("" if report["timing_met"] else ", which is MISSED"),
-        "critical path: " + ", ".join(f"{step['unit']} {step['logic_ns']:g} + {step['wires_ns']:g} ns of wires"
-                                      for step in report["critical_path"]),
-        (f"{report['cycles_per_token']:,} cycles a token at context {report['context']} ({report['cycles_are']}): "
-        f"{report['tokens_per_second']:,} tokens/s"),
+        "critical path: "
+        + ", ".join(f"{step['unit']} {step['logic_ns']:g} + {step['wires_ns']:g} ns of wires" for step in report["critical_path"]),
+        (
+            f"{report['cycles_per_token']:,} cycles a token at context {report['context']} ({report['cycles_are']}): "
+            f"{report['tokens_per_second']:,} tokens/s"
+        ),
         f"bitstream: {report['bitstream']}",
     ]
 
@@ -236,5 +278,13 @@ def boards() -> list[dict]:
     """What ``hardwire boards`` lists."""
     from fpga.boards import BOARDS
 
-    return [{"name": board.name, "device": board.device.name, "package": board.package, "oscillator_mhz": board.oscillator_mhz,
-             **asdict(board.device.cells)} for board in BOARDS.values()]
+    return [
+        {
+            "name": board.name,
+            "device": board.device.name,
+            "package": board.package,
+            "oscillator_mhz": board.oscillator_mhz,
+            **asdict(board.device.cells),
+        }
+        for board in BOARDS.values()
+    ]

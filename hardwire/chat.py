@@ -63,8 +63,16 @@ def chat(
 
 
 class _Chat:
-    def __init__(self, subject: Target, conversation: Conversation, session: "Session", backend: str,
-                 sampling: "Sampling", n_tokens: int, as_json: bool):
+    def __init__(
+        self,
+        subject: Target,
+        conversation: Conversation,
+        session: "Session",
+        backend: str,
+        sampling: "Sampling",
+        n_tokens: int,
+        as_json: bool,
+    ):
         self._subject, self._conversation, self._session = subject, conversation, session
         self._backend, self._sampling, self._n_tokens, self._as_json = backend, sampling, n_tokens, as_json
         self._answers: list[dict] = []
@@ -134,9 +142,7 @@ class _Chat:
                 say("stopped before the answer")
                 return
             middle = time.monotonic()
-            for reply in conversation.answer(
-                session, asked, self._n_tokens, self._sampling, stop, self._write, stopped
-            ):
+            for reply in conversation.answer(session, asked, self._n_tokens, self._sampling, stop, self._write, stopped):
                 replies.append(reply)
             end = time.monotonic()
         chip = [reply.rtl.cycles for reply in replies if reply.rtl]

@@ -99,9 +99,7 @@ def compare(
         result.add({"prompt": prompt, "position": position}, reply, logits, token, end)
 
 
-def check(
-    subject: Target, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling
-) -> dict:
+def check(subject: Target, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling) -> dict:
     """Compare a text that the chip wrote: ``ids`` are the prompt's, ``replies`` follow its last one."""
     result, golden, adapter = Comparison(), subject.golden(), subject.integer_adapter
     inputs = [ids[-1], *(reply.token for reply in replies[:-1])]
@@ -117,9 +115,7 @@ def check(
     return result.as_dict()
 
 
-def verify(
-    subject: Target, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False
-) -> dict:
+def verify(subject: Target, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False) -> dict:
     """Run prompts, or questions, on chip and golden; compare every token and every logit, those after each prompt token too.
 
     With ``layers``, every beat at the ports of these layers' units, too (all layers, if it is empty): the first difference
@@ -127,8 +123,9 @@ def verify(
     """
     subject.backend("rtl")
     if layers is not None and subject.output.config.shared:
-        raise ValueError(f"{subject.output.folder}: has one engine for all units, and no ports between them to look at: "
-                         "leave out --sample")
+        raise ValueError(
+            f"{subject.output.folder}: has one engine for all units, and no ports between them to look at: leave out --sample"
+        )
     texts = list(prompts) or default_prompts(subject)
     questions = ([{"role": "user", "content": text}] for text in texts)
     encoded = [*map(subject.encode_chat, questions)] if chat else [*map(subject.encode, texts)]
@@ -145,9 +142,7 @@ def verify(
                 n_positions = min(n_positions, session.max_context)
 
             def told(done: int, number: int = number, n_positions: int = n_positions) -> None:
-                running.update(
-                    f"prompt {number + 1} of {len(texts)}", number + done / n_positions, len(texts)
-                )
+                running.update(f"prompt {number + 1} of {len(texts)}", number + done / n_positions, len(texts))
 
             session.reset()
             golden.reset()
@@ -163,11 +158,15 @@ def verify(
             if result.first_difference:
                 break
     session.close()
-    return result.as_dict() | ({} if sample is None else {"sample": sample.as_dict()}) | {
-        "prompts": texts,
-        "prompt_tokens": sum(map(len, encoded)),
-        "seconds": round(time.monotonic() - start, 2),
-    }
+    return (
+        result.as_dict()
+        | ({} if sample is None else {"sample": sample.as_dict()})
+        | {
+            "prompts": texts,
+            "prompt_tokens": sum(map(len, encoded)),
+            "seconds": round(time.monotonic() - start, 2),
+        }
+    )
 
 
 def culprit(inside: dict | None, outside: dict | None, prompt: str) -> dict | None:

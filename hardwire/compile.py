@@ -59,19 +59,13 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
     """
     old = CompiledModel(out)
     ours, theirs = old.format.as_dict(), source.format(old.format.wide_bits).as_dict()
-    if differing := [
-        f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]
-    ]:
-        raise CompiledError(
-            f"{source.checkpoint.source}: does not fit the chip in {out}: {'; '.join(differing)}"
-        )
+    if differing := [f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name]]:
+        raise CompiledError(f"{source.checkpoint.source}: does not fit the chip in {out}: {'; '.join(differing)}")
     seconds: dict[str, float] = {}
     model = source.quantise(old.format.wide_bits, gptq_text, seconds)
     _check_epsilons(source, model, old.config)
     with replaced(out) as folder:
-        report = _cast(
-            source, model, old.config, folder, out, "decode" in old.report["measured"], seconds, old
-        )
+        report = _cast(source, model, old.config, folder, out, "decode" in old.report["measured"], seconds, old)
         new = CompiledModel(folder).manifest
     return report | {
         "respin": {
@@ -87,8 +81,9 @@ def _check_epsilons(source: Source, model: IntegerModel, config: "ChipConfig") -
     """The shared engine takes them as signed words."""
     for name, norm in model.norms.items():
         if config.shared and norm.eps_q >= 1 << 31:
-            raise CompiledError(f"{source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: "
-                              "compile without --shared")
+            raise CompiledError(
+                f"{source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: compile without --shared"
+            )
 
 
 def _cast(
@@ -136,9 +131,7 @@ def _cast(
         with step("build the simulation", seconds) as running:
             chip = output.chip(lambda done, what: running.update(what, done))
         with step("measure", seconds) as running:
-            measured, report["projected"] = measure(
-                chip, config.max_context, model.format.vocab_size, running.update
-            )
+            measured, report["projected"] = measure(chip, config.max_context, model.format.vocab_size, running.update)
         chip.close()
         report["measured"] |= measured
     report["measured"]["step_seconds"] = seconds

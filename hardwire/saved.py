@@ -1,8 +1,8 @@
 """The simulated chip in a file, between two tokens, and the text that brought it there.
 
-    hardwire saved 1 SHA256    of all that follows this line
-    {...}                      JSON: the chip's files and their SHA-256, the text, the adapters, SHA-256 of the whole state
-    ...                        zlib: the chip's state, XOR what it is just after reset; of ROMs nothing is left by that
+hardwire saved 1 SHA256    of all that follows this line
+{...}                      JSON: the chip's files and their SHA-256, the text, the adapters, SHA-256 of the whole state
+...                        zlib: the chip's state, XOR what it is just after reset; of ROMs nothing is left by that
 """
 
 import json
@@ -83,5 +83,3 @@ def load(path: Path, output: CompiledModel, backend: str = "rtl") -> Saved:
 def _check_backend(path: Path, backend: str) -> None:
     if backend != "rtl":
         raise SavedError(f"{path}: only the simulated chip is saved and resumed: that takes backend rtl, not {backend}")
-
-

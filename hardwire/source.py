@@ -33,9 +33,7 @@ class Source:
         """The format that ``quantise`` gives it.  Raises ValueError for a ``wide_bits`` that there is not."""
         return ModelFormat.of(self.checkpoint.config, wide_bits=wide_bits, **class_bits(self.checkpoint))
 
-    def quantise(
-        self, wide_bits: int = 32, gptq_text: Path | None = None, seconds: dict[str, float] | None = None
-    ) -> IntegerModel:
+    def quantise(self, wide_bits: int = 32, gptq_text: Path | None = None, seconds: dict[str, float] | None = None) -> IntegerModel:
         """The integer model; by GPTQ on the text in the file ``gptq_text`` if one is given."""
         n_matrices = len(list(matrix_names(self.format(wide_bits))))
         prepared = None if gptq_text is None else self._gptq(gptq_text, seconds)
@@ -52,18 +50,13 @@ class Source:
 
         checkpoint = self.checkpoint
         if checkpoint.tokenizer is None:
-            raise CheckpointError(
-                f"{checkpoint.source}: has no tokenizer to read {text} with: name one with --tokenizer"
-            )
+            raise CheckpointError(f"{checkpoint.source}: has no tokenizer to read {text} with: name one with --tokenizer")
         linears = [
-            name
-            for name, shape in checkpoint.config.tensor_shapes().items()
-            if len(shape) == 2 and name.startswith("layers.")
+            name for name, shape in checkpoint.config.tensor_shapes().items() if len(shape) == 2 and name.startswith("layers.")
         ]
         if kept := next((name for name in linears if checkpoint.blocks(name) is not None), None):
             raise CheckpointError(
-                f"{checkpoint.source}: {kept} is quantised already and keeps its codes: "
-                "--gptq is for float weights"
+                f"{checkpoint.source}: {kept} is quantised already and keeps its codes: --gptq is for float weights"
             )
         tokens = checkpoint.tokenizer.encode(read_text(text))[:CALIBRATION_TOKENS]
         with step("gptq", seconds) as running:

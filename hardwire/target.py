@@ -89,9 +89,7 @@ class Target:
     def eos_token_ids(self) -> Sequence[int]:
         if self.tokenizer is not None:
             return self.tokenizer.eos_ids
-        return (
-            self.output.model.eos_token_ids if self.output else self._source.checkpoint.config.eos_token_ids
-        )
+        return self.output.model.eos_token_ids if self.output else self._source.checkpoint.config.eos_token_ids
 
     @property
     def vocab_size(self) -> int:
@@ -115,14 +113,10 @@ class Target:
     def backend(self, wanted: str | None) -> str:
         """The backend to use: by default rtl, or golden if this is no compiled model.  Raises CompiledError."""
         if wanted == "rtl" and self.output is None:
-            raise CompiledError(
-                f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT"
-            )
+            raise CompiledError(f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT")
         return wanted or BACKENDS[0 if self.output else 1]
 
-    def session(
-        self, backend: str, kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None
-    ) -> "Session":
+    def session(self, backend: str, kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None) -> "Session":
         """A session, with a ``kind`` of simulated chip; what it takes to have one is shown as it is done.
 
         With ``saved``, which is of backend rtl, it goes on from there.
@@ -192,8 +186,7 @@ class Target:
             ids = [int(word) for word in prompt.split()]
         except ValueError:
             raise TokenizerError(
-                f'{self.name}: has no tokenizer, so its prompts are token numbers, as in "1 2 3", '
-                f"not {prompt!r}"
+                f'{self.name}: has no tokenizer, so its prompts are token numbers, as in "1 2 3", not {prompt!r}'
             ) from None
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise TokenizerError(f"token {outside[0]} is not in the vocabulary of {self.vocab_size}")

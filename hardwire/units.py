@@ -24,9 +24,7 @@ class Sample:
     "position", "unit", "layer", "what" (as in "q[17]"), "rtl" and "golden".
     """
 
-    def __init__(
-        self, chip: ObservedChip, golden: GoldenLlama, model: ModelFormat, config: ChipConfig, layers: Sequence[int]
-    ):
+    def __init__(self, chip: ObservedChip, golden: GoldenLlama, model: ModelFormat, config: ChipConfig, layers: Sequence[int]):
         self._chip, self._golden, self._model, self._config = chip, golden, model, config
         self.layers = layers
         self.beats: dict[str, int] = dict.fromkeys(chip.taps, 0)
@@ -76,8 +74,9 @@ class Sample:
                 return _element(name, first + lane, shapes[name])
 
             enters = "after_ffn" in parts and layer is not None and layer + 1 in self.layers
-            self._compare(unit, layer, offset, expected, np.concatenate(exponents, 1) if exponents else expected[..., :0], where,
-                          enters)
+            self._compare(
+                unit, layer, offset, expected, np.concatenate(exponents, 1) if exponents else expected[..., :0], where, enters
+            )
 
     def _cached(self, layer: int | None, name: str, mant: np.ndarray, exp: np.ndarray, offset: int) -> None:
         """k or v as the heads read it: in each pass, place by place and word by word, that of each bank."""
@@ -95,8 +94,14 @@ class Sample:
             def where(beat: int, lane: int, in_order: Callable[[np.ndarray], np.ndarray] = in_order) -> str:
                 return _element(name, int(in_order(np.arange(np.prod(shape)).reshape(shape))[0, beat, lane]), shape)
 
-            self._compare(f"kv_cache.{name}", layer, offset + more, in_order(mant.reshape(shape)),
-                          in_order(np.repeat(exp, self._model.kv_block // lanes, axis=-1)), where)
+            self._compare(
+                f"kv_cache.{name}",
+                layer,
+                offset + more,
+                in_order(mant.reshape(shape)),
+                in_order(np.repeat(exp, self._model.kv_block // lanes, axis=-1)),
+                where,
+            )
 
     def _compare(
         self,
@@ -146,8 +151,14 @@ class Sample:
             what += ": the fault is in a layer that was not sampled"
         position = self._first + offset
         if self.first_difference is None or position < self.first_difference["position"]:
-            self.first_difference = {"position": position, "unit": port.partition(".")[0], "layer": layer, "what": what,
-                                     "rtl": rtl, "golden": golden}
+            self.first_difference = {
+                "position": position,
+                "unit": port.partition(".")[0],
+                "layer": layer,
+                "what": what,
+                "rtl": rtl,
+                "golden": golden,
+            }
 
 
 def chosen_layers(layers: Sequence[int], n_layers: int) -> Sequence[int]:

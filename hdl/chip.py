@@ -44,22 +44,24 @@ class Chip(wiring.Component):
     def __init__(self, *, model: ModelFormat, config: ChipConfig):
         self.model, self.config = model, config.checked(model)
         lora = {"load": In(stream.Signature(struct(LOAD_WORD))), "loaded": Out(stream.Signature(struct(LOAD_REPLY)))}
-        super().__init__((lora if config.lora_rank else {}) | {
-            "i": In(stream.Signature(struct(COMMAND))),
-            "o": Out(stream.Signature(struct(REPLY))),
-            "logits_valid": Out(1),
-            "logits": Out(data.ArrayLayout(model.wide_bits, config.vector_lanes)),
-            "busy": Out(1),
-            "step": Out(3),
-        })
+        super().__init__(
+            (lora if config.lora_rank else {})
+            | {
+                "i": In(stream.Signature(struct(COMMAND))),
+                "o": Out(stream.Signature(struct(REPLY))),
+                "logits_valid": Out(1),
+                "logits": Out(data.ArrayLayout(model.wide_bits, config.vector_lanes)),
+                "busy": Out(1),
+                "step": Out(3),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         model, config = self.model, self.config
         m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
         sampler_lanes = config.sampler_lanes or config.vector_lanes
-        sampler = Sampler(vocab_size=model.vocab_size, lanes=sampler_lanes, wide_bits=model.wide_bits,
-                          noise=not config.shared)
+        sampler = Sampler(vocab_size=model.vocab_size, lanes=sampler_lanes, wide_bits=model.wide_bits, noise=not config.shared)
         add_gated(m, "sampler", sampler)
         if config.shared:
             m.submodules.engine = stage = SharedEngine(model=model, config=config)
@@ -69,8 +71,9 @@ class Chip(wiring.Component):
             shifted = embedding = self._embedding(m, stage)
         logits = stage.logits
         if sampler_lanes < config.vector_lanes:
-            m.submodules.narrow = narrow = Narrow(lanes=config.vector_lanes, to=sampler_lanes, n=model.vocab_size,
-                                                  width=model.wide_bits)
+            m.submodules.narrow = narrow = Narrow(
+                lanes=config.vector_lanes, to=sampler_lanes, n=model.vocab_size, width=model.wide_bits
+            )
             connect(m, logits, narrow.i)
             logits = narrow.o
         connect(m, logits, sampler.i)
@@ -79,13 +82,13 @@ class Chip(wiring.Component):
             shifted.residual_shift.eq(constant.data[:6].as_signed()),
             self.logits_valid.eq(stage.logits.valid & stage.logits.ready),
             self.logits.eq(stage.logits.payload.data),
-            self.busy.eq(stage.busy), self.step.eq(stage.step),
+            self.busy.eq(stage.busy),
+            self.step.eq(stage.step),
         ]
 
         # Where each sequence stands: the position of its next token, the place after that of its last one, and whether
         # all places are taken.  What is in the memory counts for a sequence that is ``live``.
-        standing = data.StructLayout({
-            "position": config.position_bits + 1, "place": bits_for(config.max_context), "whole": 1})
+        standing = data.StructLayout({"position": config.position_bits + 1, "place": bits_for(config.max_context), "whole": 1})
         live = Array(Signal(name=f"live_{s}") for s in range(config.n_sequences))
         token = Signal(self.i.payload.shape())
         position = Signal(config.position_bits + 1)
@@ -98,24 +101,42 @@ class Chip(wiring.Component):
         else:
             m.submodules.sequences = sequences = Memory(shape=standing, depth=config.n_sequences, init=[])
             read, write = sequences.read_port(), sequences.write_port()
-            m.d.comb += [read.en.eq(self.i.valid & self.i.ready), read.addr.eq(self.i.payload.sequence), kept.eq(read.data),
-                         write.en.eq(keeps), write.addr.eq(token.sequence), write.data.eq(keep)]
-        m.d.comb += [keep.position.eq(position + 1), keep.place.eq(place + 1),
-                     keep.whole.eq(whole | (place == config.max_context - 1))]
+            m.d.comb += [
+                read.en.eq(self.i.valid & self.i.ready),
+                read.addr.eq(self.i.payload.sequence),
+                kept.eq(read.data),
+                write.en.eq(keeps),
+                write.addr.eq(token.sequence),
+                write.data.eq(keep),
+            ]
+        m.d.comb += [
+            keep.position.eq(position + 1),
+            keep.place.eq(place + 1),
+            keep.whole.eq(whole | (place == config.max_context - 1)),
+        ]
         if config.shared:
-            m.d.comb += [stage.sequence.eq(token.sequence), stage.token.eq(token.token), stage.place.eq(place),
-                         stage.sample.eq(token.sample)]
+            m.d.comb += [
+                stage.sequence.eq(token.sequence),
+                stage.token.eq(token.token),
+                stage.place.eq(place),
+                stage.sample.eq(token.sample),
+            ]
         else:
             context = stage.i.payload.context
             m.d.comb += [
-                sampler.inv_temperature.eq(token.inv_temperature), sampler.seed.eq(token.seed),
+                sampler.inv_temperature.eq(token.inv_temperature),
+                sampler.seed.eq(token.seed),
                 sampler.position.eq(position),
                 embedding.i.payload.token.eq(token.token),
-                stage.i.valid.eq(embedding.o.valid),     # which is ready: no token is in it
-                stage.i.payload.data.eq(embedding.o.payload.data), stage.i.payload.last.eq(embedding.o.payload.last),
-                context.sequence.eq(token.sequence), context.position.eq(position),
-                context.place.eq(place), context.whole.eq(whole),
-                context.adapter.eq(token.adapter), context.sample.eq(token.sample),
+                stage.i.valid.eq(embedding.o.valid),  # which is ready: no token is in it
+                stage.i.payload.data.eq(embedding.o.payload.data),
+                stage.i.payload.last.eq(embedding.o.payload.last),
+                context.sequence.eq(token.sequence),
+                context.position.eq(position),
+                context.place.eq(place),
+                context.whole.eq(whole),
+                context.adapter.eq(token.adapter),
+                context.sample.eq(token.sample),
             ]
         adapter_ready = token.adapter == 0
         if config.lora_rank:
@@ -136,8 +157,11 @@ class Chip(wiring.Component):
                 m.d.sync += [position.eq(0), place.eq(0), whole.eq(0)]
                 with m.If(~begins):
                     # A place beyond the last is that after the sinks, or, without them, a full sequence.
-                    m.d.sync += [position.eq(kept.position), whole.eq(kept.whole),
-                                 place.eq(Mux(kept.place == config.max_context, config.n_sinks, kept.place))]
+                    m.d.sync += [
+                        position.eq(kept.position),
+                        whole.eq(kept.whole),
+                        place.eq(Mux(kept.place == config.max_context, config.n_sinks, kept.place)),
+                    ]
                 m.next = "check"
             with m.State("check"):
                 m.next = "reply"
@@ -178,8 +202,10 @@ class Chip(wiring.Component):
             with m.State("sample"):
                 m.d.comb += sampler.o.ready.eq(1)
                 with m.If(sampler.o.valid):
-                    m.d.sync += [reply.token.eq(sampler.o.payload.token),
-                                 reply.end.eq(sampler.o.payload.token == constant.data[6:])]
+                    m.d.sync += [
+                        reply.token.eq(sampler.o.payload.token),
+                        reply.end.eq(sampler.o.payload.token == constant.data[6:]),
+                    ]
                     m.next = "reply"
             with m.State("reply"):
                 m.d.comb += self.o.valid.eq(1)
@@ -200,9 +226,18 @@ class Chip(wiring.Component):
         else:
             r, depth, groups, base, row_base = 1, table.words(1, b), table.groups(1), 0, 0
         embedding = Embedding(
-            row_lanes=r, block_lanes=b, vector_lanes=vl, n_blocks=table.blocks, bits=model.embed_bits,
-            wide_bits=model.wide_bits, n_words=depth, n_groups=groups, base=base, row_base=row_base,
-            vocab_size=model.vocab_size)
+            row_lanes=r,
+            block_lanes=b,
+            vector_lanes=vl,
+            n_blocks=table.blocks,
+            bits=model.embed_bits,
+            wide_bits=model.wide_bits,
+            n_words=depth,
+            n_groups=groups,
+            base=base,
+            row_base=row_base,
+            vocab_size=model.vocab_size,
+        )
         add_gated(m, "embedding", embedding)
         if model.tied:
             m.d.comb += stage.peek.eq(embedding.active)

@@ -9,8 +9,14 @@ MULTIPLIERS = ("booth", "magic", "plain")
 MAX_ADAPTERS = 15
 """Adapters have numbers of four bits, and 0 is none."""
 
-SHARED_LANES = {"row_lanes": 1, "block_lanes": 8, "vector_lanes": 1, "attention_heads": 1, "attention_lanes": 8,
-                "multiplier": "plain"}
+SHARED_LANES = {
+    "row_lanes": 1,
+    "block_lanes": 8,
+    "vector_lanes": 1,
+    "attention_heads": 1,
+    "attention_lanes": 8,
+    "multiplier": "plain",
+}
 """The lanes of the shared engine: eight products of the fabric, all else one at a time."""
 
 SHARED_CONTEXT = 256
@@ -55,18 +61,35 @@ class ChipConfig:
     shared: bool = False
 
     @classmethod
-    def for_model(cls, model: ModelFormat, *, row_lanes: int = 1, block_lanes: int = 32,
-                  vector_lanes: int | None = None, attention_heads: int | None = None,
-                  attention_lanes: int | None = None, multiplier: str = "plain",
-                  max_context: int | None = None, n_sequences: int = 1, n_sinks: int = 0, lora_rank: int = 0,
-                  lora_lanes: int = 1, n_adapters: int = 2, sampler_lanes: int = 0, shared: bool = False) -> "ChipConfig":
+    def for_model(
+        cls,
+        model: ModelFormat,
+        *,
+        row_lanes: int = 1,
+        block_lanes: int = 32,
+        vector_lanes: int | None = None,
+        attention_heads: int | None = None,
+        attention_lanes: int | None = None,
+        multiplier: str = "plain",
+        max_context: int | None = None,
+        n_sequences: int = 1,
+        n_sinks: int = 0,
+        lora_rank: int = 0,
+        lora_lanes: int = 1,
+        n_adapters: int = 2,
+        sampler_lanes: int = 0,
+        shared: bool = False,
+    ) -> "ChipConfig":
         """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""
         if shared:
             given = (row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes, multiplier)
-            lanes = (only if value == default else value for value, default, only in zip(
-                given, (1, 32, None, None, None, "plain"), SHARED_LANES.values(), strict=True))
-            return cls(*lanes, max_context or min(model.max_seq_len, SHARED_CONTEXT), n_sequences, n_sinks, lora_rank,
-                       shared=True).checked(model)
+            lanes = (
+                only if value == default else value
+                for value, default, only in zip(given, (1, 32, None, None, None, "plain"), SHARED_LANES.values(), strict=True)
+            )
+            return cls(
+                *lanes, max_context or min(model.max_seq_len, SHARED_CONTEXT), n_sequences, n_sinks, lora_rank, shared=True
+            ).checked(model)
         if vector_lanes is None:
             # A group of rows takes at least dim_padded / block_lanes cycles and brings row_lanes values.
             wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
@@ -77,14 +100,34 @@ class ChipConfig:
             attention_heads = model.n_rep
             if row_lanes * block_lanes >= 8 * model.dim_padded:
                 attention_heads = model.n_heads
-        return cls(row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes or model.kv_block,
-                   multiplier, max_context or model.max_seq_len, n_sequences, n_sinks, lora_rank, lora_lanes,
-                   n_adapters, sampler_lanes).checked(model)
+        return cls(
+            row_lanes,
+            block_lanes,
+            vector_lanes,
+            attention_heads,
+            attention_lanes or model.kv_block,
+            multiplier,
+            max_context or model.max_seq_len,
+            n_sequences,
+            n_sinks,
+            lora_rank,
+            lora_lanes,
+            n_adapters,
+            sampler_lanes,
+        ).checked(model)
 
     def checked(self, model: ModelFormat) -> "ChipConfig":
         """self, or a ValueError that names what does not fit the model."""
-        for name in ("row_lanes", "vector_lanes", "attention_heads", "attention_lanes", "max_context", "n_sequences",
-                     "lora_lanes", "n_adapters"):
+        for name in (
+            "row_lanes",
+            "vector_lanes",
+            "attention_heads",
+            "attention_lanes",
+            "max_context",
+            "n_sequences",
+            "lora_lanes",
+            "n_adapters",
+        ):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}")
         if self.block_lanes not in (4, 8, 16, BLOCK):
@@ -94,33 +137,41 @@ class ChipConfig:
         if self.shared:
             self._check_shared(model)
         elif self.vector_lanes not in (2, 4, 8, 16, 32) or self.vector_lanes > self.block_lanes:
-            raise ValueError(f"vector_lanes must be a power of two from 2 to block_lanes ({self.block_lanes}), "
-                             f"not {self.vector_lanes}")
+            raise ValueError(
+                f"vector_lanes must be a power of two from 2 to block_lanes ({self.block_lanes}), not {self.vector_lanes}"
+            )
         if model.kv_block % self.vector_lanes:
             raise ValueError(f"vector_lanes ({self.vector_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
         if self.row_lanes % self.vector_lanes and self.vector_lanes % self.row_lanes:
-            raise ValueError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide "
-                             "the other")
+            raise ValueError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide the other")
         heads, rep = self.attention_heads, model.n_rep
         if not (rep % heads == 0 or (heads % rep == 0 and model.n_heads % heads == 0)):
-            raise ValueError(f"attention_heads must divide {rep} (query heads a key-value head), or be a multiple of it "
-                             f"that divides n_heads ({model.n_heads}), not {heads}")
+            raise ValueError(
+                f"attention_heads must divide {rep} (query heads a key-value head), or be a multiple of it "
+                f"that divides n_heads ({model.n_heads}), not {heads}"
+            )
         if model.kv_block % self.attention_lanes:
             raise ValueError(f"attention_lanes ({self.attention_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
-        if not isinstance(self.sampler_lanes, int) or self.sampler_lanes < 0 or (
-                self.sampler_lanes and self.vector_lanes % self.sampler_lanes):
-            raise ValueError(f"sampler_lanes must divide vector_lanes ({self.vector_lanes}), or be 0 for as many, "
-                             f"not {self.sampler_lanes!r}")
+        if (
+            not isinstance(self.sampler_lanes, int)
+            or self.sampler_lanes < 0
+            or (self.sampler_lanes and self.vector_lanes % self.sampler_lanes)
+        ):
+            raise ValueError(
+                f"sampler_lanes must divide vector_lanes ({self.vector_lanes}), or be 0 for as many, not {self.sampler_lanes!r}"
+            )
         if self.max_context > model.max_seq_len:
-            raise ValueError(f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions "
-                             "the model was trained for")
+            raise ValueError(
+                f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions the model was trained for"
+            )
         if not 0 <= self.n_sinks < self.max_context:
             raise ValueError(f"n_sinks must be 0 to max_context - 1 ({self.max_context - 1}), not {self.n_sinks!r}")
         if self.lora_rank not in (0, 2, 4, 8, 16, 32, 64):
             raise ValueError(f"lora_rank must be a power of two from 2 to 64, or 0 for none, not {self.lora_rank!r}")
         if self.lora_lanes not in (1, 2, 4, 8, 16, 32) or self.lora_rank % self.lora_lanes:
-            raise ValueError(f"lora_lanes must be a power of two that divides lora_rank ({self.lora_rank}), "
-                             f"not {self.lora_lanes!r}")
+            raise ValueError(
+                f"lora_lanes must be a power of two that divides lora_rank ({self.lora_rank}), not {self.lora_lanes!r}"
+            )
         if self.n_adapters > MAX_ADAPTERS:
             raise ValueError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
         return self
@@ -137,14 +188,16 @@ class ChipConfig:
         for what, fits, value in (
             ("wide_bits must be 24", model.wide_bits == 24, model.wide_bits),
             ("head_dim must be 8", model.head_dim == 8, model.head_dim),
-            ("the head must be tied to an embedding of 8 bits", model.tied and model.embed_bits == 8,
-             f"{'tied' if model.tied else 'untied'}, {model.embed_bits} bits"),
+            (
+                "the head must be tied to an embedding of 8 bits",
+                model.tied and model.embed_bits == 8,
+                f"{'tied' if model.tied else 'untied'}, {model.embed_bits} bits",
+            ),
             ("query heads a key-value head must be a power of two", rep & (rep - 1) == 0, rep),
             ("n_heads * head_dim must be a multiple of 32", model.attn_dim % BLOCK == 0, model.attn_dim),
             ("dim must fill blocks of 32 that are a power of two in number", blocks & (blocks - 1) == 0, model.dim),
             ("dim must be at most 512", model.dim <= 512, model.dim),
-            ("n_kv_heads * head_dim must be below 256", model.n_kv_heads * model.head_dim < 256,
-             model.n_kv_heads * model.head_dim),
+            ("n_kv_heads * head_dim must be below 256", model.n_kv_heads * model.head_dim < 256, model.n_kv_heads * model.head_dim),
         ):
             if not fits:
                 raise ValueError(f"the shared engine does not fit the model: {what}, not {value}")

@@ -41,9 +41,18 @@ class Dequantise(wiring.Component):
 
     def __init__(self, *, wide_bits):
         self.wide_bits = wide_bits
-        super().__init__({
-            "code": In(signed(5)), "d": In(8), "high": In(1), "low": In(1),
-            "minimum": In(15), "places": In(6), "beyond": In(VALUE_BITS - 1), "y": Out(signed(wide_bits))})
+        super().__init__(
+            {
+                "code": In(signed(5)),
+                "d": In(8),
+                "high": In(1),
+                "low": In(1),
+                "minimum": In(15),
+                "places": In(6),
+                "beyond": In(VALUE_BITS - 1),
+                "y": Out(signed(wide_bits)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -108,13 +117,13 @@ class Embedding(wiring.Component):
     o : Out(stream, vector_beat)      n_blocks * 32 elements, LSB 2**-12; always ready
     """
 
-    def __init__(self, *, row_lanes, block_lanes, vector_lanes, n_blocks, bits, wide_bits, n_words, n_groups,
-                 base, row_base, vocab_size):
+    def __init__(
+        self, *, row_lanes, block_lanes, vector_lanes, n_blocks, bits, wide_bits, n_words, n_groups, base, row_base, vocab_size
+    ):
         if block_lanes not in (4, 8, 16, BLOCK):
             raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {block_lanes!r}")
         if vector_lanes < 1 or vector_lanes & (vector_lanes - 1) or vector_lanes > block_lanes:
-            raise ValueError(f"vector_lanes must be a power of two up to block_lanes ({block_lanes}), "
-                             f"not {vector_lanes!r}")
+            raise ValueError(f"vector_lanes must be a power of two up to block_lanes ({block_lanes}), not {vector_lanes!r}")
         if bits not in (4, 8):
             raise ValueError(f"bits must be 4 or 8, not {bits!r}")
         self.row_lanes, self.block_lanes, self.vector_lanes = row_lanes, block_lanes, vector_lanes
@@ -130,13 +139,16 @@ class Embedding(wiring.Component):
             raise ValueError(f"n_groups must be at least {row_base + groups}, not {n_groups!r}")
         # d, and m where there are minima, in slices of block_lanes / 2 bits.
         self.scale_words = -(-(16 if bits == 4 else 8) // (block_lanes // 2))
-        super().__init__({
-            "i": In(stream.Signature(data.StructLayout({"token": bits_for(vocab_size - 1)}))),
-            "residual_shift": In(signed(SHIFT_BITS)),
-            "weights": Out(RomPort(depth=n_words, width=9 * block_lanes // 2, lanes=row_lanes)),
-            "rows": Out(RomPort(depth=n_groups, width=10, lanes=row_lanes)),
-            "active": Out(1),
-            "o": Out(stream.Signature(vector_beat(vector_lanes, wide_bits), always_ready=True))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(data.StructLayout({"token": bits_for(vocab_size - 1)}))),
+                "residual_shift": In(signed(SHIFT_BITS)),
+                "weights": Out(RomPort(depth=n_words, width=9 * block_lanes // 2, lanes=row_lanes)),
+                "rows": Out(RomPort(depth=n_groups, width=10, lanes=row_lanes)),
+                "active": Out(1),
+                "o": Out(stream.Signature(vector_beat(vector_lanes, wide_bits), always_ready=True)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -168,12 +180,11 @@ class Embedding(wiring.Component):
         # The words' addresses are registers, since they go all over the chip: ``at`` is that of the next read, ``address`` that
         # of its block.
         address, at, next_block = (Signal.like(self.weights.addr, name=name) for name in ("address", "at", "next_block"))
-        m.d.comb += [self.weights.addr.eq(at), self.weights.en.eq(self.active),
-                     next_block.eq(address + self.planes * self.subs)]
+        m.d.comb += [self.weights.addr.eq(at), self.weights.en.eq(self.active), next_block.eq(address + self.planes * self.subs)]
         m.d.sync += self.rows.en.eq(0)
         block, word = Signal(range(max(self.n_blocks, 2))), Signal(range(max(self.scale_words, 2)))
         chunk, plane = Signal(range(BLOCK // self.vector_lanes)), Signal()
-        next_chunk = (chunk + 1)[:len(chunk)]
+        next_chunk = (chunk + 1)[: len(chunk)]
         last_chunk, last_plane, last_block = Signal(), Signal(), Signal()
         m.d.comb += [
             last_chunk.eq(chunk == BLOCK // self.vector_lanes - 1),
@@ -196,14 +207,21 @@ class Embedding(wiring.Component):
                 # Bit by bit from the token's top: the remainder into lane, the quotient into token and, times
                 # row_words, into offset.
                 m.d.sync += [
-                    lane.eq(Mux(enough, doubled - self.row_lanes, doubled)), token.eq(Cat(enough, token)),
-                    offset.eq((offset << 1) + Mux(enough, self.row_words, 0)), step.eq(step + 1),
+                    lane.eq(Mux(enough, doubled - self.row_lanes, doubled)),
+                    token.eq(Cat(enough, token)),
+                    offset.eq((offset << 1) + Mux(enough, self.row_words, 0)),
+                    step.eq(step + 1),
                 ]
                 with m.If(step == len(token) - 1):
                     m.next = "row"
             with m.State("row"):
-                m.d.sync += [address.eq(self.base + offset), at.eq(self.base + offset), block.eq(0),
-                             self.rows.addr.eq(self.row_base + token), self.rows.en.eq(1)]
+                m.d.sync += [
+                    address.eq(self.base + offset),
+                    at.eq(self.base + offset),
+                    block.eq(0),
+                    self.rows.addr.eq(self.row_base + token),
+                    self.rows.en.eq(1),
+                ]
                 m.next = "scales"
             with m.State("scales"):
                 m.d.comb += reading.scales.eq(1)
@@ -213,7 +231,9 @@ class Embedding(wiring.Component):
                     m.next = "codes"
             with m.State("codes"):
                 m.d.comb += [
-                    reading.codes.eq(1), reading.high.eq(~last_plane), reading.last.eq(last_block & last_chunk),
+                    reading.codes.eq(1),
+                    reading.high.eq(~last_plane),
+                    reading.last.eq(last_block & last_chunk),
                 ]
                 if self.word_chunks > 1:
                     m.d.comb += reading.within.eq(chunk)
@@ -250,29 +270,33 @@ class Embedding(wiring.Component):
         held = [Signal.like(word, name=f"held_{k}", reset_less=True) for k in range(self.row_lanes)]
         m.d.sync += [to.eq(data) for to, data in zip(held, self.weights.data, strict=True)]
         pairs = [Signal.like(word, name=f"pair_{k}", reset_less=True) for k in range(0, self.row_lanes, 2)]
-        lane_there = Signal.like(lane)       # long before the first word
+        lane_there = Signal.like(lane)  # long before the first word
         m.d.sync += lane_there.eq(lane)
-        m.d.sync += [pair.eq(Array(held[2 * k:2 * k + 2])[lane_there[0]]) for k, pair in enumerate(pairs)]
+        m.d.sync += [pair.eq(Array(held[2 * k : 2 * k + 2])[lane_there[0]]) for k, pair in enumerate(pairs)]
         m.d.sync += word.eq(Array(pairs)[lane_there[1:]])
         scales = Signal(self.scale_words * self.block_lanes // 2)
         minimum = Signal(15)
         with m.If(at_word.scales):
-            m.d.sync += scales.eq(Cat(scales, word[4 * self.block_lanes:])[self.block_lanes // 2:])
+            m.d.sync += scales.eq(Cat(scales, word[4 * self.block_lanes :])[self.block_lanes // 2 :])
         if self.planes == 1:
             m.d.sync += minimum.eq(scales[8:16] << row.k)
 
         codes = Signal(4 * self.vector_lanes)
-        chunks = [word[i * len(codes):(i + 1) * len(codes)] for i in range(self.word_chunks)]
+        chunks = [word[i * len(codes) : (i + 1) * len(codes)] for i in range(self.word_chunks)]
         m.d.comb += codes.eq(Array(chunks)[at_word.within] if len(chunks) > 1 else chunks[0])
         for n in range(self.vector_lanes):
             m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
             code = Signal(signed(5), name=f"code{n}")
-            nibble, high = codes[4 * n:4 * n + 4], at_word.high
+            nibble, high = codes[4 * n : 4 * n + 4], at_word.high
             # The high plane holds q - 128 in its top four bits: its own top bit inverted is the sign.
             m.d.sync += code.eq(Cat(nibble[:3], nibble[3] ^ high, ~nibble[3] & high))
             m.d.comb += [
-                dequantise.code.eq(code), dequantise.d.eq(scales[:8]),
-                dequantise.high.eq(at_product.high), dequantise.low.eq(self.planes == 2),
-                dequantise.minimum.eq(minimum), dequantise.places.eq(places), dequantise.beyond.eq(beyond),
+                dequantise.code.eq(code),
+                dequantise.d.eq(scales[:8]),
+                dequantise.high.eq(at_product.high),
+                dequantise.low.eq(self.planes == 2),
+                dequantise.minimum.eq(minimum),
+                dequantise.places.eq(places),
+                dequantise.beyond.eq(beyond),
                 self.o.payload.data[n].eq(dequantise.y),
             ]

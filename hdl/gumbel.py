@@ -15,7 +15,7 @@ KEY = (0x6C796765, 0x74656462)
 
 
 def rotl(v, n):
-    return Cat(v[32 - n:], v[:32 - n])
+    return Cat(v[32 - n :], v[: 32 - n])
 
 
 def first_half(v0, v1, v2, v3):
@@ -46,9 +46,18 @@ class TokenHash(wiring.Component):
     HALF_ROUNDS = 9
 
     def __init__(self):
-        super().__init__({
-            "start": In(1), "seed": In(32), "position": In(32), "done": Out(1),
-            "v0": Out(32), "v1": Out(32), "v2": Out(32), "v3": Out(32)})
+        super().__init__(
+            {
+                "start": In(1),
+                "seed": In(32),
+                "position": In(32),
+                "done": Out(1),
+                "v0": Out(32),
+                "v1": Out(32),
+                "v2": Out(32),
+                "v3": Out(32),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -81,9 +90,9 @@ class LogitHash(wiring.Component):
     DEPTH = 6
 
     def __init__(self, *, index_bits):
-        super().__init__({
-            "advance": In(1), "v0": In(32), "v1": In(32), "v2": In(32), "v3": In(32), "index": In(index_bits),
-            "word": Out(32)})
+        super().__init__(
+            {"advance": In(1), "v0": In(32), "v1": In(32), "v2": In(32), "v3": In(32), "index": In(index_bits), "word": Out(32)}
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -112,7 +121,7 @@ def leading_one_to_top(m, name, v, steps):
     for step in steps:
         # Signals, not expressions: each level uses the one before three times.
         zero, shifted = Signal(name=f"{name}_zero{step}"), Signal(len(v), name=f"{name}_by{step}")
-        m.d.comb += [zero.eq(~v[len(v) - step:].any()), shifted.eq(Mux(zero, v << step, v))]
+        m.d.comb += [zero.eq(~v[len(v) - step :].any()), shifted.eq(Mux(zero, v << step, v))]
         zeros.append(zero)
         v = shifted
     return v, Cat(*reversed(zeros))
@@ -196,15 +205,19 @@ class Gumbel(wiring.Component):
         if not lanes.bit_length() <= index_bits <= 32:
             raise ValueError(f"index_bits must be {lanes.bit_length()} to 32, not {index_bits!r}")
         self.lanes, self.index_bits = lanes, index_bits
-        super().__init__({
-            "start": In(1), "seed": In(32), "position": In(32),
-            "o": Out(stream.Signature(data.ArrayLayout(signed(NOISE_BITS), lanes)))})
+        super().__init__(
+            {
+                "start": In(1),
+                "seed": In(32),
+                "position": In(32),
+                "o": Out(stream.Signature(data.ArrayLayout(signed(NOISE_BITS), lanes))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.token_hash = token_hash = TokenHash()
-        m.d.comb += [token_hash.start.eq(self.start), token_hash.seed.eq(self.seed),
-                     token_hash.position.eq(self.position)]
+        m.d.comb += [token_hash.start.eq(self.start), token_hash.seed.eq(self.seed), token_hash.position.eq(self.position)]
 
         lane_bits = self.lanes.bit_length() - 1
         beat = Signal(self.index_bits - lane_bits)
@@ -223,7 +236,11 @@ class Gumbel(wiring.Component):
             m.submodules[f"hash{n}"] = logit_hash = LogitHash(index_bits=self.index_bits)
             m.submodules[f"noise{n}"] = noise = NoiseOfWord()
             m.d.comb += [getattr(logit_hash, v).eq(getattr(token_hash, v)) for v in ("v0", "v1", "v2", "v3")]
-            m.d.comb += [logit_hash.advance.eq(advance), logit_hash.index.eq(Cat(Const(n, lane_bits), beat)),
-                         noise.advance.eq(advance), noise.word.eq(logit_hash.word),
-                         skid.i.payload[n].eq(noise.g)]
+            m.d.comb += [
+                logit_hash.advance.eq(advance),
+                logit_hash.index.eq(Cat(Const(n, lane_bits), beat)),
+                noise.advance.eq(advance),
+                noise.word.eq(logit_hash.word),
+                skid.i.payload[n].eq(noise.g),
+            ]
         return m

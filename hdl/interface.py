@@ -78,8 +78,18 @@ class Layout:
 TOKEN_BITS = 32
 """Token numbers at the ports are whole words: the chip refuses one that is too large, where fewer bits would cut it off."""
 
-COMMAND = Layout((("token", TOKEN_BITS), ("sequence", 16), ("adapter", 4), ("release", 1), ("restart", 1), ("sample", 1),
-                  ("inv_temperature", 16), ("seed", 32)))
+COMMAND = Layout(
+    (
+        ("token", TOKEN_BITS),
+        ("sequence", 16),
+        ("adapter", 4),
+        ("release", 1),
+        ("restart", 1),
+        ("sample", 1),
+        ("inv_temperature", 16),
+        ("seed", 32),
+    )
+)
 """A token for a sequence.  ``restart`` puts it at position 0; ``sample`` asks for the next token; ``adapter`` 0 is none.
 
 With ``release`` there is no token: the chip forgets the sequence, and its next token has position 0.

@@ -47,17 +47,16 @@ class Mx(wiring.Component):
         if not isinstance(o_lanes, int) or o_lanes not in (lanes << k for k in range(6)) or block % o_lanes:
             raise ValueError(f"o_lanes must be lanes ({lanes}) times a power of two, and divide block ({block}), not {o_lanes!r}")
         self.lanes, self.o_lanes, self.block, self.width = lanes, o_lanes, block, width
-        super().__init__({"i": In(stream.Signature(scaled_beat(lanes, width))),
-                          "o": Out(stream.Signature(mx_beat(o_lanes)))})
+        super().__init__({"i": In(stream.Signature(scaled_beat(lanes, width))), "o": Out(stream.Signature(mx_beat(o_lanes)))})
 
     def elaborate(self, platform):
         m = Module()
         lanes, width = self.lanes, self.width
         beats, o_beats = self.block // lanes, self.block // self.o_lanes
         beat_bits, o_beat_bits = max(1, ceil_log2(beats)), max(1, ceil_log2(o_beats))
-        turns = self.o_lanes // lanes       # beats in of a beat out: each has its memory
+        turns = self.o_lanes // lanes  # beats in of a beat out: each has its memory
         turn_bits = ceil_log2(turns)
-        shift_bits = ceil_log2(width - 7)   # bitlen(magnitude) - 7 <= width - 1 - 7
+        shift_bits = ceil_log2(width - 7)  # bitlen(magnitude) - 7 <= width - 1 - 7
 
         writes, reads = [], []
         for turn in range(turns):
@@ -74,9 +73,9 @@ class Mx(wiring.Component):
         # In: fill a bank.
         bank_in, beat_in, row_in = Signal(), Signal(beat_bits), Signal(o_beat_bits)
         magnitudes = Signal(width - 1)
-        open_ = Signal(init=1)               # bank_in is not full
+        open_ = Signal(init=1)  # bank_in is not full
         closing, freeing = Signal(), Signal()
-        closed = Signal()                    # ``magnitudes`` is that of the block which bank_in has just left
+        closed = Signal()  # ``magnitudes`` is that of the block which bank_in has just left
         beat_magnitude = reduce(or_, map(magnitude, self.i.payload.data))
         m.d.comb += [
             self.i.ready.eq(open_),
@@ -140,14 +139,17 @@ class Mx(wiring.Component):
         coarse_shift, coarse_exp = Signal(3), Signal(signed(EXP_BITS))
         with m.If(advance):
             m.d.sync += [
-                read_valid.eq(reading), read_last.eq(block.last & (beat_out == o_beats - 1)),
+                read_valid.eq(reading),
+                read_last.eq(block.last & (beat_out == o_beats - 1)),
                 read_zero.eq(Cat((beat_out << turn_bits | turn) > block.final_beat for turn in range(turns))),
-                read_shift.eq(block_shift), read_base.eq(block.base),
-
-                coarse_valid.eq(read_valid), coarse_last.eq(read_last), coarse_shift.eq(read_shift[:3]),
+                read_shift.eq(block_shift),
+                read_base.eq(block.base),
+                coarse_valid.eq(read_valid),
+                coarse_last.eq(read_last),
+                coarse_shift.eq(read_shift[:3]),
                 coarse_exp.eq(read_base + read_shift),
-
-                self.o.valid.eq(coarse_valid), self.o.payload.last.eq(coarse_last),
+                self.o.valid.eq(coarse_valid),
+                self.o.payload.last.eq(coarse_last),
                 self.o.payload.exp.eq(coarse_exp),
             ]
             for k in range(self.o_lanes):
@@ -165,5 +167,5 @@ class Mx(wiring.Component):
 def _round_and_clip(doubled):
     """Nine bits, LSB one half -> the integer, half up, clipped to -127..127."""
     doubled = doubled.as_signed()
-    rounded = (doubled + 1) >> 1             # -128..128: doubled is a floor, -256..255
+    rounded = (doubled + 1) >> 1  # -128..128: doubled is a floor, -256..255
     return Mux(rounded == 128, 127, Mux(rounded == -128, -127, rounded))

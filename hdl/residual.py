@@ -35,8 +35,9 @@ class Residual(wiring.Component):
         if wide_bits not in (24, 32):
             raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
         self.dim_padded, self.lanes, self.wide_bits = dim_padded, lanes, wide_bits
-        super().__init__({"i": In(stream.Signature(residual_beat(lanes, wide_bits))),
-                          "o": Out(stream.Signature(vector_beat(lanes, wide_bits)))})
+        super().__init__(
+            {"i": In(stream.Signature(residual_beat(lanes, wide_bits))), "o": Out(stream.Signature(vector_beat(lanes, wide_bits)))}
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -70,8 +71,12 @@ class Residual(wiring.Component):
 
         with m.If(advance):
             m.d.sync += [
-                valid.eq(self.i.valid), beat.eq(self.i.payload), beat_index.eq(index),
-                summed.valid.eq(valid), summed.payload.last.eq(beat.last), Cat(summed.payload.data).eq(Cat(total)),
+                valid.eq(self.i.valid),
+                beat.eq(self.i.payload),
+                beat_index.eq(index),
+                summed.valid.eq(valid),
+                summed.payload.last.eq(beat.last),
+                Cat(summed.payload.data).eq(Cat(total)),
             ]
             with m.If(self.i.valid):
                 m.d.sync += index.eq(Mux(self.i.payload.last, 0, index + 1))

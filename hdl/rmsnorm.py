@@ -47,8 +47,16 @@ class RMSNorm(wiring.Component):
     o : Out(stream scaled_beat)    LSB 2**base; base = ge - 15 - p - sh wraps to ``EXP_BITS`` bits
     """
 
-    def __init__(self, *, dim: int, lanes: int, wide_bits: int, n_norms: int,
-                 gain_init: Sequence[int] | None = None, const_init: Sequence[int] | None = None):
+    def __init__(
+        self,
+        *,
+        dim: int,
+        lanes: int,
+        wide_bits: int,
+        n_norms: int,
+        gain_init: Sequence[int] | None = None,
+        const_init: Sequence[int] | None = None,
+    ):
         if not isinstance(dim, int) or dim < 1:
             raise ValueError(f"dim must be a positive integer, not {dim!r}")
         if lanes not in (2, 4, 8, 16, 32):
@@ -62,11 +70,13 @@ class RMSNorm(wiring.Component):
         self.banks = _banks(self.beats)
         self.gain = Rom(width=16 * lanes, depth=n_norms * self.beats, name="gain", init=gain_init)
         self.norm = Rom(width=40, depth=n_norms, name="norm", init=const_init)
-        super().__init__({
-            "restart": In(1),
-            "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
-            "o": Out(stream.Signature(scaled_beat(lanes, wide_bits + 31))),
-        })
+        super().__init__(
+            {
+                "restart": In(1),
+                "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+                "o": Out(stream.Signature(scaled_beat(lanes, wide_bits + 31))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -95,12 +105,18 @@ class RMSNorm(wiring.Component):
         # A beat is written from registers, a cycle after it came in: the first beats are read meanwhile.
         entered, place, beat = Signal(), Signal.like(index), Signal.like(self.i.payload.data, reset_less=True)
         beat_magnitudes = Signal(width - 1, reset_less=True)
-        m.d.sync += [entered.eq(self.i.valid & self.i.ready), place.eq(index), beat.eq(self.i.payload.data),
-                     beat_magnitudes.eq(reduce(or_, map(magnitude, self.i.payload.data)))]
+        m.d.sync += [
+            entered.eq(self.i.valid & self.i.ready),
+            place.eq(index),
+            beat.eq(self.i.payload.data),
+            beat_magnitudes.eq(reduce(or_, map(magnitude, self.i.payload.data))),
+        ]
         m.d.comb += [
-            *(write.addr.eq(place >> (banks - 1)) for write in writes), *(write.data.eq(beat) for write in writes),
+            *(write.addr.eq(place >> (banks - 1)) for write in writes),
+            *(write.data.eq(beat) for write in writes),
             *(write.en.eq(entered & (place[0] == bank if banks > 1 else 1)) for bank, write in enumerate(writes)),
-            *(read.addr.eq(index >> (banks - 1)) for read in reads), *(read.en.eq(advance) for read in reads),
+            *(read.addr.eq(index >> (banks - 1)) for read in reads),
+            *(read.en.eq(advance) for read in reads),
         ]
         every_magnitude = Signal(width - 1)
         m.d.comb += every_magnitude.eq(Mux(entered, beat_magnitudes, 0) | magnitudes)
@@ -135,14 +151,15 @@ class RMSNorm(wiring.Component):
         # Constants of this norm.  Settled long before the sum: one cycle after the shift.  The ROM's word has a register of its
         # own, as block RAM is slow.
         constants = Signal(40, reset_less=True)
-        shift = Signal(range(width - 15))            # bitlen(magnitudes) <= width - 1
+        shift = Signal(range(width - 15))  # bitlen(magnitudes) <= width - 1
         eps, least, exponent = Signal(32), Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
         m.d.comb += self.norm.en.eq(1)
         m.d.sync += [
             shift.eq(bitlen(every_magnitude[15:])),
             constants.eq(self.norm.data),
             eps.eq(shift_right(constants[:32], shift, 32, unit=2)),
-            least.eq(constants[32:].as_signed() - 15), exponent.eq(least - shift),
+            least.eq(constants[32:].as_signed() - 15),
+            exponent.eq(least - shift),
         ]
 
         # The pipes.
@@ -164,8 +181,12 @@ class RMSNorm(wiring.Component):
             v = [read.data.word_select(k, width).as_signed() for read in reads]
             chosen, factor = Signal(signed(width), name=f"v_{k}", reset_less=True), Signal(15, name=f"r_{k}", reset_less=True)
             m.d.comb += [
-                first.en.eq(advance), first.a.eq(chosen), first.b.eq(factor), second.en.eq(advance),
-                second.a.eq(first.p), second.b.eq(gains.word_select(k, 16)),
+                first.en.eq(advance),
+                first.a.eq(chosen),
+                first.b.eq(factor),
+                second.en.eq(advance),
+                second.a.eq(first.p),
+                second.b.eq(gains.word_select(k, 16)),
                 out.data[k].eq(second.p),
             ]
             with m.If(advance):
@@ -178,7 +199,7 @@ class RMSNorm(wiring.Component):
                 m.d.comb += [square.a.eq(u), square.b.eq(u), square.en.eq(advance)]
                 with m.If(advance):
                     m.d.sync += u.eq(shift_right(v[bank], shift, 16))
-                squares.append(square.p[:31])        # |u| <= 2**15
+                squares.append(square.p[:31])  # |u| <= 2**15
         m.d.comb += [skid.i.valid.eq(is_output[7]), out.last.eq(output_last[7]), out.base.eq(base)]
 
         # Gains are read two cycles ahead of v * r; the words follow each other through all the norms.
@@ -204,7 +225,7 @@ class RMSNorm(wiring.Component):
         n = Signal(range(len(t)))
         with m.If(advance & adds):
             m.d.sync += [total.eq(squares[0] + Mux(starts, 0, total)), starts.eq(adds_last)]
-        has = _delayed(m, advance, adds & adds_last, 3, "has")         # 1: the total, 2: t, 3: n
+        has = _delayed(m, advance, adds & adds_last, 3, "has")  # 1: the total, 2: t, 3: n
         below = shift_right(Cat(Const(0, 6), t), n, 6)
         with m.If(advance):
             m.d.sync += [t.eq(total + eps), n.eq(bitlen(t[1:])), root.addr.eq(Cat(below, n[0]))]

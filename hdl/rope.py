@@ -46,9 +46,19 @@ class RoPE(wiring.Component):
     o : Out(stream scaled_beat)          Wide, LSB 2**-12
     """
 
-    def __init__(self, *, n_heads: int, n_kv_heads: int, head_dim: int, lanes: int, wide_bits: int,
-                 sine_bits: int, position_bits: int, sinks: bool = False,
-                 freq_init: Sequence[int] | None = None):
+    def __init__(
+        self,
+        *,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        lanes: int,
+        wide_bits: int,
+        sine_bits: int,
+        position_bits: int,
+        sinks: bool = False,
+        freq_init: Sequence[int] | None = None,
+    ):
         for name, value in (("n_heads", n_heads), ("n_kv_heads", n_kv_heads), ("position_bits", position_bits)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
@@ -63,11 +73,14 @@ class RoPE(wiring.Component):
         self.n_heads, self.n_kv_heads, self.head_beats = n_heads, n_kv_heads, head_dim // lanes
         self.lanes, self.wide_bits, self.sine_bits, self.sinks = lanes, wide_bits, sine_bits, sinks
         self.freq = Rom(width=16 * lanes, depth=self.head_beats, name="freq", init=freq_init)
-        super().__init__({
-            "position": In(position_bits), "sink_position": In(position_bits),
-            "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
-            "o": Out(stream.Signature(scaled_beat(lanes, wide_bits))),
-        })
+        super().__init__(
+            {
+                "position": In(position_bits),
+                "sink_position": In(position_bits),
+                "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+                "o": Out(stream.Signature(scaled_beat(lanes, wide_bits))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -106,11 +119,11 @@ class RoPE(wiring.Component):
             position = Mux(turn, sink_position, position)
 
         phases = [WideProduct(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
-        operands = 1 + phases[0].latency + 2 + 1      # frequency, phase, table (a register behind it: it is slow), sign
-        latency = operands + 2 + 2                    # the products, sum, rounding
+        operands = 1 + phases[0].latency + 2 + 1  # frequency, phase, table (a register behind it: it is slow), sign
+        latency = operands + 2 + 2  # the products, sum, rounding
 
         valid, last = Signal(latency), Signal(latency)
-        passes = Signal(operands - 1)                 # one less: what is done at the signs
+        passes = Signal(operands - 1)  # one less: what is done at the signs
         with m.If(advance):
             m.d.sync += [
                 valid.eq(Cat(i_valid, valid)),
@@ -126,14 +139,17 @@ class RoPE(wiring.Component):
             sin_port, cos_port = sine.read_port(), sine.read_port()
 
             # Phase to angle: the quadrant above the index; in odd quadrants the sine runs backwards.
-            angle = phase.p[30 - sine_bits:32]
+            angle = phase.p[30 - sine_bits : 32]
             index, odd = angle[:sine_bits], angle[sine_bits]
             sin_index = index ^ odd.replicate(sine_bits)
             m.d.comb += [
-                phase.a.eq(self.freq.data.word_select(pair, 32)), phase.b.eq(position),
+                phase.a.eq(self.freq.data.word_select(pair, 32)),
+                phase.b.eq(position),
                 phase.en.eq(advance),
-                sin_port.addr.eq(sin_index), cos_port.addr.eq(~sin_index),
-                sin_port.en.eq(advance), cos_port.en.eq(advance),
+                sin_port.addr.eq(sin_index),
+                cos_port.addr.eq(~sin_index),
+                sin_port.en.eq(advance),
+                cos_port.en.eq(advance),
             ]
             quadrant = Signal(2, name=f"quadrant_{pair}")
             quadrant_read = Signal(2, name=f"quadrant_read_{pair}")
@@ -141,17 +157,21 @@ class RoPE(wiring.Component):
             cos, sin = (Signal(signed(17), name=f"{name}_{pair}", reset_less=True) for name in ("cos", "sin"))
             with m.If(advance):
                 m.d.sync += [
-                    quadrant_read.eq(angle[sine_bits:]), quadrant.eq(quadrant_read),
-                    cos_read.eq(cos_port.data), sin_read.eq(sin_port.data),
-                    cos.eq(_signed(quadrant[0] ^ quadrant[1], cos_read)), sin.eq(_signed(quadrant[1], sin_read)),
+                    quadrant_read.eq(angle[sine_bits:]),
+                    quadrant.eq(quadrant_read),
+                    cos_read.eq(cos_port.data),
+                    sin_read.eq(sin_port.data),
+                    cos.eq(_signed(quadrant[0] ^ quadrant[1], cos_read)),
+                    sin.eq(_signed(quadrant[1], sin_read)),
                 ]
                 with m.If(passes[-1]):
                     m.d.sync += [cos.eq(1 << 15), sin.eq(0)]
 
-            x, y = (_delayed(m, advance, i_data[2 * pair + k], operands, f"{'xy'[k]}_{pair}")
-                    for k in range(2))
-            xc, ys, xs, yc = (self._product(m, advance, f"{name}_{pair}", a, b) for name, a, b in (
-                ("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos)))
+            x, y = (_delayed(m, advance, i_data[2 * pair + k], operands, f"{'xy'[k]}_{pair}") for k in range(2))
+            xc, ys, xs, yc = (
+                self._product(m, advance, f"{name}_{pair}", a, b)
+                for name, a, b in (("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos))
+            )
             for k, total in enumerate((xc - ys, xs + yc)):
                 rotated = Signal(signed(width + 17), name=f"rotated_{2 * pair + k}", reset_less=True)
                 rounded = Signal(signed(width), name=f"rounded_{2 * pair + k}", reset_less=True)
@@ -171,7 +191,10 @@ class RoPE(wiring.Component):
         write, read = head.write_port(), head.read_port(domain="comb")
         m.d.comb += [
             i.ready.eq(advance & ~again),
-            write.addr.eq(beat), write.data.eq(i.payload.data), write.en.eq(i.valid & i.ready), read.addr.eq(beat),
+            write.addr.eq(beat),
+            write.data.eq(i.payload.data),
+            write.en.eq(i.valid & i.ready),
+            read.addr.eq(beat),
         ]
         with m.If(i.valid & i.ready):
             m.d.sync += ends.eq(i.payload.last)

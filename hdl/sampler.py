@@ -60,8 +60,7 @@ class Sampler(wiring.Component):
         self.score_bits = wide_bits
         if noise:
             self.score_bits = ((65535 << (wide_bits - 1)) + (1 << 28)).bit_length() + 1
-        members = {"i": In(stream.Signature(vector_beat(lanes, wide_bits))),
-                   "o": Out(stream.Signature(token_beat(vocab_size)))}
+        members = {"i": In(stream.Signature(vector_beat(lanes, wide_bits))), "o": Out(stream.Signature(token_beat(vocab_size)))}
         if noise:
             members |= {"inv_temperature": In(TEMPERATURE_BITS), "seed": In(32), "position": In(32)}
         super().__init__(members)
@@ -92,20 +91,19 @@ class Sampler(wiring.Component):
 
         # A tournament: the winner of each pair goes on, the left one where they are equal.
         tail = (self.vocab_size - 1) % self.lanes + 1
-        nodes = [(score, None, ~last if lane >= tail else Const(1))
-                 for lane, score in enumerate(scores)]
+        nodes = [(score, None, ~last if lane >= tail else Const(1)) for lane, score in enumerate(scores)]
         level = 0
         while len(nodes) > 1:
             winners = []
             for n, ((left, left_lane, left_in), (right, right_lane, right_in)) in enumerate(
-                    zip(nodes[::2], nodes[1::2], strict=True)):
+                zip(nodes[::2], nodes[1::2], strict=True)
+            ):
                 score = Signal(signed(self.score_bits), name=f"score_{level}_{n}")
                 lane = Signal(level + 1, name=f"lane_{level}_{n}")
                 within = Signal(name=f"within_{level}_{n}")
                 # The lanes beyond the vocabulary are the highest: where the right is within, so is the left.
                 right_wins = right_in & wins(right, left)
-                m.d.sync += [score.eq(Mux(right_wins, right, left)), within.eq(left_in),
-                             lane[-1].eq(right_wins)]
+                m.d.sync += [score.eq(Mux(right_wins, right, left)), within.eq(left_in), lane[-1].eq(right_wins)]
                 if level:
                     m.d.sync += lane[:-1].eq(Mux(right_wins, right_lane, left_lane))
                 winners.append((score, lane, within))
@@ -139,12 +137,14 @@ class Sampler(wiring.Component):
         m.submodules.gumbel = gumbel = Gumbel(lanes=self.lanes, index_bits=self.index_bits)
         # A register before the noise begins: whether a beat is offered has come a long way.
         begins = self.delayed(m, "noise_begins", start)
-        m.d.comb += [gumbel.start.eq(begins), gumbel.seed.eq(self.delayed(m, "noise_seed", self.seed)),
-                     gumbel.position.eq(self.delayed(m, "noise_position", self.position))]
+        m.d.comb += [
+            gumbel.start.eq(begins),
+            gumbel.seed.eq(self.delayed(m, "noise_seed", self.seed)),
+            gumbel.position.eq(self.delayed(m, "noise_position", self.position)),
+        ]
         greedy, factor = Signal(), Signal(TEMPERATURE_BITS)
         with m.If(start):
-            m.d.sync += [greedy.eq(self.inv_temperature == 0),
-                         factor.eq(Mux(self.inv_temperature == 0, 1, self.inv_temperature))]
+            m.d.sync += [greedy.eq(self.inv_temperature == 0), factor.eq(Mux(self.inv_temperature == 0, 1, self.inv_temperature))]
         self.noise_ready = greedy | (gumbel.o.valid & ~begins)
         m.d.comb += gumbel.o.ready.eq(accepted)
 

@@ -81,13 +81,17 @@ class Stage(wiring.Component):
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
         if config.lora_rank:
             members |= {
-                "load": In(stream.Signature(struct(LOAD_WORD))), "loaded": Out(stream.Signature(struct(LOAD_REPLY))),
-                "ready": Out(config.n_adapters + 1), "in_use": In(range(config.n_adapters + 1)),
+                "load": In(stream.Signature(struct(LOAD_WORD))),
+                "loaded": Out(stream.Signature(struct(LOAD_REPLY))),
+                "ready": Out(config.n_adapters + 1),
+                "in_use": In(range(config.n_adapters + 1)),
             }
         if head:
             members |= {
                 "logits": Out(stream.Signature(vector_beat(vl, model.wide_bits))),
-                "weights": In(self.weights_port), "rows": In(self.rows_port), "peek": In(1),
+                "weights": In(self.weights_port),
+                "rows": In(self.rows_port),
+                "peek": In(1),
             }
         else:
             members |= {"o": Out(stream.Signature(beat))}
@@ -101,26 +105,54 @@ class Stage(wiring.Component):
         residual = Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide)
         rmsnorm = RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * n_layers + self.head)
         mx_norm = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
-        rope = RoPE(n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
-                    wide_bits=wide, sine_bits=model.sine_bits, position_bits=config.position_bits, sinks=config.n_sinks > 0)
+        rope = RoPE(
+            n_heads=model.n_heads,
+            n_kv_heads=model.n_kv_heads,
+            head_dim=model.head_dim,
+            lanes=vl,
+            wide_bits=wide,
+            sine_bits=model.sine_bits,
+            position_bits=config.position_bits,
+            sinks=config.n_sinks > 0,
+        )
         mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
         attention = Attention(model=model, config=config)
         mx_attention = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 4)
         swiglu = SwiGLU(lanes=vl, wide_bits=wide)
         mx_swiglu = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=2 * wide)
-        for name, unit in {"residual": residual, "mx_norm": mx_norm, "rope": rope, "mx_qkv": mx_qkv, "attention": attention,
-                           "mx_attention": mx_attention, "swiglu": swiglu, "mx_swiglu": mx_swiglu}.items():
+        for name, unit in {
+            "residual": residual,
+            "mx_norm": mx_norm,
+            "rope": rope,
+            "mx_qkv": mx_qkv,
+            "attention": attention,
+            "mx_attention": mx_attention,
+            "swiglu": swiglu,
+            "mx_swiglu": mx_swiglu,
+        }.items():
             add_gated(m, name, unit)
         add_gated(m, "rmsnorm", rmsnorm, wake=rmsnorm.restart)
         lora = self._lora_unit()
         m.submodules.matvec = matvec = Matvec(
-            row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=vl, x_lanes=config.x_lanes,
-            matrices=self.all_matrices, wide_bits=wide, multiplier=config.multiplier, queue=self._queue(lora))
+            row_lanes=config.row_lanes,
+            block_lanes=config.block_lanes,
+            vector_lanes=vl,
+            x_lanes=config.x_lanes,
+            matrices=self.all_matrices,
+            wide_bits=wide,
+            multiplier=config.multiplier,
+            queue=self._queue(lora),
+        )
         # The cache is ready for some beats, the queries for others: that is not to hold up what is before them within the cycle.
         m.submodules.qkv_skid = qkv_skid = Skid(mx_qkv.o.payload.shape())
         connect(m, qkv_skid.o, attention.i)
-        for producer, consumer in ((rmsnorm, mx_norm), (rope, mx_qkv), (mx_qkv, qkv_skid), (attention, mx_attention),
-                                   (swiglu, mx_swiglu)):
+        for producer, consumer in (
+            (rmsnorm, mx_norm),
+            (rope, mx_qkv),
+            (mx_qkv, qkv_skid),
+            (attention, mx_attention),
+            (swiglu, mx_swiglu),
+        ):
             connect(m, producer.o, consumer.i)
         self._roms(m, matvec)
 
@@ -147,8 +179,10 @@ class Stage(wiring.Component):
         with m.If(~running):
             m.d.comb += [
                 # Nothing of a token before is left in residual and norm: they take a beat a cycle.
-                residual.i.valid.eq(self.i.valid), self.i.ready.eq(1),
-                residual.i.payload.data.eq(self.i.payload.data), residual.i.payload.last.eq(self.i.payload.last),
+                residual.i.valid.eq(self.i.valid),
+                self.i.ready.eq(1),
+                residual.i.payload.data.eq(self.i.payload.data),
+                residual.i.payload.last.eq(self.i.payload.last),
                 residual.i.payload.load.eq(1),
             ]
             with m.If(self.i.valid):
@@ -156,26 +190,29 @@ class Stage(wiring.Component):
         with m.Else():
             m.d.comb += [
                 residual.i.valid.eq(result.valid & to_residual),
-                residual.i.payload.data.eq(result.payload.data), residual.i.payload.last.eq(result.payload.last),
+                residual.i.payload.data.eq(result.payload.data),
+                residual.i.payload.last.eq(result.payload.last),
             ]
 
         # Where the updated residual goes: through a norm to the next matrix, and after the last layer to the head.
         vector = Signal(range(2 * n_layers + 1))
-        final = Signal(init=n_layers == 0)       # vector == 2 * n_layers: a register, as all that is ready depends on it
+        final = Signal(init=n_layers == 0)  # vector == 2 * n_layers: a register, as all that is ready depends on it
         done = Signal()
         vector_ends = Signal()
         m.d.comb += vector_ends.eq(residual.o.valid & residual.o.ready & residual.o.payload.last)
         with m.If(vector_ends):
             m.d.sync += [vector.eq(vector + 1), final.eq(vector == 2 * n_layers - 1)]
-        m.d.comb += [rmsnorm.i.payload.data.eq(residual.o.payload.data),
-                     rmsnorm.i.payload.last.eq(residual.o.payload.last)]
+        m.d.comb += [rmsnorm.i.payload.data.eq(residual.o.payload.data), rmsnorm.i.payload.last.eq(residual.o.payload.last)]
         with m.If(~final | (context.sample & self.head)):
             m.d.comb += [rmsnorm.i.valid.eq(residual.o.valid), residual.o.ready.eq(rmsnorm.i.ready)]
         with m.Elif(Const(self.head)):
             m.d.comb += [residual.o.ready.eq(1), done.eq(residual.o.valid & residual.o.payload.last)]
         if not self.head:
-            m.d.comb += [self.o.payload.data.eq(residual.o.payload.data), self.o.payload.context.eq(context),
-                         self.o.payload.last.eq(residual.o.payload.last)]
+            m.d.comb += [
+                self.o.payload.data.eq(residual.o.payload.data),
+                self.o.payload.context.eq(context),
+                self.o.payload.last.eq(residual.o.payload.last),
+            ]
             with m.If(final):
                 m.d.comb += [self.o.valid.eq(residual.o.valid), residual.o.ready.eq(self.o.ready), done.eq(vector_ends)]
         m.d.comb += self.done.eq(done)
@@ -186,14 +223,18 @@ class Stage(wiring.Component):
         layer = Signal(range(max(2, n_layers)))
         m.d.comb += [
             rope.i.valid.eq(result.valid & self._is(result, Step.QKV)),
-            rope.i.payload.data.eq(result.payload.data), rope.i.payload.last.eq(result.payload.last),
+            rope.i.payload.data.eq(result.payload.data),
+            rope.i.payload.last.eq(result.payload.last),
             rope.position.eq(context.position),
             # No sink is further away than in a context that is just full.
             rope.sink_position.eq(Mux(context.whole, config.max_context - 1, context.place)),
-            attention.sequence.eq(context.sequence), attention.layer.eq(layer),
-            attention.place.eq(context.place), attention.whole.eq(context.whole),
+            attention.sequence.eq(context.sequence),
+            attention.layer.eq(layer),
+            attention.place.eq(context.place),
+            attention.whole.eq(context.whole),
             swiglu.i.valid.eq(result.valid & self._is(result, Step.GATE_UP)),
-            swiglu.i.payload.data.eq(result.payload.data), swiglu.i.payload.last.eq(result.payload.last),
+            swiglu.i.payload.data.eq(result.payload.data),
+            swiglu.i.payload.last.eq(result.payload.last),
         ]
         with m.Switch(result.payload.tag):
             with m.Case(Step.QKV):
@@ -217,7 +258,8 @@ class Stage(wiring.Component):
         if self.head:
             m.d.comb += [
                 self.logits.valid.eq(result.valid & self._is(result, Step.HEAD)),
-                self.logits.payload.data.eq(result.payload.data), self.logits.payload.last.eq(result.payload.last),
+                self.logits.payload.data.eq(result.payload.data),
+                self.logits.payload.last.eq(result.payload.last),
             ]
             # A register: it is long before the sampler's answer that the chip looks at it, and the sampler's ready is behind it.
             head_ended = Signal()
@@ -242,8 +284,11 @@ class Stage(wiring.Component):
                 m.d.sync += vectors.eq(vectors + 1)
             m.d.comb += lora.x.payload.eq(x.payload)
             with m.If((context.adapter != 0) & (vectors != len(self.matrices) * n_layers)):
-                m.d.comb += [matvec.x.valid.eq(x.valid & lora.x.ready), lora.x.valid.eq(x.valid & matvec.x.ready),
-                             x.ready.eq(matvec.x.ready & lora.x.ready)]
+                m.d.comb += [
+                    matvec.x.valid.eq(x.valid & lora.x.ready),
+                    lora.x.valid.eq(x.valid & matvec.x.ready),
+                    x.ready.eq(matvec.x.ready & lora.x.ready),
+                ]
 
         self._commands(m, matvec, start=rmsnorm.restart, sample=context.sample)
         with m.If(matvec.command.valid & matvec.command.ready):
@@ -259,9 +304,17 @@ class Stage(wiring.Component):
         config, model = self.config, self.model
         if not config.lora_rank:
             return None
-        return Lora(matrices=lora_matrices(model), n_layers=self.n_layers, k_rows=model.n_kv_heads * model.head_dim,
-                    rank=config.lora_rank, lora_lanes=config.lora_lanes, n_adapters=config.n_adapters,
-                    vector_lanes=config.vector_lanes, x_lanes=config.x_lanes, wide_bits=model.wide_bits)
+        return Lora(
+            matrices=lora_matrices(model),
+            n_layers=self.n_layers,
+            k_rows=model.n_kv_heads * model.head_dim,
+            rank=config.lora_rank,
+            lora_lanes=config.lora_lanes,
+            n_adapters=config.n_adapters,
+            vector_lanes=config.vector_lanes,
+            x_lanes=config.x_lanes,
+            wide_bits=model.wide_bits,
+        )
 
     def _queue(self, lora: Lora | None) -> int:
         """Groups of results that the fabric may have to hold until the adder has the first addend of their matrix."""
@@ -274,8 +327,12 @@ class Stage(wiring.Component):
         """The adder behind the fabric, and the loader of its memory."""
         config, model = self.config, self.model
         m.submodules.lora_loader = loader = LoraLoader(
-            n_adapters=config.n_adapters, words=lora.words, lora_lanes=config.lora_lanes, word_bits=lora.word_bits,
-            layout=layout_word(model, config.lora_rank, config.lora_lanes, config.vector_lanes))
+            n_adapters=config.n_adapters,
+            words=lora.words,
+            lora_lanes=config.lora_lanes,
+            word_bits=lora.word_bits,
+            layout=layout_word(model, config.lora_rank, config.lora_lanes, config.vector_lanes),
+        )
         uses = Signal()
         m.d.comb += uses.eq(context.adapter != 0)
         add_gated(m, "lora", lora, wake=uses | lora.start | lora.write.en)
@@ -284,8 +341,11 @@ class Stage(wiring.Component):
         connect(m, loader.write, lora.write)
         connect(m, result, lora.i)
         m.d.comb += [
-            self.ready.eq(loader.ready), loader.in_use.eq(self.in_use),
-            lora.start.eq(start & (adapter != 0)), lora.adapter.eq(adapter), lora.steps.eq(Array(loader.steps)[adapter]),
+            self.ready.eq(loader.ready),
+            loader.in_use.eq(self.in_use),
+            lora.start.eq(start & (adapter != 0)),
+            lora.adapter.eq(adapter),
+            lora.steps.eq(Array(loader.steps)[adapter]),
         ]
 
     def _roms(self, m, matvec):

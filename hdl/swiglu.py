@@ -40,8 +40,12 @@ class SwiGLU(wiring.Component):
         if wide_bits not in (24, 32):
             raise ValueError(f"wide_bits must be 24 or 32, not {wide_bits!r}")
         self.lanes, self.wide_bits = lanes, wide_bits
-        super().__init__({"i": In(stream.Signature(vector_beat(lanes, wide_bits))),
-                          "o": Out(stream.Signature(scaled_beat(lanes, 2 * wide_bits)))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(vector_beat(lanes, wide_bits))),
+                "o": Out(stream.Signature(scaled_beat(lanes, 2 * wide_bits))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -87,8 +91,9 @@ class SwiGLU(wiring.Component):
             ]
             # Entry and gate move on with the up: a new gate arrives as the old one is used.
             of_gate = Signal(entry, name=f"entry_{k}", reset_less=True)
-            kept, outside, activated = (Signal(signed(width), name=f"{name}_{k}", reset_less=True)
-                                        for name in ("kept", "outside", "activated"))
+            kept, outside, activated = (
+                Signal(signed(width), name=f"{name}_{k}", reset_less=True) for name in ("kept", "outside", "activated")
+            )
             inside_table = Signal(2, name=f"inside_table_{k}", reset_less=True)
             up = Signal(data.ArrayLayout(signed(width), 3), name=f"up_{k}", reset_less=True)
             step = Signal(signed(19), name=f"step_{k}", reset_less=True)
@@ -97,12 +102,16 @@ class SwiGLU(wiring.Component):
             inside = (Cat(Const(128, 8), value).as_signed() + step) >> 8
             with m.If(advance):
                 m.d.sync += [
-                    of_gate.eq(table.data), kept.eq(gate), inside_table.eq(Cat(fits, inside_table)),
-                    up[0].eq(incoming), up[1].eq(up[0]), up[2].eq(up[1]),
-                    step.eq(of_gate.step * Cat(kept[:8], Const(0, 1)).as_signed()), value.eq(of_gate.value),
+                    of_gate.eq(table.data),
+                    kept.eq(gate),
+                    inside_table.eq(Cat(fits, inside_table)),
+                    up[0].eq(incoming),
+                    up[1].eq(up[0]),
+                    up[2].eq(up[1]),
+                    step.eq(of_gate.step * Cat(kept[:8], Const(0, 1)).as_signed()),
+                    value.eq(of_gate.value),
                     outside.eq(Mux(kept[-1], 0, kept)),
                     activated.eq(Mux(inside_table[1], inside, outside)),
                 ]
-            m.d.comb += [product.en.eq(advance), product.a.eq(activated), product.b.eq(up[2]),
-                         skid.i.payload.data[k].eq(product.p)]
+            m.d.comb += [product.en.eq(advance), product.a.eq(activated), product.b.eq(up[2]), skid.i.payload.data[k].eq(product.p)]
         return m

@@ -55,8 +55,12 @@ def _woken(text: str) -> str:
     depends on constants alone then stays unknown.  An ``initial`` at a module's end comes after its ``always @*``.
     """
     text = re.sub(r"\\\$auto\$verilog_backend\S+", r"\\$wake", text)
-    return re.sub(r"^  reg \\\$wake  = 0;\n(.*?)^endmodule", r"  reg \\$wake ;\n\1  initial \\$wake  = 0;\nendmodule",
-                  text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(
+        r"^  reg \\\$wake  = 0;\n(.*?)^endmodule",
+        r"  reg \\$wake ;\n\1  initial \\$wake  = 0;\nendmodule",
+        text,
+        flags=re.MULTILINE | re.DOTALL,
+    )
 
 
 def _replicated(text: str) -> str:
@@ -64,6 +68,7 @@ def _replicated(text: str) -> str:
 
     A sign extension is then one for people and for Verilator, which else puts it together bit by bit.
     """
+
     def once(match: re.Match) -> str:
         items = [(item, len(list(same))) for item, same in groupby(match[1].split(", "))]
         return "{ " + ", ".join(item if n == 1 else f"{{{n}{{{item}}}}}" for item, n in items) + " }"

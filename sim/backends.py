@@ -21,8 +21,14 @@ WIDE_SCALE = 1 << 12
 class FloatSession(Session):
     """The checkpoint in floating point; samples with the chip's noise, from logits rounded to Wide's LSB."""
 
-    def __init__(self, config: LlamaConfig, tensor: Callable[[str], np.ndarray], max_context: int | None = None,
-                 n_sinks: int = 0, adapter: PeftAdapter | None = None):
+    def __init__(
+        self,
+        config: LlamaConfig,
+        tensor: Callable[[str], np.ndarray],
+        max_context: int | None = None,
+        n_sinks: int = 0,
+        adapter: PeftAdapter | None = None,
+    ):
         super().__init__(config.vocab_size, max_context or config.max_seq_len, n_sinks > 0)
         self._llama = FloatLlama(config, tensor, adapter=adapter, max_context=max_context, n_sinks=n_sinks)
 
@@ -44,8 +50,9 @@ class GoldenSession(Session):
 
     at_once = 64
 
-    def __init__(self, model: IntegerModel, max_context: int | None = None, n_sinks: int = 0,
-                 adapter: IntegerAdapter | None = None):
+    def __init__(
+        self, model: IntegerModel, max_context: int | None = None, n_sinks: int = 0, adapter: IntegerAdapter | None = None
+    ):
         super().__init__(model.format.vocab_size, max_context or model.format.max_seq_len, n_sinks > 0)
         self._llama, self._adapter = GoldenLlama(model, max_context, n_sinks), adapter
 
@@ -74,16 +81,20 @@ class RtlSession(Session):
     ``position`` is not 0 if the chip was restored from a state in which the sequence had that many.
     """
 
-    def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0,
-                 position: int = 0):
+    def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0, position: int = 0):
         super().__init__(vocab_size, max_context, slides)
         self.chip, self.adapter, self.position = chip, adapter, position
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
         chosen = sampling or Sampling()
         reply = self.chip.token(
-            token, adapter=self.adapter, restart=self.position == 0, sample=sampling is not None,
-            inv_temperature=inverse_temperature(chosen.temperature), seed=chosen.seed)
+            token,
+            adapter=self.adapter,
+            restart=self.position == 0,
+            sample=sampling is not None,
+            inv_temperature=inverse_temperature(chosen.temperature),
+            seed=chosen.seed,
+        )
         if reply.status == Status.NO_NOISE:
             raise SessionError("the chip has no noise to sample with and takes the likeliest token: leave the temperature at 0")
         if reply.status != Status.OK:

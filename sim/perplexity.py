@@ -16,15 +16,16 @@ def negative_log_likelihood(logits: np.ndarray, targets: Sequence[int]) -> np.nd
     return log_sum - logits[np.arange(len(targets)), targets]
 
 
-def perplexity(logits: Logits, tokens: Sequence[int], window: int,
-               progress: Callable[[int], None] = lambda done: None) -> tuple[float, int]:
+def perplexity(
+    logits: Logits, tokens: Sequence[int], window: int, progress: Callable[[int], None] = lambda done: None
+) -> tuple[float, int]:
     """(exp of the mean nats a token, number of tokens predicted).
 
     The text is cut into windows; each window's tokens but the first are predicted from those before them in the window.
     """
     total, count = 0.0, 0
     for start in range(0, len(tokens) - 1, window):
-        piece = list(tokens[start:start + window + 1])
+        piece = list(tokens[start : start + window + 1])
         if len(piece) < 2:
             break
         total += float(negative_log_likelihood(logits(piece[:-1]), piece[1:]).sum())

@@ -101,8 +101,9 @@ class Session(ABC):
     def _reset(self) -> None: ...
 
 
-def generate(session: Session, prompt: Sequence[int], n_tokens: int, sampling: Sampling = Sampling(),
-             stop: Sequence[int] = ()) -> Iterator[Reply]:
+def generate(
+    session: Session, prompt: Sequence[int], n_tokens: int, sampling: Sampling = Sampling(), stop: Sequence[int] = ()
+) -> Iterator[Reply]:
     """Feed a prompt and yield up to ``n_tokens`` replies, feeding each token back; ends after a ``stop`` token.
 
     It also ends where the context is full: the last reply then is the one of the last position.

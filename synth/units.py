@@ -53,6 +53,7 @@ class Cells:
     @classmethod
     def of(cls, counts: dict[str, int]) -> "Cells":
         """From Yosys' names and numbers of cells."""
+
         def count(prefix: str) -> int:
             return sum(n for name, n in counts.items() if name.startswith(prefix))
 
@@ -61,10 +62,12 @@ class Cells:
 
 UP5K = Cells(lut4=5280, flip_flops=5280, block_rams=30, mac16=8)
 
-MODEL = ModelFormat(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=32, vocab_size=64,
-                    max_seq_len=128, tied=True, wide_bits=24)
-CONFIG = ChipConfig(row_lanes=1, block_lanes=8, vector_lanes=2, attention_heads=1, attention_lanes=4,
-                    multiplier="booth", max_context=128)
+MODEL = ModelFormat(
+    dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=32, vocab_size=64, max_seq_len=128, tied=True, wide_bits=24
+)
+CONFIG = ChipConfig(
+    row_lanes=1, block_lanes=8, vector_lanes=2, attention_heads=1, attention_lanes=4, multiplier="booth", max_context=128
+)
 
 
 def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiring.Component]]:
@@ -75,18 +78,39 @@ def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiri
     n_words, n_groups = sum(m.words(r, b) for m in matrices), sum(m.groups(r) for m in matrices)
     return {
         "embedding": lambda: Embedding(
-            row_lanes=r, block_lanes=b, vector_lanes=vl, n_blocks=head.blocks, bits=model.embed_bits,
-            wide_bits=wide, n_words=n_words, n_groups=n_groups, base=n_words - head.words(r, b),
-            row_base=n_groups - head.groups(r), vocab_size=model.vocab_size),
+            row_lanes=r,
+            block_lanes=b,
+            vector_lanes=vl,
+            n_blocks=head.blocks,
+            bits=model.embed_bits,
+            wide_bits=wide,
+            n_words=n_words,
+            n_groups=n_groups,
+            base=n_words - head.words(r, b),
+            row_base=n_groups - head.groups(r),
+            vocab_size=model.vocab_size,
+        ),
         "matvec": lambda: Matvec(
-            row_lanes=r, block_lanes=b, vector_lanes=vl, x_lanes=config.x_lanes, multiplier=config.multiplier, wide_bits=wide,
-            matrices=matrices),
+            row_lanes=r,
+            block_lanes=b,
+            vector_lanes=vl,
+            x_lanes=config.x_lanes,
+            multiplier=config.multiplier,
+            wide_bits=wide,
+            matrices=matrices,
+        ),
         "residual": lambda: Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide),
         "rmsnorm": lambda: RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * model.n_layers + 1),
         "mx_norm": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 31),
         "rope": lambda: RoPE(
-            n_heads=model.n_heads, n_kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=vl,
-            wide_bits=wide, sine_bits=model.sine_bits, position_bits=config.position_bits),
+            n_heads=model.n_heads,
+            n_kv_heads=model.n_kv_heads,
+            head_dim=model.head_dim,
+            lanes=vl,
+            wide_bits=wide,
+            sine_bits=model.sine_bits,
+            position_bits=config.position_bits,
+        ),
         "mx_qkv": lambda: Mx(lanes=vl, block=model.kv_block, width=wide),
         "attention": lambda: Attention(model=model, config=config),
         "mx_attention": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 4),
@@ -110,8 +134,14 @@ def write_verilog(name: str, component: wiring.Component, roms: list[RomSpec]) -
 
 def run_yosys(name: str, script: str) -> None:
     """Run ``script`` on ``name``.v in FOLDER."""
-    yosys = subprocess.run([sys.executable, "-c", RUN_YOSYS, "-q", "-p", f"read_verilog {name}.v; {script}"],
-                           cwd=FOLDER, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    yosys = subprocess.run(
+        [sys.executable, "-c", RUN_YOSYS, "-q", "-p", f"read_verilog {name}.v; {script}"],
+        cwd=FOLDER,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     if yosys.returncode:
         last_line = (yosys.stdout.strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"Yosys could not synthesise {name}: {last_line}")
@@ -119,8 +149,7 @@ def run_yosys(name: str, script: str) -> None:
 
 def synthesise(name: str, *, mac16: bool) -> Cells:
     """The cells of ``name``.v in FOLDER."""
-    run_yosys(name, f"synth_ice40 -device u {'-dsp ' if mac16 else ''}-top {name}; "
-                    f"tee -q -o {name}.json stat -json")
+    run_yosys(name, f"synth_ice40 -device u {'-dsp ' if mac16 else ''}-top {name}; tee -q -o {name}.json stat -json")
     stat = json.loads((FOLDER / f"{name}.json").read_text())
     return Cells.of(stat["design"]["num_cells_by_type"])
 
@@ -171,8 +200,7 @@ def main(names: Units = None, wide_bits: WideBits = MODEL.wide_bits, as_json: As
                 raise typer.Exit(1) from None
     if as_json:
         counts = {name: {way: asdict(cells) for way, cells in ways.items()} for name, ways in results.items()}
-        print(json.dumps({"device": asdict(UP5K), "model": model.as_dict(), "config": CONFIG.as_dict(),
-                          "units": counts}, indent=2))
+        print(json.dumps({"device": asdict(UP5K), "model": model.as_dict(), "config": CONFIG.as_dict(), "units": counts}, indent=2))
     else:
         Console().print(table(results, wide_bits))
 

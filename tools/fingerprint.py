@@ -41,8 +41,12 @@ CHIPS: dict[str, tuple[dict, dict[str, int], int, dict]] = {
     "defaults": ({}, {}, 32, {}),
     "narrow_lanes": ({"n_layers": 1}, {}, 24, {"block_lanes": 4, "vector_lanes": 2, "multiplier": "magic"}),
     "many_rows": ({"vocab_size": 120}, {"q": 8, "k": 8, "v": 8}, 32, {"row_lanes": 16, "vector_lanes": 8, "multiplier": "booth"}),
-    "all_heads_large": (LARGE_HEADS, {}, 32, {"row_lanes": 4, "block_lanes": 16, "vector_lanes": 8, "attention_heads": 4,
-                                              "attention_lanes": 16, "sampler_lanes": 2}),
+    "all_heads_large": (
+        LARGE_HEADS,
+        {},
+        32,
+        {"row_lanes": 4, "block_lanes": 16, "vector_lanes": 8, "attention_heads": 4, "attention_lanes": 16, "sampler_lanes": 2},
+    ),
     "untied": (UNTIED, {"down": 8}, 32, {"row_lanes": 12, "block_lanes": 16, "vector_lanes": 4, "attention_heads": 3}),
     "sequences": ({}, {}, 32, {"row_lanes": 2, "block_lanes": 8, "n_sequences": 3, "max_context": 24}),
     "sinks": ({}, {}, 32, {"row_lanes": 2, "n_sinks": 4, "max_context": 16, "n_sequences": 2}),
@@ -69,6 +73,7 @@ def chip(name: str) -> dict[str, str]:
 
 def helps() -> Iterator[tuple[str, str]]:
     """What ``--help`` of the program and of every command says."""
+
     def walk(command, *names: str) -> Iterator[tuple[str, str]]:
         yield f"help/{' '.join(('hardwire', *names))}", digest(CliRunner().invoke(app, [*names, "--help"]).stdout)
         for child, sub in getattr(command, "commands", {}).items():

@@ -101,12 +101,20 @@ class IntegerModel:
         }
         norms = {
             name.removesuffix(".g_q"): Norm(
-                tensors[name], int(tensors[name.replace(".g_q", ".ge")][0]), int(tensors[name.replace(".g_q", ".eps_q")][0]))
-            for name in tensors if name.endswith(".g_q")
+                tensors[name], int(tensors[name.replace(".g_q", ".ge")][0]), int(tensors[name.replace(".g_q", ".eps_q")][0])
+            )
+            for name in tensors
+            if name.endswith(".g_q")
         }
         return cls(
-            ModelFormat(**about["format"]), matrices, norms, tensors["rope.freq_q"], about["residual_shift"],
-            tuple(about["eos_token_ids"]), about["bos_token_id"], about["report"],
+            ModelFormat(**about["format"]),
+            matrices,
+            norms,
+            tensors["rope.freq_q"],
+            about["residual_shift"],
+            tuple(about["eos_token_ids"]),
+            about["bos_token_id"],
+            about["report"],
         )
 
 
@@ -144,8 +152,9 @@ def _padded_rows(matrix: QuantisedMatrix, rows: int) -> QuantisedMatrix:
     extra = rows - len(matrix.e)
     if not extra:
         return matrix
-    parts = (np.concatenate([p, np.zeros((extra, *p.shape[1:]), p.dtype)])
-             for p in (matrix.q, matrix.d, matrix.m, matrix.e, matrix.k))
+    parts = (
+        np.concatenate([p, np.zeros((extra, *p.shape[1:]), p.dtype)]) for p in (matrix.q, matrix.d, matrix.m, matrix.e, matrix.k)
+    )
     return QuantisedMatrix(*parts, matrix.bits)
 
 
@@ -153,8 +162,17 @@ def _permuted(matrix: QuantisedMatrix, order: np.ndarray) -> QuantisedMatrix:
     return QuantisedMatrix(*(p[order] for p in (matrix.q, matrix.d, matrix.m, matrix.e, matrix.k)), matrix.bits)
 
 
-_CLASS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "gate": "gate_up", "up": "gate_up", "down": "down",
-          "embed": "embed", "head": "head"}
+_CLASS = {
+    "q": "qkv",
+    "k": "qkv",
+    "v": "qkv",
+    "o": "o",
+    "gate": "gate_up",
+    "up": "gate_up",
+    "down": "down",
+    "embed": "embed",
+    "head": "head",
+}
 
 
 def class_bits(checkpoint: Checkpoint) -> dict[str, int]:
@@ -223,7 +241,7 @@ def quantise_checkpoint(
         if kind == "embed":
             # What is read as residual must be zero in the padding, and only 128 is.  (Four-bit codes come from GGUF,
             # whose rows are whole blocks.)
-            matrix.q.reshape(shape[0], -1)[:, shape[1]:] = 128
+            matrix.q.reshape(shape[0], -1)[:, shape[1] :] = 128
         matrix = _padded_rows(matrix, row_counts.get(kind, shape[0]))
         if kind in ("o", "down") or (kind == "embed" and not config.tied):
             matrix = QuantisedMatrix(matrix.q, matrix.d, matrix.m, (matrix.e + shift).astype(np.int8), matrix.k, matrix.bits)
@@ -231,8 +249,13 @@ def quantise_checkpoint(
         progress(name)
     turns = config.rope_frequencies() / (2 * np.pi)
     freq_q = (np.rint(turns * 2.0**32).astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    report = {"blocks_kept": kept, "blocks_requantised": requantised, "worst_block_error": worst[0],
-              "worst_block_error_in": worst[1], "notes": list(checkpoint.notes)}
+    report = {
+        "blocks_kept": kept,
+        "blocks_requantised": requantised,
+        "worst_block_error": worst[0],
+        "worst_block_error_in": worst[1],
+        "notes": list(checkpoint.notes),
+    }
     return IntegerModel(fmt, matrices, norms, freq_q, shift, tuple(config.eos_token_ids), config.bos_token_id, report)
 
 

@@ -47,8 +47,9 @@ class ModelFormat:
             if getattr(self, name) not in (4, 8):
                 raise ValueError(f"{name} must be 4 or 8, not {getattr(self, name)!r}")
         if self.tied and self.embed_bits != self.head_bits:
-            raise ValueError("a tied head has the embedding's bits: "
-                             f"embed_bits is {self.embed_bits}, head_bits is {self.head_bits}")
+            raise ValueError(
+                f"a tied head has the embedding's bits: embed_bits is {self.embed_bits}, head_bits is {self.head_bits}"
+            )
         if self.embed_bits == 4 and self.dim % BLOCK:
             # Padding is read as residual and must be zero, which only the code 128 of eight bits always is.
             raise ValueError(f"a four-bit embedding needs a dim that is a multiple of {BLOCK}, not {self.dim}")
@@ -63,8 +64,10 @@ class ModelFormat:
         """
         if formats.get("wide_bits") == 24:
             formats = {"sine_bits": 8} | formats
-        shape = {name: getattr(config, name) for name in (
-            "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")}
+        shape = {
+            name: getattr(config, name)
+            for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
+        }
         return cls(**shape, **formats)
 
     def as_dict(self) -> dict:

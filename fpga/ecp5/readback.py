@@ -58,8 +58,11 @@ def words(memory: str, expected: list[int], blocks: dict[str, BlockRam], held: d
     Yosys leaves bits that are the same in all words out of a ROM; only they are taken from ``expected``.  Raises ValueError if the
     memory has not the block RAMs for its words, or a copy that is not one.
     """
-    slices = {tuple(map(int, name[len(memory) + 1:].split("."))): block for name, block in sorted(blocks.items())
-              if re.fullmatch(re.escape(memory) + r"\.\d+\.\d+", name)}
+    slices = {
+        tuple(map(int, name[len(memory) + 1 :].split("."))): block
+        for name, block in sorted(blocks.items())
+        if re.fullmatch(re.escape(memory) + r"\.\d+\.\d+", name)
+    }
     ones, zeros = -1, 0
     for word in expected:
         ones, zeros = ones & word, zeros | word
@@ -86,16 +89,17 @@ def words(memory: str, expected: list[int], blocks: dict[str, BlockRam], held: d
     return read
 
 
-def _deep(memory: str, read: list[int], varying: list[int], blocks: list[BlockRam], across: int,
-          held: dict[int, tuple[int, ...]]) -> list[int]:
+def _deep(
+    memory: str, read: list[int], varying: list[int], blocks: list[BlockRam], across: int, held: dict[int, tuple[int, ...]]
+) -> list[int]:
     """``across`` block RAMs beside each other for the first words, as many for the next ones, and so on."""
     if len(varying) > across * blocks[0].width:
         raise ValueError(f"{memory}: {len(blocks)} block RAMs in the netlist are not those for {len(varying)} bits that vary")
     for number, block in enumerate(blocks):
         held_words = _words(held[block.site], block.width)
         first, slice_ = number // across * len(held_words), number % across
-        for at, word in enumerate(held_words[:max(0, len(read) - first)], first):
-            for k, bit in enumerate(varying[slice_ * block.width:(slice_ + 1) * block.width]):
+        for at, word in enumerate(held_words[: max(0, len(read) - first)], first):
+            for k, bit in enumerate(varying[slice_ * block.width : (slice_ + 1) * block.width]):
                 read[at] |= (word >> k & 1) << bit
     return read
 
@@ -103,5 +107,5 @@ def _deep(memory: str, read: list[int], varying: list[int], blocks: list[BlockRa
 def _words(units: tuple[int, ...], width: int) -> list[int]:
     """Of a block RAM; below 9 bits, a unit's words are from its low bits up, and its ninth bit is none's."""
     if width >= 9:
-        return [sum(unit << 9 * k for k, unit in enumerate(units[i:i + width // 9])) for i in range(0, UNITS, width // 9)]
+        return [sum(unit << 9 * k for k, unit in enumerate(units[i : i + width // 9])) for i in range(0, UNITS, width // 9)]
     return [unit >> at & (1 << width) - 1 for unit in units for at in range(0, 8, width)]

@@ -21,8 +21,9 @@ def routed_verilog(netlist: Path) -> str:
     ports = {name: port["bits"][0] for name, port in top["ports"].items()}
     nets = sorted({bit for cell in top["cells"].values() for bits in cell["connections"].values() for bit in bits})
     lines, changed = [], []
-    held = {cell["connections"]["Q"][0]: _flag(cell, "REGSET", "SET")
-            for cell in top["cells"].values() if cell["type"] == "TRELLIS_FF"}
+    held = {
+        cell["connections"]["Q"][0]: _flag(cell, "REGSET", "SET") for cell in top["cells"].values() if cell["type"] == "TRELLIS_FF"
+    }
     lines += [f"  reg n{bit} = {held[bit]};" if bit in held else f"  wire n{bit};" for bit in nets]
     for number, (name, cell) in enumerate(top["cells"].items()):
         for clocked in ("CLK", "WCK", "CLKA", "CLKB"):
@@ -35,12 +36,26 @@ def routed_verilog(netlist: Path) -> str:
                 (changed if line.startswith("if") else lines).append("    " + line)
         except ValueError as error:
             raise BuildError(f"{name}: {error}, which is not modelled") from None
-    return "\n".join((
-        "module board (input clk, input rst, input rx, output tx, output busy);", *lines,
-        f"  assign n{ports['clk']} = clk;", f"  assign n{ports['rx']} = rx;", f"  assign tx = n{ports['tx']};",
-        "  assign busy = 0;", "  reg [3:0] locking = 0;",
-        "  function lut(input [15:0] held, input [3:0] at);", "    lut = held[at];", "  endfunction",
-        "  always @(posedge clk) begin", "    locking <= locking + {3'd0, !(&locking)};", *changed, "  end", "endmodule", ""))
+    return "\n".join(
+        (
+            "module board (input clk, input rst, input rx, output tx, output busy);",
+            *lines,
+            f"  assign n{ports['clk']} = clk;",
+            f"  assign n{ports['rx']} = rx;",
+            f"  assign tx = n{ports['tx']};",
+            "  assign busy = 0;",
+            "  reg [3:0] locking = 0;",
+            "  function lut(input [15:0] held, input [3:0] at);",
+            "    lut = held[at];",
+            "  endfunction",
+            "  always @(posedge clk) begin",
+            "    locking <= locking + {3'd0, !(&locking)};",
+            *changed,
+            "  end",
+            "endmodule",
+            "",
+        )
+    )
 
 
 def _known(cell: dict, name: str) -> str:
@@ -174,8 +189,13 @@ def _io(cell: dict, name: str) -> Iterator[str]:
 
 
 MODELS = {
-    "TRELLIS_COMB": _comb, "TRELLIS_RAMW": _ramw, "TRELLIS_FF": _flip_flop, "MULT18X18D": _multiplier, "DP16KD": _block_ram,
-    "TRELLIS_IO": _io, "DCCA": lambda cell, name: _assign(cell, "CLKO", _in(cell, "CLKI")),
+    "TRELLIS_COMB": _comb,
+    "TRELLIS_RAMW": _ramw,
+    "TRELLIS_FF": _flip_flop,
+    "MULT18X18D": _multiplier,
+    "DP16KD": _block_ram,
+    "TRELLIS_IO": _io,
+    "DCCA": lambda cell, name: _assign(cell, "CLKO", _in(cell, "CLKI")),
     # A cycle of the simulation is one of the PLL's output.
     "EHXPLLL": lambda cell, name: (*_assign(cell, "CLKOP", _in(cell, "CLKI")), *_assign(cell, "LOCK", "&locking")),
 }

@@ -107,36 +107,71 @@ def constraints(board: Board) -> str:
     """The .lpf file."""
     lines = [f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;']
     for port, pin in board.pins.items():
-        lines += [f'LOCATE COMP "{port}" SITE "{pin.site}";',
-                  f'IOBUF PORT "{port}" ' + " ".join(f"{key}={value}" for key, value in pin.attributes.items()) + ";"]
+        lines += [
+            f'LOCATE COMP "{port}" SITE "{pin.site}";',
+            f'IOBUF PORT "{port}" ' + " ".join(f"{key}={value}" for key, value in pin.attributes.items()) + ";",
+        ]
     return "\n".join(lines) + "\n"
 
 
-def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] = ALWAYS_CHAINS,
-              narrow: Sequence[str] = ()) -> str:
+def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] = ALWAYS_CHAINS, narrow: Sequence[str] = ()) -> str:
     """Yosys' script; multiplications in the cells ``chains`` take no DSPs, memories in the cells ``narrow`` narrow block RAMs.
 
     ABC's wide LUTs cost more than they bring here.
     """
     synthesise = f"synth_ecp5 -nowidelut -top {TOP}"
     selected = " ".join(f"t:$mul c:{cells} %i" for cells in chains)
-    return "\n".join((
-        f"read_verilog {source}", f"{synthesise} -run begin:coarse",
-        # Multipliers get their real widths before it is decided what they are made of.
-        "proc", "flatten", "opt_expr", "opt_clean", "wreduce", "opt_clean",
-        f"select -set chains {selected}", f"techmap -map {MULTIPLY.name} @chains", "opt_expr", "opt_clean",
-        f"{synthesise} -run coarse:map_ram",
-        *(f"memory_libmap -lib {NARROW.name} c:{cells}" for cells in narrow),
-        f"{synthesise} -json {netlist} -run map_ram:", f"tee -o {statistics} stat -json",
-    )) + "\n"
+    return (
+        "\n".join(
+            (
+                f"read_verilog {source}",
+                f"{synthesise} -run begin:coarse",
+                # Multipliers get their real widths before it is decided what they are made of.
+                "proc",
+                "flatten",
+                "opt_expr",
+                "opt_clean",
+                "wreduce",
+                "opt_clean",
+                f"select -set chains {selected}",
+                f"techmap -map {MULTIPLY.name} @chains",
+                "opt_expr",
+                "opt_clean",
+                f"{synthesise} -run coarse:map_ram",
+                *(f"memory_libmap -lib {NARROW.name} c:{cells}" for cells in narrow),
+                f"{synthesise} -json {netlist} -run map_ram:",
+                f"tee -o {statistics} stat -json",
+            )
+        )
+        + "\n"
+    )
 
 
 def place_and_route(board: Board, netlist: str, mhz: float, seed: int) -> list[str]:
     """nextpnr's arguments."""
     package = board.package.replace("BG", "CABGA", 1)
-    return [*board.device.select, "--package", package, "--speed", board.speed or "6", "--json", netlist, "--lpf", "top.lpf",
-            "--freq", f"{mhz:g}", "--seed", str(seed), "--textcfg", "top.config", "--report", "nextpnr.json",
-            "--write", "routed.json", "--timing-allow-fail"]
+    return [
+        *board.device.select,
+        "--package",
+        package,
+        "--speed",
+        board.speed or "6",
+        "--json",
+        netlist,
+        "--lpf",
+        "top.lpf",
+        "--freq",
+        f"{mhz:g}",
+        "--seed",
+        str(seed),
+        "--textcfg",
+        "top.config",
+        "--report",
+        "nextpnr.json",
+        "--write",
+        "routed.json",
+        "--timing-allow-fail",
+    ]
 
 
 def pack() -> list[str]:

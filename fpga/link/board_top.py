@@ -44,10 +44,15 @@ class BoardTop(wiring.Component):
         connect(m, link.o, frame_tx.i)
         connect(m, frame_tx.o, uart_tx.i)
         m.d.comb += [
-            uart_rx.line.eq(self.rx), self.tx.eq(uart_tx.line), self.busy.eq(chip.busy),
+            uart_rx.line.eq(self.rx),
+            self.tx.eq(uart_tx.line),
+            self.busy.eq(chip.busy),
             # A byte for which there is no room is lost, and with it its frame: the host asks again.
-            fifo.w_data.eq(uart_rx.data), fifo.w_en.eq(uart_rx.valid),
-            frame_rx.i.payload.eq(fifo.r_data), frame_rx.i.valid.eq(fifo.r_rdy), fifo.r_en.eq(frame_rx.i.ready),
+            fifo.w_data.eq(uart_rx.data),
+            fifo.w_en.eq(uart_rx.valid),
+            frame_rx.i.payload.eq(fifo.r_data),
+            frame_rx.i.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(frame_rx.i.ready),
         ]
         if self.config.lora_rank:
             m.d.comb += chip.loaded.ready.eq(1)  # adapters do not come over the line

@@ -38,13 +38,14 @@ class FrameRx(wiring.Component):
         m = Module()
         # The CRC's bytes fall out at the upper end: they are looked at as they pass.
         held = Signal(8 * (PAYLOAD + CRC))
-        count = Signal(range(PAYLOAD + CRC + 2))    # PAYLOAD + CRC + 1 for any more
+        count = Signal(range(PAYLOAD + CRC + 2))  # PAYLOAD + CRC + 1 for any more
         crc = Signal(16, init=0xFFFF)
         escaped = Signal()
-        taken, valid = Signal(8), Signal()          # bytes come from a block RAM, which is slow
+        taken, valid = Signal(8), Signal()  # bytes come from a block RAM, which is slow
         byte = Signal(8)
         m.d.comb += [
-            self.i.ready.eq(~(valid & self.o.valid)), byte.eq(taken ^ Mux(escaped, FLIP, 0)),
+            self.i.ready.eq(~(valid & self.o.valid)),
+            byte.eq(taken ^ Mux(escaped, FLIP, 0)),
             self.o.payload.eq(held[:PAYLOAD_BITS]),
         ]
         with m.If(self.i.ready):
@@ -53,8 +54,12 @@ class FrameRx(wiring.Component):
             m.d.sync += self.o.valid.eq(0)
         with m.If(valid & ~self.o.valid):
             with m.If(taken == END):
-                m.d.sync += [self.o.valid.eq((count == PAYLOAD + CRC) & (crc == 0) & ~escaped), count.eq(0), crc.eq(0xFFFF),
-                             escaped.eq(0)]
+                m.d.sync += [
+                    self.o.valid.eq((count == PAYLOAD + CRC) & (crc == 0) & ~escaped),
+                    count.eq(0),
+                    crc.eq(0xFFFF),
+                    escaped.eq(0),
+                ]
             with m.Elif(taken == ESCAPE):
                 m.d.sync += escaped.eq(1)
             with m.Else():
@@ -79,14 +84,15 @@ class FrameTx(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        ends = PAYLOAD + CRC                # number of the END; one beyond it nothing is to be sent
+        ends = PAYLOAD + CRC  # number of the END; one beyond it nothing is to be sent
         left = Signal(PAYLOAD_BITS)
         crc = Signal(16)
         count = Signal(range(ends + 2), init=ends + 1)
         escaped, special = Signal(), Signal()
         byte = Signal(8)
         m.d.comb += [
-            self.i.ready.eq(count == ends + 1), self.o.valid.eq(count != ends + 1),
+            self.i.ready.eq(count == ends + 1),
+            self.o.valid.eq(count != ends + 1),
             byte.eq(Mux(count < PAYLOAD, left[:8], crc[8:])),
             special.eq((byte == END) | (byte == ESCAPE)),
         ]

@@ -51,13 +51,21 @@ class BoardSession(Session):
 
     at_once = 64
 
-    def __init__(self, port: Port, identity: int, vocab_size: int, max_context: int, slides: bool = False,
-                 end_token: int | None = None, slow: bool = False):
+    def __init__(
+        self,
+        port: Port,
+        identity: int,
+        vocab_size: int,
+        max_context: int,
+        slides: bool = False,
+        end_token: int | None = None,
+        slow: bool = False,
+    ):
         super().__init__(vocab_size, max_context, slides)
         self._port, self._deframer, self._end_token = port, Deframer(), end_token
         self._frames: deque[tuple[Kind, bytes]] = deque()
-        self._fed: list[int] = []       # the sequence as the user knows it
-        self._in_step = False           # whether the board's is the same, and nothing of the past is on its way
+        self._fed: list[int] = []  # the sequence as the user knows it
+        self._in_step = False  # whether the board's is the same, and nothing of the past is on its way
         self._sampling: Sampling | None = None
         self.said_again = 0
         self._times = SLOW if slow else 1
@@ -92,7 +100,7 @@ class BoardSession(Session):
             for further in self._run(token, last):
                 token = further.token
                 yield further
-            if token in stop:   # else the context is full, or it is the end of text, which the board does not feed by itself
+            if token in stop:  # else the context is full, or it is the end of text, which the board does not feed by itself
                 return
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
@@ -146,8 +154,9 @@ class BoardSession(Session):
                     said = done
                 case Kind.RESULT, (position, token, flags) if first + done <= position < first + len(tokens):
                     if status := flags >> STATUS_SHIFT:
-                        raise SessionError(f"the board refused token {tokens[position - first]} at position {position}: "
-                                           f"{Status(status).name}")
+                        raise SessionError(
+                            f"the board refused token {tokens[position - first]} at position {position}: {Status(status).name}"
+                        )
                     tries = _Tries(TRIES * self._times)
                     done = position - first + 1
                     if done == len(tokens):

@@ -33,10 +33,14 @@ class Link(wiring.Component):
     def __init__(self, *, model: ModelFormat, config: ChipConfig, identity: int | None = None):
         self._identity = None if identity is None else [identity]
         self._vocab_size, self._position_bits = model.vocab_size, min(32, config.position_bits + 1)
-        super().__init__({
-            "i": In(stream.Signature(PAYLOAD_BITS)), "o": Out(stream.Signature(PAYLOAD_BITS)),
-            "command": Out(stream.Signature(struct(COMMAND))), "reply": In(stream.Signature(struct(REPLY))),
-        })
+        super().__init__(
+            {
+                "i": In(stream.Signature(PAYLOAD_BITS)),
+                "o": Out(stream.Signature(PAYLOAD_BITS)),
+                "command": Out(stream.Signature(struct(COMMAND))),
+                "reply": In(stream.Signature(struct(REPLY))),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -46,8 +50,8 @@ class Link(wiring.Component):
         m.submodules.history = history = Memory(shape=token_bits + 2, depth=HISTORY, init=[])
         read, write = history.read_port(), history.write_port()
 
-        following = Signal(self._position_bits)     # position of the next token
-        token, sampled, ends = Signal(token_bits), Signal(), Signal()       # at the position before it
+        following = Signal(self._position_bits)  # position of the next token
+        token, sampled, ends = Signal(token_bits), Signal(), Signal()  # at the position before it
         inv_temperature, seed = Signal(16), Signal(32)
         running = Signal()
 
@@ -59,8 +63,10 @@ class Link(wiring.Component):
 
         command = self.command.payload
         m.d.comb += [
-            command.inv_temperature.eq(inv_temperature), command.seed.eq(seed),
-            command.token.eq(Mux(running, token, given)), command.sample.eq(running | flags[_bit(Flag.SAMPLE)]),
+            command.inv_temperature.eq(inv_temperature),
+            command.seed.eq(seed),
+            command.token.eq(Mux(running, token, given)),
+            command.sample.eq(running | flags[_bit(Flag.SAMPLE)]),
             command.restart.eq(~running & flags[_bit(Flag.RESTART)]),
         ]
 
@@ -86,8 +92,11 @@ class Link(wiring.Component):
                         with m.Case(Kind.HELLO):
                             m.d.sync += out.eq(answer(Kind.IDENTITY, identity.data))
                         with m.Case(Kind.SAMPLING):
-                            m.d.sync += [inv_temperature.eq(request[8:24]), seed.eq(request[24:56]),
-                                         out.eq(answer(Kind.KEPT, request[8:56]))]
+                            m.d.sync += [
+                                inv_temperature.eq(request[8:24]),
+                                seed.eq(request[24:56]),
+                                out.eq(answer(Kind.KEPT, request[8:56])),
+                            ]
                         with m.Case(Kind.PUT):
                             with m.If((position == following) | (flags[_bit(Flag.RESTART)] & (position == 0))):
                                 m.next = "feed"

@@ -42,9 +42,19 @@ class SimulatedBoard:
     ``verilog`` is another text of the module ``board``, as that of a netlist, whose line has ``divisor``.
     """
 
-    def __init__(self, folder: Path, rom: Path, model: ModelFormat, config: ChipConfig, *, noise: float = 0.0, seed: int = 0,
-                 verilog: str | None = None, divisor: int = DIVISOR,
-                 progress: Callable[[float, str], None] = lambda done, what: None):
+    def __init__(
+        self,
+        folder: Path,
+        rom: Path,
+        model: ModelFormat,
+        config: ChipConfig,
+        *,
+        noise: float = 0.0,
+        seed: int = 0,
+        verilog: str | None = None,
+        divisor: int = DIVISOR,
+        progress: Callable[[float, str], None] = lambda done, what: None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "board.v"
         text = verilog or board_verilog(model, config, divisor)
@@ -56,8 +66,14 @@ class SimulatedBoard:
         self._library.board_new.argtypes = [ctypes.c_char_p]
         self._library.board_delete.argtypes = [ctypes.c_void_p]
         self._library.board_run.restype = ctypes.c_uint64
-        self._library.board_run.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_char_p,
-                                            ctypes.c_uint64, ctypes.c_uint64]
+        self._library.board_run.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.POINTER(ctypes.c_uint64),
+            ctypes.c_char_p,
+            ctypes.c_uint64,
+            ctypes.c_uint64,
+        ]
         self._board = self._library.board_new(str(rom.resolve()).encode())
         if not self._board:
             raise SimulationError(f"{rom}: the ROM images are not there")
@@ -95,7 +111,7 @@ class SimulatedBoard:
             taken = ctypes.c_uint64(len(waiting))
             came = self._library.board_run(self._board, waiting, ctypes.byref(taken), out, len(out), CYCLES)
             quiet = 0 if came or taken.value else quiet + CYCLES
-            waiting = waiting[taken.value:]
+            waiting = waiting[taken.value :]
             if came:
                 os.write(self._ours, self._hit(out.raw[:came]))
 

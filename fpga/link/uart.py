@@ -36,8 +36,8 @@ class UartTx(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         timer = Signal(range(self.divisor))
-        bits = Signal(BITS + 1, init=1)     # what is yet to be sent; the last one marks the end, that before it of the stop bit
-        rests = Signal(init=1)              # bits == 1
+        bits = Signal(BITS + 1, init=1)  # what is yet to be sent; the last one marks the end, that before it of the stop bit
+        rests = Signal(init=1)  # bits == 1
         m.d.comb += self.i.ready.eq(rests)
         with m.If(rests):
             with m.If(self.i.valid):
@@ -69,8 +69,8 @@ class UartRx(wiring.Component):
         line = Signal(init=1)
         m.submodules.synchronizer = FFSynchronizer(self.line, line, init=1)
         timer = Signal(range(self.divisor + self.divisor // 2))
-        count = Signal(range(BITS))         # bits still to come, the stop bit among them
-        rested = Signal()                   # the line was high: a start bit is a fall
+        count = Signal(range(BITS))  # bits still to come, the stop bit among them
+        rested = Signal()  # the line was high: a start bit is a fall
         with m.If(count == 0):
             with m.If(line):
                 m.d.sync += rested.eq(1)

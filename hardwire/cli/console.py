@@ -30,9 +30,7 @@ class Step:
     def update(self, what: str = "", done: float | None = None, total: float = 1.0) -> None:
         """``done`` of ``total``, if that is known, and what is going on."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task, what=what, total=None if done is None else total, completed=done or 0
-            )
+            self._bar.update(self._task, what=what, total=None if done is None else total, completed=done or 0)
         elif time.monotonic() > self._next:
             share = "" if done is None else f" {100 * done / total:.0f} %"
             say(f"{self._name} ...{share} {what}".rstrip())

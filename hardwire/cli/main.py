@@ -26,8 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The open compiler that casts a Llama into silicon.  MODEL is a Hugging Face directory, a .gguf "
     "file, a llama2.c .bin or a known name (hardwire models); OUT is the folder of a compiled model.",
-    epilog="A first chip:  hardwire compile stories-260k -o out\n\n"
-    "then:  hardwire run out --prompt 'Once upon a time'",
+    epilog="A first chip:  hardwire compile stories-260k -o out\n\nthen:  hardwire run out --prompt 'Once upon a time'",
 )
 
 
@@ -47,9 +46,7 @@ class Backend(StrEnum):
     float = "float"
 
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the figures as JSON on stdout, and nothing else there.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout, and nothing else there.")]
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -58,9 +55,7 @@ ModelName = Annotated[
         help="Hugging Face directory, .gguf file, llama2.c .bin, or a known name.",
     ),
 ]
-OutFolder = Annotated[
-    str, typer.Argument(metavar="OUT", show_default=False, help="Folder of a compiled model.")
-]
+OutFolder = Annotated[str, typer.Argument(metavar="OUT", show_default=False, help="Folder of a compiled model.")]
 ModelOrOut = Annotated[
     str,
     typer.Argument(
@@ -75,9 +70,7 @@ TokenizerFile = Annotated[
         "--tokenizer",
         metavar="FILE",
         show_default=False,
-        help="A tokenizer "
-        "that is not where the format puts it: tokenizer.json, tokenizer.model, or llama2.c's "
-        "tokenizer.bin.",
+        help="A tokenizer that is not where the format puts it: tokenizer.json, tokenizer.model, or llama2.c's tokenizer.bin.",
     ),
 ]
 Gptq = Annotated[
@@ -86,8 +79,7 @@ Gptq = Annotated[
         "--gptq",
         metavar="TEXT",
         show_default=False,
-        help="Quantise by GPTQ, with this "
-        "file as calibration text, instead of rounding to nearest; for float checkpoints.",
+        help="Quantise by GPTQ, with this file as calibration text, instead of rounding to nearest; for float checkpoints.",
     ),
 ]
 AdapterFolder = Annotated[
@@ -130,15 +122,11 @@ ResumeFile = Annotated[
 ]
 Temperature = Annotated[
     float,
-    typer.Option(
-        min=0.0, max=100.0, help="0 takes the likeliest token; 1 samples the model's own distribution."
-    ),
+    typer.Option(min=0.0, max=100.0, help="0 takes the likeliest token; 1 samples the model's own distribution."),
 ]
 
 
-@app.command(
-    "compile", epilog="Example:  hardwire compile stories-260k -o out --row-lanes 2 --max-context 128"
-)
+@app.command("compile", epilog="Example:  hardwire compile stories-260k -o out --row-lanes 2 --max-context 128")
 def compile_(
     model: ModelName,
     out: Annotated[
@@ -152,9 +140,7 @@ def compile_(
         ),
     ],
     tokenizer: TokenizerFile = None,
-    row_lanes: Annotated[
-        int, typer.Option(help="Matrix rows computed at once; multipliers are row lanes times block lanes.")
-    ] = 1,
+    row_lanes: Annotated[int, typer.Option(help="Matrix rows computed at once; multipliers are row lanes times block lanes.")] = 1,
     block_lanes: Annotated[
         int,
         typer.Option(help="Elements of a 32-element block that a row lane takes a cycle: 4, 8, 16 or 32."),
@@ -184,9 +170,7 @@ def compile_(
         Multiplier,
         typer.Option(help="Circuit that multiplies codes with activations; the results are the same."),
     ] = Multiplier.plain,
-    wide_bits: Annotated[
-        int, typer.Option(help="Width of the residual stream and of sums: 32, or 24 for small boards.")
-    ] = 32,
+    wide_bits: Annotated[int, typer.Option(help="Width of the residual stream and of sums: 32, or 24 for small boards.")] = 32,
     max_context: Annotated[
         int | None,
         typer.Option(show_default="as trained", help="Positions that the KV cache holds for a sequence."),
@@ -264,15 +248,11 @@ def run(
             help='The text to continue; token numbers, as in "1 2 3", for a model without a tokenizer.',
         ),
     ] = "",
-    tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens to write at most; a model may end its text sooner.")
-    ] = 128,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most; a model may end its text sooner.")] = 128,
     backend: BackendName = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Put the prompt to the model as a question, in its chat template.")
-    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt to the model as a question, in its chat template.")] = False,
     adapter: AdapterFolder = None,
     ignore_end: Annotated[
         bool,
@@ -285,9 +265,7 @@ def run(
             help="Compare every token and logit of the chip with golden's afterwards; exit 1 if one differs.",
         ),
     ] = False,
-    clock: Annotated[
-        float, typer.Option(min=0.001, metavar="MHZ", help="Clock for which tokens a second are projected.")
-    ] = 50.0,
+    clock: Annotated[float, typer.Option(min=0.001, metavar="MHZ", help="Clock for which tokens a second are projected.")] = 50.0,
     save: SaveFile = None,
     resume: ResumeFile = None,
     tokenizer: TokenizerFile = None,
@@ -400,12 +378,8 @@ def verify(
             help="A text to start from; give it several times for several texts.",
         ),
     ] = None,
-    tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens to write after each prompt, as far as the context reaches.")
-    ] = 100,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Put the prompts to the model as questions, in its chat template.")
-    ] = False,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after each prompt, as far as the context reaches.")] = 100,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompts to the model as questions, in its chat template.")] = False,
     adapter: AdapterFolder = None,
     sample: Annotated[
         bool,
@@ -506,24 +480,16 @@ def trace(
     show(figures, as_json, trace_lines(figures))
 
 
-@app.command(
-    epilog="Example:  hardwire perplexity smollm2-135m --text book.txt --tokens 4096 --backend float"
-)
+@app.command(epilog="Example:  hardwire perplexity smollm2-135m --text book.txt --tokens 4096 --backend float")
 def perplexity(
     model: ModelOrOut,
     text: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="Plain text to predict.")],
-    tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens to predict, from the beginning of the text.")
-    ] = 4096,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to predict, from the beginning of the text.")] = 4096,
     backend: Annotated[
         Backend,
-        typer.Option(
-            help="golden is the chip's own perplexity, float what it approximates; rtl equals golden."
-        ),
+        typer.Option(help="golden is the chip's own perplexity, float what it approximates; rtl equals golden."),
     ] = Backend.golden,
-    window: Annotated[
-        int, typer.Option(min=1, help="Tokens of a window, each of which starts with an empty context.")
-    ] = 512,
+    window: Annotated[int, typer.Option(min=1, help="Tokens of a window, each of which starts with an empty context.")] = 512,
     tokenizer: TokenizerFile = None,
     adapter: AdapterFolder = None,
     as_json: Json = False,
@@ -542,9 +508,7 @@ def perplexity(
 @app.command(epilog="Example:  hardwire respin out my-finetuned-stories")
 def respin(
     out: OutFolder,
-    model: Annotated[
-        str, typer.Argument(metavar="NEW_MODEL", show_default=False, help="A model of the same shape.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="NEW_MODEL", show_default=False, help="A model of the same shape.")],
     tokenizer: TokenizerFile = None,
     gptq: Gptq = None,
     as_json: Json = False,
@@ -634,9 +598,7 @@ def build(
 
 
 @fpga.command(epilog="Example:  hardwire fpga flash build/stories-260k-ulx3s-85f --board ulx3s-85f")
-def flash(
-    out: OutFolder, board: Annotated[str, typer.Option(show_default=False, help="The board that is plugged in.")]
-) -> None:
+def flash(out: OutFolder, board: Annotated[str, typer.Option(show_default=False, help="The board that is plugged in.")]) -> None:
     """Load the bitstream that ``hardwire fpga build`` made into a board, by openFPGALoader."""
     from hardwire.boards import flash as load_bitstream
 

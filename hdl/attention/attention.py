@@ -34,11 +34,26 @@ class AttentionHeads(wiring.Component):
     o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    ``last`` ends every ``passes``-th pass
     """
 
-    def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int,
-                 max_context: int, n_sinks: int, wide_bits: int, passes: int):
+    def __init__(
+        self,
+        *,
+        heads: int,
+        banks: int,
+        head_dim: int,
+        block: int,
+        lanes: int,
+        vector_lanes: int,
+        max_context: int,
+        n_sinks: int,
+        wide_bits: int,
+        passes: int,
+    ):
         for name, value, whole_name, whole in (
-                ("banks", banks, "heads", heads), ("block", block, "head_dim", head_dim),
-                ("lanes", lanes, "block", block), ("vector_lanes", vector_lanes, "block", block)):
+            ("banks", banks, "heads", heads),
+            ("block", block, "head_dim", head_dim),
+            ("lanes", lanes, "block", block),
+            ("vector_lanes", vector_lanes, "block", block),
+        ):
             if not isinstance(value, int) or value < 1 or whole % value:
                 raise ValueError(f"{name} must divide {whole_name} ({whole}), not {value!r}")
         if block not in (8, 16, 32):
@@ -48,19 +63,22 @@ class AttentionHeads(wiring.Component):
         shape = {"heads": heads, "head_dim": head_dim, "block": block}
         self._scores = AttentionScores(**shape, banks=banks, lanes=lanes, vector_lanes=vector_lanes, n_sinks=n_sinks)
         self._sums = AttentionSums(**shape, banks=banks, lanes=lanes, max_context=max_context)
-        self._output = AttentionOutput(**shape, vector_lanes=vector_lanes, max_context=max_context,
-                                       wide_bits=wide_bits, passes=passes)
+        self._output = AttentionOutput(
+            **shape, vector_lanes=vector_lanes, max_context=max_context, wide_bits=wide_bits, passes=passes
+        )
         # A position's score meets the first of its words of v; head_words - 1 more follow.
         head_words = head_dim // lanes
         self.latency = 1 + self._scores.latency + head_words - 1 + AttentionSums.latency + self._output.latency
         # The words of the last position can follow when all that came before them has left ``sums``.
         self.interval = AttentionOutput.division + heads * head_dim // vector_lanes + 1 + head_words
-        super().__init__({
-            "q": In(stream.Signature(mx_beat(vector_lanes))),
-            "k": In(stream.Signature(kv_beat(banks, lanes))),
-            "v": In(stream.Signature(kv_beat(banks, lanes))),
-            "o": Out(stream.Signature(scaled_beat(vector_lanes, wide_bits + 4))),
-        })
+        super().__init__(
+            {
+                "q": In(stream.Signature(mx_beat(vector_lanes))),
+                "k": In(stream.Signature(kv_beat(banks, lanes))),
+                "v": In(stream.Signature(kv_beat(banks, lanes))),
+                "o": Out(stream.Signature(scaled_beat(vector_lanes, wide_bits + 4))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -75,8 +93,7 @@ class AttentionHeads(wiring.Component):
             m.submodules[f"{name}_register"] = register = Register(word.payload.shape())
             connect(m, flipped(word), register.i)
             words[name] = register.o
-        for name, producer, consumer in (("k", words["k"], scores.k), ("score", scores.o, sums.score),
-                                         ("v", words["v"], sums.v)):
+        for name, producer, consumer in (("k", words["k"], scores.k), ("score", scores.o, sums.score), ("v", words["v"], sums.v)):
             m.submodules[f"{name}_skid"] = skid = Skid(consumer.payload.shape())
             connect(m, producer, skid.i)
             connect(m, skid.o, consumer)
@@ -118,21 +135,39 @@ class Attention(wiring.Component):
         self.kv_beats = 2 * model.n_kv_heads * model.head_dim // self.vector_lanes
         self.pass_beats = self.heads * model.head_dim // self.vector_lanes * (2 if config.n_sinks else 1)
         self._heads = AttentionHeads(
-            heads=self.heads, banks=banks, head_dim=model.head_dim, block=model.kv_block,
-            lanes=config.attention_lanes, vector_lanes=self.vector_lanes, max_context=config.max_context,
-            n_sinks=config.n_sinks, wide_bits=model.wide_bits, passes=self.passes)
+            heads=self.heads,
+            banks=banks,
+            head_dim=model.head_dim,
+            block=model.kv_block,
+            lanes=config.attention_lanes,
+            vector_lanes=self.vector_lanes,
+            max_context=config.max_context,
+            n_sinks=config.n_sinks,
+            wide_bits=model.wide_bits,
+            passes=self.passes,
+        )
         self.cache = KvCache(
-            kv_heads=model.n_kv_heads, head_dim=model.head_dim, lanes=config.attention_lanes,
-            vector_lanes=self.vector_lanes, banks=banks, n_layers=model.n_layers,
-            max_context=config.max_context, n_sequences=config.n_sequences)
+            kv_heads=model.n_kv_heads,
+            head_dim=model.head_dim,
+            lanes=config.attention_lanes,
+            vector_lanes=self.vector_lanes,
+            banks=banks,
+            n_layers=model.n_layers,
+            max_context=config.max_context,
+            n_sequences=config.n_sequences,
+        )
         self.latency = max(0, 4 - self.pass_beats) + self._heads.latency
         self.interval = self._heads.interval
-        super().__init__({
-            "i": In(stream.Signature(mx_beat(self.vector_lanes))),
-            "sequence": In(self.cache.sequence.shape()), "layer": In(self.cache.layer.shape()),
-            "place": In(self.cache.place.shape()), "whole": In(1),
-            "o": Out(stream.Signature(scaled_beat(self.vector_lanes, model.wide_bits + 4))),
-        })
+        super().__init__(
+            {
+                "i": In(stream.Signature(mx_beat(self.vector_lanes))),
+                "sequence": In(self.cache.sequence.shape()),
+                "layer": In(self.cache.layer.shape()),
+                "place": In(self.cache.place.shape()),
+                "whole": In(1),
+                "o": Out(stream.Signature(scaled_beat(self.vector_lanes, model.wide_bits + 4))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -141,14 +176,19 @@ class Attention(wiring.Component):
         connect(m, cache.k, heads.k)
         connect(m, cache.v, heads.v)
         connect(m, heads.o, flipped(self.o))
-        m.d.comb += [cache.sequence.eq(self.sequence), cache.layer.eq(self.layer),
-                     cache.place.eq(self.place), cache.whole.eq(self.whole), cache.write.payload.eq(self.i.payload),
-                     heads.q.payload.eq(self.i.payload)]
+        m.d.comb += [
+            cache.sequence.eq(self.sequence),
+            cache.layer.eq(self.layer),
+            cache.place.eq(self.place),
+            cache.whole.eq(self.whole),
+            cache.write.payload.eq(self.i.payload),
+            heads.q.payload.eq(self.i.payload),
+        ]
 
         beat = Signal(address_bits(max(self.kv_beats, self.pass_beats)))
         passed = Signal(address_bits(self.passes))
         index = Signal.like(cache.request.payload)
-        same = Signal(address_bits(self.passes_an_index))       # passes that have read this index
+        same = Signal(address_bits(self.passes_an_index))  # passes that have read this index
         with m.If(cache.request.ready):
             m.d.sync += cache.request.valid.eq(0)
         with m.FSM(name="part"):

@@ -53,11 +53,28 @@ class KvCache(wiring.Component):
     k, v : Out(stream kv_beat(banks, lanes))
     """
 
-    def __init__(self, *, kv_heads: int, head_dim: int, lanes: int, vector_lanes: int, banks: int,
-                 n_layers: int, max_context: int, n_sequences: int):
-        for name, value in (("kv_heads", kv_heads), ("head_dim", head_dim), ("lanes", lanes),
-                            ("vector_lanes", vector_lanes), ("banks", banks), ("n_layers", n_layers),
-                            ("max_context", max_context), ("n_sequences", n_sequences)):
+    def __init__(
+        self,
+        *,
+        kv_heads: int,
+        head_dim: int,
+        lanes: int,
+        vector_lanes: int,
+        banks: int,
+        n_layers: int,
+        max_context: int,
+        n_sequences: int,
+    ):
+        for name, value in (
+            ("kv_heads", kv_heads),
+            ("head_dim", head_dim),
+            ("lanes", lanes),
+            ("vector_lanes", vector_lanes),
+            ("banks", banks),
+            ("n_layers", n_layers),
+            ("max_context", max_context),
+            ("n_sequences", n_sequences),
+        ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if kv_heads % banks:
@@ -66,24 +83,28 @@ class KvCache(wiring.Component):
             if head_dim % value:
                 raise ValueError(f"{name} must divide head_dim ({head_dim}), not {value!r}")
         if lanes % vector_lanes and vector_lanes % lanes:
-            raise ValueError(f"one of lanes ({lanes}) and vector_lanes ({vector_lanes}) must divide the "
-                             "other")
+            raise ValueError(f"one of lanes ({lanes}) and vector_lanes ({vector_lanes}) must divide the other")
         self.lanes, self.vector_lanes, self.banks = lanes, vector_lanes, banks
         self.n_layers = n_layers
         self.indices = kv_heads // banks
         self.head_words = head_dim // lanes
         self.slot_words = max_context * self.head_words
         self.depth = n_sequences * n_layers * self.indices * self.slot_words
-        self.k_data, self.v_data = ([MemoryData(shape=kv_word(lanes), depth=self.depth, init=[])
-                                     for _ in range(banks)] for _ in range(2))
-        super().__init__({
-            "write": In(stream.Signature(mx_beat(vector_lanes))),
-            "sequence": In(address_bits(n_sequences)), "layer": In(address_bits(n_layers)),
-            "place": In(address_bits(max_context)), "whole": In(1),
-            "request": In(stream.Signature(address_bits(self.indices))),
-            "k": Out(stream.Signature(kv_beat(banks, lanes))),
-            "v": Out(stream.Signature(kv_beat(banks, lanes))),
-        })
+        self.k_data, self.v_data = (
+            [MemoryData(shape=kv_word(lanes), depth=self.depth, init=[]) for _ in range(banks)] for _ in range(2)
+        )
+        super().__init__(
+            {
+                "write": In(stream.Signature(mx_beat(vector_lanes))),
+                "sequence": In(address_bits(n_sequences)),
+                "layer": In(address_bits(n_layers)),
+                "place": In(address_bits(max_context)),
+                "whole": In(1),
+                "request": In(stream.Signature(address_bits(self.indices))),
+                "k": Out(stream.Signature(kv_beat(banks, lanes))),
+                "v": Out(stream.Signature(kv_beat(banks, lanes))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -95,10 +116,10 @@ class KvCache(wiring.Component):
 
         address = address_bits(self.depth)
         row = Signal(address_bits(self.depth // (self.indices * self.slot_words)))
-        first = Signal(address_bits(self.slot_words))     # the place's first word in its slot
-        base = Signal(address)                     # index 0, place 0
-        origin = Signal(address)                   # index 0, this place
-        final = Signal(address)                    # index 0, the last place that is read
+        first = Signal(address_bits(self.slot_words))  # the place's first word in its slot
+        base = Signal(address)  # index 0, place 0
+        origin = Signal(address)  # index 0, this place
+        final = Signal(address)  # index 0, the last place that is read
         whole = Signal()
 
         # Readers: a request is kept until both have taken it.
@@ -119,6 +140,7 @@ class KvCache(wiring.Component):
                 m.d.sync += port.en.eq(now)
                 m.d.comb += [port.addr.eq(written.addr), port.data.eq(written.data)]
         with m.FSM(name="layer"):
+
             def begin():
                 # Not while a request of the layer before is unserved: it would be read from another place.
                 # Nor while a word waits in a memory's output register, which writing may disturb in an SRAM.
@@ -130,12 +152,16 @@ class KvCache(wiring.Component):
                         whole.eq(self.whole),
                     ]
                     m.next = "LOCATE"
+
             with m.State("EMPTY"):
                 begin()
             with m.State("LOCATE"):
                 located = _times(row, self.indices * self.slot_words)
-                m.d.sync += [base.eq(located), origin.eq(located + first),
-                             final.eq(located + Mux(whole, self.slot_words - self.head_words, first))]
+                m.d.sync += [
+                    base.eq(located),
+                    origin.eq(located + first),
+                    final.eq(located + Mux(whole, self.slot_words - self.head_words, first)),
+                ]
                 m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(self._write(m, writes, written, origin)):
@@ -158,12 +184,12 @@ class KvCache(wiring.Component):
         sub = Signal(address_bits(self.head_words))
         bank = Signal(address_bits(self.banks))
         index = Signal(address_bits(self.indices))
-        value = Signal()                            # 0 while k is written, 1 while v is
-        offset = Signal(address_bits(self.depth))          # of the head's first word from origin
+        value = Signal()  # 0 while k is written, 1 while v is
+        offset = Signal(address_bits(self.depth))  # of the head's first word from origin
         done = Signal()
 
         word = Signal(kv_word(self.lanes))
-        whole = Signal()                            # a word is there
+        whole = Signal()  # a word is there
         m.d.comb += [word.exp.eq(beat.exp), whole.eq(self.write.valid)]
         parts = max(self.lanes, self.vector_lanes) // min(self.lanes, self.vector_lanes)
         if parts == 1:
@@ -175,14 +201,12 @@ class KvCache(wiring.Component):
                 m.d.sync += part.eq(Mux(final, 0, part + 1))
             if self.lanes > self.vector_lanes:
                 width = 8 * self.vector_lanes
-                early = Signal(8 * self.lanes - width)     # beats before the one that completes a word
+                early = Signal(8 * self.lanes - width)  # beats before the one that completes a word
                 with m.If(self.write.valid):
                     m.d.sync += early.eq(Cat(early, beat.mant)[width:])
-                m.d.comb += [word.mant.eq(Cat(early, beat.mant)), whole.eq(self.write.valid & final),
-                             self.write.ready.eq(1)]
+                m.d.comb += [word.mant.eq(Cat(early, beat.mant)), whole.eq(self.write.valid & final), self.write.ready.eq(1)]
             else:
-                m.d.comb += [word.mant.eq(beat.mant.as_value().word_select(part, 8 * self.lanes)),
-                             self.write.ready.eq(final)]
+                m.d.comb += [word.mant.eq(beat.mant.as_value().word_select(part, 8 * self.lanes)), self.write.ready.eq(final)]
 
         m.d.sync += [written.data.eq(word), written.addr.eq(origin + offset + sub)]
         for v, of_value in enumerate(writes):

@@ -34,17 +34,18 @@ class AttentionOutput(wiring.Component):
                                                                 ``passes``-th of sums
     """
 
-    division = 12       # two registers to the dividers, 10 cycles in them
+    division = 12  # two registers to the dividers, 10 cycles in them
 
-    def __init__(self, *, heads: int, head_dim: int, block: int, vector_lanes: int, max_context: int,
-                 wide_bits: int, passes: int):
+    def __init__(self, *, heads: int, head_dim: int, block: int, vector_lanes: int, max_context: int, wide_bits: int, passes: int):
         self.heads, self.head_dim, self.block = heads, head_dim, block
         self.vector_lanes, self.passes = vector_lanes, passes
         self.wide_bits, self.max_context = wide_bits, max_context
-        super().__init__({
-            "sums": In(sums_signature(heads, head_dim, block, max_context)),
-            "o": Out(stream.Signature(scaled_beat(vector_lanes, wide_bits + 4))),
-        })
+        super().__init__(
+            {
+                "sums": In(sums_signature(heads, head_dim, block, max_context)),
+                "o": Out(stream.Signature(scaled_beat(vector_lanes, wide_bits + 4))),
+            }
+        )
         # |num| < 2**(len(num) - 1) and R <= 2**16.
         self._products = [WideProduct(a_width=len(self.sums.num[0][0]), b_width=18) for _ in range(vector_lanes)]
         self.latency = self.division + 1 + self._products[0].latency + 2
@@ -57,9 +58,8 @@ class AttentionOutput(wiring.Component):
 
         # Into the dividers, a head a cycle.  den >= 2**15, the exponential of the maximum.
         fed = Signal(range(self.heads + 1))
-        den, whole_den = (Signal.like(sums.den[0], name=name, reset_less=True)
-                          for name in ("den", "whole_den"))
-        above = Signal(address_bits(len(den) - 15))                   # nb - 16
+        den, whole_den = (Signal.like(sums.den[0], name=name, reset_less=True) for name in ("den", "whole_den"))
+        above = Signal(address_bits(len(den) - 15))  # nb - 16
         above_of = Array(Signal.like(above, name=f"above_{h}") for h in range(self.heads))
         at_den, at_above = Signal(), Signal()
         den_head, above_head = Signal(address_bits(self.heads)), Signal(address_bits(self.heads))
@@ -68,14 +68,12 @@ class AttentionOutput(wiring.Component):
             m.d.sync += [den.eq(Array(sums.den)[fed]), den_head.eq(fed), at_den.eq(1), fed.eq(fed + 1)]
         with m.If(at_den):
             bits = bitlen(den[16:])
-            m.d.sync += [whole_den.eq(den), above.eq(bits), above_of[den_head].eq(bits),
-                         above_head.eq(den_head)]
+            m.d.sync += [whole_den.eq(den), above.eq(bits), above_of[den_head].eq(bits), above_head.eq(den_head)]
         dividers = []
         for h in range(self.heads):
             m.submodules[f"reciprocal_{h}"] = divider = Reciprocal(bits=2)
             # Always ready: its last result was taken before ``sums`` was.
-            m.d.comb += [divider.i.payload.eq(whole_den >> above),
-                         divider.i.valid.eq(at_above & (above_head == h))]
+            m.d.comb += [divider.i.payload.eq(whole_den >> above), divider.i.valid.eq(at_above & (above_head == h))]
             dividers.append(divider)
 
         # Out of them, head by head.  What moves all of the pipe is a register.
@@ -83,7 +81,7 @@ class AttentionOutput(wiring.Component):
         connect(m, skid.o, flipped(o))
         advance, out = skid.i.ready, skid.i.payload
         head, beat = Signal(address_bits(self.heads)), Signal(address_bits(head_beats))
-        flat = Signal(address_bits(beats))                     # beat of all heads
+        flat = Signal(address_bits(beats))  # beat of all heads
         passed = Signal(address_bits(self.passes))
         go, head_end, end, ended = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -104,8 +102,7 @@ class AttentionOutput(wiring.Component):
             with m.If(end):
                 m.d.sync += passed.eq(Mux(passed == self.passes - 1, 0, passed + 1))
 
-        num = [Signal.like(sums.num[0][0], name=f"num_{j}", reset_less=True)
-               for j in range(self.vector_lanes)]
+        num = [Signal.like(sums.num[0][0], name=f"num_{j}", reset_less=True) for j in range(self.vector_lanes)]
         inverse = Signal(17, reset_less=True)
         # The shift but for its last bit, which rounds: 1 or more, as lift <= 13.
         right = Signal(range(len(den) - 16 + 14 + 12 + 1))
@@ -121,8 +118,7 @@ class AttentionOutput(wiring.Component):
                     last.eq(end & (passed == self.passes - 1)),
                 ]
                 for j, n in enumerate(num):
-                    every = [of_head[e] for of_head in sums.num
-                             for e in range(j, self.head_dim, self.vector_lanes)]
+                    every = [of_head[e] for of_head in sums.num for e in range(j, self.head_dim, self.vector_lanes)]
                     m.d.sync += n.eq(Array(every)[flat])
 
         for j, product in enumerate(self._products):
@@ -137,21 +133,22 @@ class AttentionOutput(wiring.Component):
         at_product, product_last, shift = marks[0], marks[1], marks[2:]
 
         # |num * R| < 2**(len(num) + 15).
-        shifted = [Signal(signed(len(num[0]) + 16), name=f"shifted_{j}", reset_less=True)
-                   for j in range(self.vector_lanes)]
+        shifted = [Signal(signed(len(num[0]) + 16), name=f"shifted_{j}", reset_less=True) for j in range(self.vector_lanes)]
         at_shifted, shifted_last = Signal(), Signal()
         at_out, last_out = Signal(), Signal()
         data_out = [Signal(signed(self.wide_bits + 4), name=f"out_{j}", reset_less=True) for j in range(self.vector_lanes)]
-        m.d.comb += [skid.i.valid.eq(at_out), out.base.eq(BASE), out.last.eq(last_out),
-                     *(to.eq(y) for to, y in zip(out.data, data_out, strict=True))]
+        m.d.comb += [
+            skid.i.valid.eq(at_out),
+            out.base.eq(BASE),
+            out.last.eq(last_out),
+            *(to.eq(y) for to, y in zip(out.data, data_out, strict=True)),
+        ]
         with m.If(advance):
             m.d.sync += [at_shifted.eq(at_product), at_out.eq(at_shifted)]
             with m.If(at_product):
-                m.d.sync += [s.eq(product.p >> shift)
-                             for s, product in zip(shifted, self._products, strict=True)]
+                m.d.sync += [s.eq(product.p >> shift) for s, product in zip(shifted, self._products, strict=True)]
                 m.d.sync += shifted_last.eq(product_last)
             with m.If(at_shifted):
                 m.d.sync += last_out.eq(shifted_last)
-                m.d.sync += [y.eq(saturate((s + 1) >> 1, self.wide_bits + 4))
-                             for y, s in zip(data_out, shifted, strict=True)]
+                m.d.sync += [y.eq(saturate((s + 1) >> 1, self.wide_bits + 4)) for y, s in zip(data_out, shifted, strict=True)]
         return m

@@ -44,24 +44,25 @@ class AttentionScores(wiring.Component):
     o : Out(stream score_beat(heads))         one beat a position
     """
 
-    def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int,
-                 n_sinks: int = 0):
+    def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int, n_sinks: int = 0):
         self.n_sinks = n_sinks
         self.heads, self.banks, self.head_dim, self.block = heads, banks, head_dim, block
         self.lanes, self.vector_lanes = lanes, vector_lanes
         self.blocks, self.block_words = head_dim // block, block // lanes
         self.head_words = head_dim // lanes
         self.latency = 5 + (self.block_words > 1) + (self.blocks > 1)
-        super().__init__({
-            "q": In(stream.Signature(mx_beat(vector_lanes))),
-            "k": In(stream.Signature(kv_beat(banks, lanes))),
-            "o": Out(stream.Signature(score_beat(heads))),
-        })
+        super().__init__(
+            {
+                "q": In(stream.Signature(mx_beat(vector_lanes))),
+                "k": In(stream.Signature(kv_beat(banks, lanes))),
+                "o": Out(stream.Signature(score_beat(heads))),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         heads = range(self.heads)
-        advance = Signal()                   # the whole pipe moves
+        advance = Signal()  # the whole pipe moves
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
 
         # One word: the product's operands of every head, and its marks.  They are registered, as k comes from a memory,
@@ -95,8 +96,7 @@ class AttentionScores(wiring.Component):
 
         # |q * k| <= 127**2 < 2**14.  A product's left shift is qe + ke + 6, -18 .. 32; the shifter starts
         # from 20 to the left, where any product but 0 saturates, and goes to the right.
-        product = [[Signal(signed(15), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)]
-                   for h in heads]
+        product = [[Signal(signed(15), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)] for h in heads]
         exp = [Signal(signed(EXP_BITS + 1), name=f"exp_{h}", reset_less=True) for h in heads]
         at_word = stage(m, advance, word, "word")
         k_word = Signal(self.k.payload.bank.shape(), reset_less=True)
@@ -111,8 +111,7 @@ class AttentionScores(wiring.Component):
             for h in heads:
                 k = k_word[h * self.banks // self.heads]
                 m.d.sync += exp[h].eq(q_word_exp[h] + k.exp)
-                m.d.sync += [p.eq(q_word[h].word_select(j, 8).as_signed() * k.mant[j])
-                             for j, p in enumerate(product[h])]
+                m.d.sync += [p.eq(q_word[h].word_select(j, 8).as_signed() * k.mant[j]) for j, p in enumerate(product[h])]
 
         dot = [Signal(signed(15 + ceil_log2(self.lanes)), name=f"dot_{h}", reset_less=True) for h in heads]
         right = [Signal(6, name=f"right_{h}", reset_less=True) for h in heads]
@@ -151,8 +150,11 @@ class AttentionScores(wiring.Component):
             limited = [saturate(r, SCORE_BITS) for r in rounded]
             marks = at_term
         with m.If(advance):
-            m.d.sync += [self.o.valid.eq(marks.valid & marks.position_end),
-                         self.o.payload.first.eq(marks.first), self.o.payload.last.eq(marks.last)]
+            m.d.sync += [
+                self.o.valid.eq(marks.valid & marks.position_end),
+                self.o.payload.first.eq(marks.first),
+                self.o.payload.last.eq(marks.last),
+            ]
             m.d.sync += [self.o.payload.score[h].eq(limited[h]) for h in heads]
         return m
 
@@ -160,37 +162,45 @@ class AttentionScores(wiring.Component):
         """(mantissas, exponent) of word ``sub`` for each head; takes in the next heads' meanwhile."""
         turns = 2 if self.n_sinks else 1
         beats = self.heads * turns * self.head_dim // self.vector_lanes
-        waiting, current = ([Signal(8 * self.vector_lanes, name=f"{name}_{b}", reset_less=True)
-                             for b in range(beats)] for name in ("waiting", "current"))
-        waiting_exp, current_exp = ([Signal(signed(EXP_BITS), name=f"{name}_exp_{c}", reset_less=True)
-                                     for c in range(self.heads * turns * self.blocks)]
-                                    for name in ("waiting", "current"))
+        waiting, current = (
+            [Signal(8 * self.vector_lanes, name=f"{name}_{b}", reset_less=True) for b in range(beats)]
+            for name in ("waiting", "current")
+        )
+        waiting_exp, current_exp = (
+            [Signal(signed(EXP_BITS), name=f"{name}_exp_{c}", reset_less=True) for c in range(self.heads * turns * self.blocks)]
+            for name in ("waiting", "current")
+        )
         full = Signal()
         beat = Signal(address_bits(beats))
         with m.If(~have_q | release_q):
             m.d.sync += have_q.eq(full)
             with m.If(full):
                 m.d.sync += full.eq(0)
-                m.d.sync += [c.eq(w) for c, w in zip(current + current_exp, waiting + waiting_exp,
-                                                     strict=True)]
+                m.d.sync += [c.eq(w) for c, w in zip(current + current_exp, waiting + waiting_exp, strict=True)]
         m.d.comb += self.q.ready.eq(~full | ~have_q)
         with m.If(self.q.valid & self.q.ready):
             m.d.sync += beat.eq(beat + 1)
             with m.Switch(beat):
                 for b in range(beats):
                     with m.Case(b):
-                        m.d.sync += [waiting[b].eq(self.q.payload.mant),
-                                     waiting_exp[b * self.vector_lanes // self.block].eq(self.q.payload.exp)]
+                        m.d.sync += [
+                            waiting[b].eq(self.q.payload.mant),
+                            waiting_exp[b * self.vector_lanes // self.block].eq(self.q.payload.exp),
+                        ]
             with m.If(beat == beats - 1):
                 m.d.sync += [beat.eq(0), full.eq(1)]
 
         flat = Cat(current)
         mant, exp = [], []
         for h in range(self.heads):
-            words = [[flat.word_select((h * turns + turn) * self.head_words + s, 8 * self.lanes)
-                      for s in range(self.head_words)] for turn in range(turns)]
-            exps = [[current_exp[(h * turns + turn) * self.blocks + s // self.block_words]
-                     for s in range(self.head_words)] for turn in range(turns)]
+            words = [
+                [flat.word_select((h * turns + turn) * self.head_words + s, 8 * self.lanes) for s in range(self.head_words)]
+                for turn in range(turns)
+            ]
+            exps = [
+                [current_exp[(h * turns + turn) * self.blocks + s // self.block_words] for s in range(self.head_words)]
+                for turn in range(turns)
+            ]
             mant.append(Signal(8 * self.lanes, name=f"q_mant_{h}"))
             exp.append(Signal(signed(EXP_BITS), name=f"q_exp_{h}"))
             for to, of_turns in ((mant[h], words), (exp[h], exps)):
@@ -221,8 +231,8 @@ def _half_up(doubled):
 
 def _limited(doubled):
     """saturate(_half_up(doubled), SCORE_BITS), where the bits far above a score are looked at beside the addition."""
-    near, sign = doubled[:SCORE_BITS + 2].as_signed(), doubled[-1]
-    far = (doubled[SCORE_BITS + 1:-1] ^ sign.replicate(len(doubled) - SCORE_BITS - 2)).any()
+    near, sign = doubled[: SCORE_BITS + 2].as_signed(), doubled[-1]
+    far = (doubled[SCORE_BITS + 1 : -1] ^ sign.replicate(len(doubled) - SCORE_BITS - 2)).any()
     limit = Cat((~sign).replicate(SCORE_BITS - 1), sign).as_signed()
     return Mux(far, limit, saturate(_half_up(near), SCORE_BITS))
 
@@ -230,8 +240,9 @@ def _limited(doubled):
 def _sums(m, en, end, values, width: int, name: str):
     """Sums since the last ``end``: with this cycle's values, and registers that hold them a cycle later."""
     fresh = Signal(init=1, name=f"{name}_fresh")
-    totals, registers = ([Signal(signed(width), name=f"{name}_{kind}_{h}", reset_less=True)
-                          for h in range(len(values))] for kind in ("total", "sum"))
+    totals, registers = (
+        [Signal(signed(width), name=f"{name}_{kind}_{h}", reset_less=True) for h in range(len(values))] for kind in ("total", "sum")
+    )
     for value, total, register in zip(values, totals, registers, strict=True):
         m.d.comb += total.eq(Mux(fresh, 0, register) + value)
     with m.If(en):
@@ -243,6 +254,6 @@ def _tree_sum(values):
     """The sum of a list, as a balanced tree."""
     values = list(values)
     while len(values) > 1:
-        odd = values[len(values) & ~1:]
+        odd = values[len(values) & ~1 :]
         values = [a + b for a, b in zip(values[::2], values[1::2], strict=False)] + odd
     return values[0]

@@ -14,8 +14,7 @@ from weights_to_rom.tables import exp2_table
 
 EXP2 = exp2_table()
 
-MARKS = data.StructLayout({"valid": 1, "position_start": 1, "block_end": 1, "position_end": 1,
-                           "first": 1, "last": 1})
+MARKS = data.StructLayout({"valid": 1, "position_start": 1, "block_end": 1, "position_end": 1, "first": 1, "last": 1})
 """What travels with a word: where in its position it stands, and whether that is the first or the last."""
 
 
@@ -25,13 +24,15 @@ def sums_signature(heads: int, head_dim: int, block: int, max_context: int) -> w
     Moves as a stream's payload does; separate members, since one signal of it all would be thousands of bits.
     """
     growth = ceil_log2(max_context)
-    return wiring.Signature({
-        "num": Out(signed(24 + growth)).array(heads, head_dim),     # |num| < 2**23 * max_context
-        "den": Out(16 + growth).array(heads),                       # den < 2**16 * max_context
-        "lift": Out(signed(5)).array(heads, head_dim // block),     # -12 .. 13
-        "valid": Out(1),
-        "ready": In(1),
-    })
+    return wiring.Signature(
+        {
+            "num": Out(signed(24 + growth)).array(heads, head_dim),  # |num| < 2**23 * max_context
+            "den": Out(16 + growth).array(heads),  # den < 2**16 * max_context
+            "lift": Out(signed(5)).array(heads, head_dim // block),  # -12 .. 13
+            "valid": Out(1),
+            "ready": In(1),
+        }
+    )
 
 
 class AttentionSums(wiring.Component):
@@ -62,11 +63,13 @@ class AttentionSums(wiring.Component):
     def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, max_context: int):
         self.heads, self.banks, self.lanes = heads, banks, lanes
         self.blocks, self.block_words, self.head_words = head_dim // block, block // lanes, head_dim // lanes
-        super().__init__({
-            "score": In(stream.Signature(score_beat(heads))),
-            "v": In(stream.Signature(kv_beat(banks, lanes))),
-            "sums": Out(sums_signature(heads, head_dim, block, max_context)),
-        })
+        super().__init__(
+            {
+                "score": In(stream.Signature(score_beat(heads))),
+                "v": In(stream.Signature(kv_beat(banks, lanes))),
+                "sums": Out(sums_signature(heads, head_dim, block, max_context)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -88,8 +91,7 @@ class AttentionSums(wiring.Component):
             self.score.ready.eq(advance & self.v.valid & start),
         ]
         with m.If(advance & word.valid):
-            m.d.sync += [sub.eq(Mux(word.position_end, 0, sub + 1)), first.eq(word.first),
-                         last.eq(word.last)]
+            m.d.sync += [sub.eq(Mux(word.position_end, 0, sub + 1)), first.eq(word.first), last.eq(word.last)]
 
         at_word = stage(m, advance, word, "word")
         at_read = stage(m, advance, at_word, "read")
@@ -98,7 +100,7 @@ class AttentionSums(wiring.Component):
         at_product = stage(m, advance, at_shifted, "product")
         # Only the last position's sums leave, so only they wait for the register they leave through:
         # advance == ~(at_product.valid & at_product.last & sums.valid).
-        leaves = Signal()                       # at_product.valid & at_product.last
+        leaves = Signal()  # at_product.valid & at_product.last
         with m.If(advance):
             m.d.sync += leaves.eq(at_shifted.valid & at_shifted.last)
         completes = leaves & at_product.position_end
@@ -107,7 +109,7 @@ class AttentionSums(wiring.Component):
             leaves_next.eq(Mux(advance, at_shifted.valid & at_shifted.last, leaves)),
             goes_on.eq(~Mux(advance, leaves_next & (completes | (self.sums.valid & ~self.sums.ready)), ~self.sums.ready)),
         ]
-        takes = Signal()                        # advance & leaves
+        takes = Signal()  # advance & leaves
         m.d.sync += [advance.eq(goes_on), takes.eq(goes_on & leaves_next)]
 
         # A flip-flop has one reset: it is this one.
@@ -144,40 +146,48 @@ class AttentionSums(wiring.Component):
             # Maxima, and the shifts they bring: held at what leaves nothing of den and E, of num the sign.
             # num_max has a register for each block, the current one first.
             den_max = Signal.like(whole, name=f"den_max_{h}", reset_less=True)
-            num_max = [Signal.like(exponent, name=f"num_max_{h}_{c}", reset_less=True)
-                       for c in range(self.blocks)]
+            num_max = [Signal.like(exponent, name=f"num_max_{h}_{c}", reset_less=True) for c in range(self.blocks)]
             block_max = Signal.like(exponent, name=f"block_max_{h}", reset_less=True)
             power = Signal(16, name=f"power_{h}", reset_less=True)
             den_rescale = Signal(bits_for(len(self.sums.den[h])), name=f"den_rescale_{h}", reset_less=True)
-            num_rescale = Signal(bits_for(len(self.sums.num[h][0]) - 1), name=f"num_rescale_{h}",
-                                 reset_less=True)
-            den_lower, num_lower = (Signal(bits_for(16), name=f"{name}_lower_{h}", reset_less=True)
-                                    for name in ("den", "num"))
+            num_rescale = Signal(bits_for(len(self.sums.num[h][0]) - 1), name=f"num_rescale_{h}", reset_less=True)
+            den_lower, num_lower = (Signal(bits_for(16), name=f"{name}_lower_{h}", reset_less=True) for name in ("den", "num"))
             with m.If(advance & at_read.valid):
                 maximum, rescale, lower = _maximum(at_read.first, whole, den_max)
                 with m.If(at_read.position_start):
-                    m.d.sync += [den_max.eq(maximum), den_rescale.eq(_at_most(rescale, den_rescale)),
-                                 den_lower.eq(_at_most(lower, den_lower))]
+                    m.d.sync += [
+                        den_max.eq(maximum),
+                        den_rescale.eq(_at_most(rescale, den_rescale)),
+                        den_lower.eq(_at_most(lower, den_lower)),
+                    ]
                 maximum, rescale, lower = _maximum(at_read.first, exponent, num_max[0])
-                m.d.sync += [block_max.eq(maximum), num_rescale.eq(_at_most(rescale, num_rescale)),
-                             num_lower.eq(_at_most(lower, num_lower)), power.eq(read.data)]
+                m.d.sync += [
+                    block_max.eq(maximum),
+                    num_rescale.eq(_at_most(rescale, num_rescale)),
+                    num_lower.eq(_at_most(lower, num_lower)),
+                    power.eq(read.data),
+                ]
                 with m.If(at_read.block_end):
                     m.d.sync += [to.eq(fro) for to, fro in zip(num_max, [*num_max[1:], maximum], strict=True)]
 
             # E against the maxima.
-            den_term, num_term = (Signal(16, name=f"{name}_term_{h}", reset_less=True)
-                                  for name in ("den", "num"))
-            den_shift, num_shift = (Signal.like(x, name=f"{name}_shift_{h}", reset_less=True)
-                                    for name, x in (("den", den_rescale), ("num", num_rescale)))
+            den_term, num_term = (Signal(16, name=f"{name}_term_{h}", reset_less=True) for name in ("den", "num"))
+            den_shift, num_shift = (
+                Signal.like(x, name=f"{name}_shift_{h}", reset_less=True)
+                for name, x in (("den", den_rescale), ("num", num_rescale))
+            )
             lift = Signal.like(self.sums.lift[h][0], name=f"lift_{h}", reset_less=True)
             with m.If(advance):
-                m.d.sync += [den_term.eq(power >> den_lower), num_term.eq(power >> num_lower),
-                             den_shift.eq(den_rescale), num_shift.eq(num_rescale),
-                             lift.eq(block_max - den_max)]
+                m.d.sync += [
+                    den_term.eq(power >> den_lower),
+                    num_term.eq(power >> num_lower),
+                    den_shift.eq(den_rescale),
+                    num_shift.eq(num_rescale),
+                    lift.eq(block_max - den_max),
+                ]
 
             # Products: at most (2**16 - 1) * 127 < 2**23.  The denominator needs none and is summed here.
-            product = [Signal(signed(24), name=f"product_{h}_{j}", reset_less=True)
-                       for j in range(self.lanes)]
+            product = [Signal(signed(24), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)]
             num_by = Signal.like(num_shift, name=f"num_by_{h}", reset_less=True)
             lift_by = Signal.like(lift, name=f"lift_by_{h}", reset_less=True)
             den = Signal.like(self.sums.den[h], name=f"den_{h}", reset_less=True)
@@ -188,8 +198,13 @@ class AttentionSums(wiring.Component):
                 m.d.sync += den.eq(Mux(at_shifted.first, 0, _rescale(den, den_shift)) + den_term)
 
             # The numerator's words go round, the current one first; those of the last position leave zeros behind them.
-            num = [[Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=s == self.head_words - 1)
-                    for j in range(self.lanes)] for s in range(self.head_words)]
+            num = [
+                [
+                    Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=s == self.head_words - 1)
+                    for j in range(self.lanes)
+                ]
+                for s in range(self.head_words)
+            ]
             new = [Signal.like(x, name=f"num_new_{h}_{j}") for j, x in enumerate(num[0])]
             for total, held, p in zip(new, num[0], product, strict=True):
                 m.d.comb += total.eq(_rescale(held, num_by) + p)
@@ -225,7 +240,7 @@ def _maximum(first, new, held):
 def _at_most(value, like):
     """A value that is not negative, held at the largest that ``like`` can count."""
     value = Value.cast(value)
-    return Mux(value[len(like):].any(), ~Const(0, len(like)), value[:len(like)])
+    return Mux(value[len(like) :].any(), ~Const(0, len(like)), value[: len(like)])
 
 
 def _rescale(held, shift):

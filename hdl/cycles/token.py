@@ -82,8 +82,14 @@ class _Token:
         self.model, self.config, self.context, self.lanes = model, config, context, config.vector_lanes
         # Before a LoRA adder the queue is longer: the fabric runs further ahead of attention, which ends no sooner for it.
         self.matvec = Matvec(
-            row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=self.lanes, x_lanes=config.x_lanes,
-            matrices=all_matrices(model), wide_bits=model.wide_bits, multiplier=config.multiplier)
+            row_lanes=config.row_lanes,
+            block_lanes=config.block_lanes,
+            vector_lanes=self.lanes,
+            x_lanes=config.x_lanes,
+            matrices=all_matrices(model),
+            wide_bits=model.wide_bits,
+            multiplier=config.multiplier,
+        )
         self.now = 0
         self.path: list[Span] = []
         self.work: list[Span] = []
@@ -117,8 +123,10 @@ class _Token:
         bits = self.model.embed_bits
         scale_words = -(-(16 if bits == 4 else 8) // (self.config.block_lanes // 2))
         self._to("control", 4)
-        self._to("embedding", self.now + bits_for(self.model.vocab_size - 1) + 11
-                 + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)))
+        self._to(
+            "embedding",
+            self.now + bits_for(self.model.vocab_size - 1) + 11 + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)),
+        )
 
     def _beats(self, values: int) -> int:
         return -(-values // self.lanes)
@@ -236,6 +244,7 @@ RESIDUAL, SWIGLU, MX = 2, 6, 4
 # What follows takes one beat after the other: ``take`` is told from which cycle on a beat is offered, and returns the one in
 # which it moves.  A beat goes all its way before the next one comes, since none depends on one behind it.
 
+
 class _Taker:
     """Takes what is offered."""
 
@@ -281,7 +290,7 @@ class _Pipe:
     def __init__(self, latency: int, then, skid: bool = False):
         self.latency, self.then, self.skid = latency, then, skid
         self.first, self.last, self.last_out = 0, 0, 0
-        self.still: deque[tuple[int, int]] = deque(maxlen=latency)    # from when until when, the latest
+        self.still: deque[tuple[int, int]] = deque(maxlen=latency)  # from when until when, the latest
 
     def take(self, offered: int) -> int:
         moves = max(offered, self.last + 1)
@@ -305,7 +314,7 @@ class _Mx:
     def __init__(self, beats: int, o_beats: int, last_beat: int | None, then):
         self.beats, self.o_beats, self.last_beat, self.count = beats, o_beats, last_beat, 0
         self.pipe = _Pipe(MX - 1, then)
-        self.free = deque([0, 0])     # when each bank can be filled, the next one first
+        self.free = deque([0, 0])  # when each bank can be filled, the next one first
         self.last = 0
 
     def take(self, offered: int) -> int:
@@ -356,7 +365,7 @@ class _Attention:
         self.latency = scores + head_words - 1 + AttentionSums.latency + AttentionOutput.division + 1 + product + 2
         self.interval = AttentionOutput.division + self.pass_out + head_words + 1
         self.beat, self.first, self.last, self.q_ends = 0, 0, 0, 0
-        self.read = [0, 0]        # the last word of k, of each pass; two that never were
+        self.read = [0, 0]  # the last word of k, of each pass; two that never were
         self.first_out = -self.words
         self.waited_for_q = True
         self.work: list[Span] = []

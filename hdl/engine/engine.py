@@ -110,21 +110,31 @@ class SharedEngine(wiring.Component):
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig, roms: Mapping[str, Sequence[int]] | None = None):
         self.model, self.config, self._contents = model, config, roms or {}
-        super().__init__({
-            "start": In(1), "sequence": In(range(max(2, config.n_sequences))), "token": In(bits_for(model.vocab_size - 1)),
-            "place": In(range(max(2, config.max_context))),
-            "sample": In(1), "residual_shift": In(signed(6)),
-            "logits": Out(stream.Signature(vector_beat(1, model.wide_bits))),
-            "done": Out(1), "busy": Out(1), "step": Out(3),
-        })
+        super().__init__(
+            {
+                "start": In(1),
+                "sequence": In(range(max(2, config.n_sequences))),
+                "token": In(bits_for(model.vocab_size - 1)),
+                "place": In(range(max(2, config.max_context))),
+                "sample": In(1),
+                "residual_shift": In(signed(6)),
+                "logits": Out(stream.Signature(vector_beat(1, model.wide_bits))),
+                "done": Out(1),
+                "busy": Out(1),
+                "step": Out(3),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
         self._platform, model = platform, self.model
         self.bits = _AddressBits(model, self.config)
         m.submodules.program = rom = Memory(
-            shape=LAYOUT, depth=PROGRAM_WORDS,
-            init=[LAYOUT.from_bits(word) for word in program(model)], attrs={"ram_style": "block"})
+            shape=LAYOUT,
+            depth=PROGRAM_WORDS,
+            init=[LAYOUT.from_bits(word) for word in program(model)],
+            attrs={"ram_style": "block"},
+        )
         fetch = rom.read_port()
         self.word = word = Signal(LAYOUT)
         m.d.comb += word.eq(fetch.data)
@@ -139,7 +149,7 @@ class SharedEngine(wiring.Component):
             return value
 
         self.later = later
-        self.collected = Signal(SHIFT_BITS)    # how many magnitude bits
+        self.collected = Signal(SHIFT_BITS)  # how many magnitude bits
         self.event = later(word.event, 1, "event")
         self.b1 = later(word.b, 1, "b")
 
@@ -256,20 +266,22 @@ class SharedEngine(wiring.Component):
         self.block = block
 
         # The input's blocks: exponents and (negative) sums of mantissas.
-        self.total = total = Signal(signed(13))       # 32 * 127 < 2**12
+        self.total = total = Signal(signed(13))  # 32 * 127 < 2**12
         self.base_exp = Signal(signed(EXP_BITS))
-        self.exp = Signal(signed(EXP_BITS))           # of the block whose bits were collected
+        self.exp = Signal(signed(EXP_BITS))  # of the block whose bits were collected
         kept = Signal.like(block)
-        self.blocks = blocks = [Signal(data.StructLayout({"exp": signed(EXP_BITS), "total": signed(13)}), name=f"block_{k}")
-                  for k in range(max_blocks)]
+        self.blocks = blocks = [
+            Signal(data.StructLayout({"exp": signed(EXP_BITS), "total": signed(13)}), name=f"block_{k}") for k in range(max_blocks)
+        ]
         with m.If(self._is(Event.BLOCK)):
             m.d.sync += kept.eq(kept + 1)
             for k, kept_block in enumerate(blocks):
                 with m.If(kept == k):
                     m.d.sync += [kept_block.exp.eq(self.exp), kept_block.total.eq(total)]
 
-        self.term = term = Signal(data.StructLayout({
-            "valid": 1, "first": 1, "last": 1, "scale": signed(EXP_BITS + 1), "total": signed(13)}))
+        self.term = term = Signal(
+            data.StructLayout({"valid": 1, "first": 1, "last": 1, "scale": signed(EXP_BITS + 1), "total": signed(13)})
+        )
         plane_ends = low | ~two
         row_ends = Signal()
         m.d.comb += [row_ends.eq(plane_ends & (block == last_block)), self.matrix_ends.eq(row_ends & (row == last_row))]
@@ -277,7 +289,10 @@ class SharedEngine(wiring.Component):
         self.row_next = Signal()
         with m.If(self.term_next):
             m.d.sync += [
-                term.valid.eq(1), term.first.eq((block == 0) & ~low), term.last.eq(row_ends), term.total.eq(here.total),
+                term.valid.eq(1),
+                term.first.eq((block == 0) & ~low),
+                term.last.eq(row_ends),
+                term.total.eq(here.total),
                 # The high plane counts 2**4 as much as the low one.
                 term.scale.eq(here.exp + Mux(two & ~low, 4, 0)),
                 low.eq(two & ~low),
@@ -289,8 +304,7 @@ class SharedEngine(wiring.Component):
                 m.d.comb += self.row_next.eq(1)
         named = self.later(self.imm, 1, "imm")
         with m.If(self._is(Event.STEP)):
-            m.d.sync += [step.eq(named), active.eq(1), row.eq(0), block.eq(0), low.eq(0), kept.eq(0),
-                         term.valid.eq(0)]
+            m.d.sync += [step.eq(named), active.eq(1), row.eq(0), block.eq(0), low.eq(0), kept.eq(0), term.valid.eq(0)]
         with m.If(self._is(Event.EMBED)):
             m.d.sync += [term.scale.eq(self.residual_shift - 4), active.eq(0)]
 
@@ -301,25 +315,35 @@ class SharedEngine(wiring.Component):
         b = self.config.block_lanes
         n_words, n_rows = sum(s.words(1, b) for s in matrices), sum(s.rows for s in matrices)
         n_norms = 2 * model.n_layers + 1
-        sizes = {"weights_00": (word_bits(b), n_words), "rows": (ROW_BITS, n_rows), "gain": (16, n_norms * model.dim_padded),
-                 "norm": (40, n_norms), "freq": (16, model.head_dim)}
-        roms = {name: Rom(width=width, depth=depth, name=name, init=self._contents.get(name))
-                for name, (width, depth) in sizes.items()}
+        sizes = {
+            "weights_00": (word_bits(b), n_words),
+            "rows": (ROW_BITS, n_rows),
+            "gain": (16, n_norms * model.dim_padded),
+            "norm": (40, n_norms),
+            "freq": (16, model.head_dim),
+        }
+        roms = {
+            name: Rom(width=width, depth=depth, name=name, init=self._contents.get(name)) for name, (width, depth) in sizes.items()
+        }
         for name, rom in roms.items():
             m.submodules[name] = rom
         weights, rows, gain, norm, freq = roms.values()
         m.submodules.table = table = Memory(shape=16, depth=512, init=function_table(), attrs={"ram_style": "block"})
         self.table = table = table.read_port()
-        m.submodules.sine = sine = Memory(shape=15, depth=1 << model.sine_bits, init=sine_table(model.sine_bits),
-                                          attrs={"ram_style": "block"})
+        m.submodules.sine = sine = Memory(
+            shape=15, depth=1 << model.sine_bits, init=sine_table(model.sine_bits), attrs={"ram_style": "block"}
+        )
         self.sine = sine = sine.read_port()
 
         at = Signal.like(weights.addr)
         self.code = Signal(b * 4)
         m.d.comb += [
-            weights.addr.eq(at), weights.en.eq((word.read == Read.X) | (word.a == A.CODE)), self.code.eq(weights.data[:4 * b])]
+            weights.addr.eq(at),
+            weights.en.eq((word.read == Read.X) | (word.a == A.CODE)),
+            self.code.eq(weights.data[: 4 * b]),
+        ]
         self.part = at[:2]
-        self.scale_slice = weights.data[4 * b:]
+        self.scale_slice = weights.data[4 * b :]
         row_at = Signal.like(rows.addr)
         self.row = rows.data
         m.d.comb += [rows.addr.eq(row_at), rows.en.eq(self.term_next | self._is(Event.ROW))]
@@ -331,15 +355,23 @@ class SharedEngine(wiring.Component):
             m.d.sync += row_at.eq(row_at + 1)
         row_words = head.words(1, b) // head.rows
         with m.If(self._is(Event.EMBED)):
-            m.d.sync += [at.eq(n_words - head.words(1, b) + (self.token << ceil_log2(row_words))),
-                         row_at.eq(n_rows - head.rows + self.token)]
+            m.d.sync += [
+                at.eq(n_words - head.words(1, b) + (self.token << ceil_log2(row_words))),
+                row_at.eq(n_rows - head.rows + self.token),
+            ]
         with m.If(self._is(Event.REWIND)):
             m.d.sync += [at.eq(0), row_at.eq(0)]
 
         gain_at = Signal.like(gain.addr)
         self.gain, self.eps, self.gain_exp, self.freq = gain.data, norm.data[:32], norm.data[32:].as_signed(), freq.data
-        m.d.comb += [gain.addr.eq(gain_at), gain.en.eq(1), norm.addr.eq(self.norm), norm.en.eq(1),
-                     freq.addr.eq(Cat(word.b, self.i)), freq.en.eq(1)]
+        m.d.comb += [
+            gain.addr.eq(gain_at),
+            gain.en.eq(1),
+            norm.addr.eq(self.norm),
+            norm.en.eq(1),
+            freq.addr.eq(Cat(word.b, self.i)),
+            freq.en.eq(1),
+        ]
         with m.If(word.a == A.GAIN):
             m.d.sync += gain_at.eq(gain_at + 1)
         with m.If(self._is(Event.REWIND)):
@@ -422,13 +454,18 @@ class SharedEngine(wiring.Component):
         moved = Signal.like(den)
         m.d.comb += moved.eq(Mux(grows[0], den, e) >> by[0])
         with m.If(weighs):
-            m.d.sync += [den.eq(moved + Mux(grows[0], e, Mux(weighed_first, 0, den))),
-                         weight.eq(Mux(grows[1], e, e >> by[1])), rescale.eq(Mux(grows[1], by[1], 0))]
+            m.d.sync += [
+                den.eq(moved + Mux(grows[0], e, Mux(weighed_first, 0, den))),
+                weight.eq(Mux(grows[1], e, e >> by[1])),
+                rescale.eq(Mux(grows[1], by[1], 0)),
+            ]
 
         m.submodules.reciprocal = reciprocal = Reciprocal()
         m.d.comb += [
-            reciprocal.i.valid.eq(self._is(Event.DIVIDE)), reciprocal.i.payload.eq(self.result[:16]),
-            reciprocal.o.ready.eq(self._is(Event.QUERY)), self.divided.eq(reciprocal.o.valid),
+            reciprocal.i.valid.eq(self._is(Event.DIVIDE)),
+            reciprocal.i.payload.eq(self.result[:16]),
+            reciprocal.o.ready.eq(self._is(Event.QUERY)),
+            self.divided.eq(reciprocal.o.valid),
         ]
         self.reciprocal = reciprocal.o.payload
 
@@ -443,7 +480,7 @@ class SharedEngine(wiring.Component):
             unit = add_part(m, f"weigh_{k}", lambda: Multiply(a_signed=False), "multiply_unsigned", self._platform)
             # Elements 2i, 2i + 1 of the four that MEM gives.
             v = Mux(self.i_1[0], values.word_select(2 + k, 8), values.word_select(k, 8)).as_signed()
-            num = Signal(signed(32), name=f"num_{k}")    # |num| < 2**23 * max_context, which is 256 at most
+            num = Signal(signed(32), name=f"num_{k}")  # |num| < 2**23 * max_context, which is 256 at most
             m.d.comb += [unit.a.eq(weight), unit.b.eq(v)]
             with m.If(here):
                 m.d.sync += num.eq(Mux(first, 0, num >> by) + unit.o)
@@ -464,7 +501,7 @@ class SharedEngine(wiring.Component):
             quadrant.eq(result[sine_bits:]),
         ]
         norm_bits = self.collected
-        gate = mem[:self.model.wide_bits].as_signed()
+        gate = mem[: self.model.wide_bits].as_signed()
         step, large, small = Signal(9), Signal(), Signal()
         m.d.comb += [
             self.table.en.eq(self.looks_up | (event == Event.NORM) | (event == Event.GATE) | (event == Event.GATE_NEXT)),
@@ -483,19 +520,51 @@ class SharedEngine(wiring.Component):
         code = self.code.word_select(self.i_1[:3], 4)
         a, b = Signal(signed(32)), Signal(signed(16))
         self.exponent(m)
-        for field, values, to in ((asel, {
-            A.LO: lower, A.HI: upper, A.P: self.product, A.S: self.term.total, A.R: result, A.EPS: self.eps,
-            A.GAIN: self.gain.as_signed(), A.FREQ: Mux(self.b1, self.freq << 16, self.freq),
-            A.CODE: Mux(self.b1, code << 4, code), A.MINUS_128: Const(-128, 8),
-            A.SILU: Mux(large, lower, self.table.data.as_signed()),
-            A.SIN: self.sine.data, A.DEN: self.den, A.NUM: Mux(self.b1, self.num[1], self.num[0]), A.EXP: self.exp,
-        }, a), (bsel, {
-            B.ONE: 1, B.D: self.d, B.M: self.m << self.row[7:], B.LO_15: lower[15:], B.LO_0: lower[:15], B.HI: upper[:16],
-            B.TABLE: self.table.data, B.POS: self.place, B.COS: lower[:16], B.SIN: lower[16:],
-            B.KEEP: b, B.SIGN: self._sign(quadrant), B.MINUS_SIGN: Mux(quadrant[1], 1, -1),
-            B.F: Mux(large, Mux(self.b1, 0, 256), Mux(small, 0, Mux(self.b1, step, 256 - step))),
-            B.R_15: self.reciprocal[15:], B.R_0: self.reciprocal[:15],
-        }, b)):
+        for field, values, to in (
+            (
+                asel,
+                {
+                    A.LO: lower,
+                    A.HI: upper,
+                    A.P: self.product,
+                    A.S: self.term.total,
+                    A.R: result,
+                    A.EPS: self.eps,
+                    A.GAIN: self.gain.as_signed(),
+                    A.FREQ: Mux(self.b1, self.freq << 16, self.freq),
+                    A.CODE: Mux(self.b1, code << 4, code),
+                    A.MINUS_128: Const(-128, 8),
+                    A.SILU: Mux(large, lower, self.table.data.as_signed()),
+                    A.SIN: self.sine.data,
+                    A.DEN: self.den,
+                    A.NUM: Mux(self.b1, self.num[1], self.num[0]),
+                    A.EXP: self.exp,
+                },
+                a,
+            ),
+            (
+                bsel,
+                {
+                    B.ONE: 1,
+                    B.D: self.d,
+                    B.M: self.m << self.row[7:],
+                    B.LO_15: lower[15:],
+                    B.LO_0: lower[:15],
+                    B.HI: upper[:16],
+                    B.TABLE: self.table.data,
+                    B.POS: self.place,
+                    B.COS: lower[:16],
+                    B.SIN: lower[16:],
+                    B.KEEP: b,
+                    B.SIGN: self._sign(quadrant),
+                    B.MINUS_SIGN: Mux(quadrant[1], 1, -1),
+                    B.F: Mux(large, Mux(self.b1, 0, 256), Mux(small, 0, Mux(self.b1, step, 256 - step))),
+                    B.R_15: self.reciprocal[15:],
+                    B.R_0: self.reciprocal[:15],
+                },
+                b,
+            ),
+        ):
             with m.Switch(field):
                 for choice, value in values.items():
                     with m.Case(choice):
@@ -533,7 +602,7 @@ class SharedEngine(wiring.Component):
     def exponent(self, m):
         """SH and the exponents of blocks."""
         above = self.above(7)
-        self.norm_shift = norm_shift = Signal(5)      # wide_bits - 1 - 15 at most
+        self.norm_shift = norm_shift = Signal(5)  # wide_bits - 1 - 15 at most
         with m.If(self._is(Event.SH)):
             m.d.sync += norm_shift.eq(self.above(15))
         m.d.comb += self.exp.eq(self.base_exp + above)
@@ -564,11 +633,19 @@ class SharedEngine(wiring.Component):
         score = clamped(LEFT - 6 - self.query_exp - self.key_exp, "score_shift")
         out = clamped(self.collected - 1 - (self.value_top - self.top), "out_shift")
         kinds = {  # n, rounds, from the left, bits
-            Shift.PASS: (0, 0, 0, None), Shift.SH: (self.norm_shift, 0, 0, None), Shift.SH_2: (self.norm_shift << 1, 0, 0, None),
-            Shift.BITS_7: (self.above(7), 0, 0, None), Shift.BITS_16: (self.above(16), 0, 0, None),
-            Shift.PHASE: (30 - self.model.sine_bits, 0, 0, None), Shift.MX: (self.above(7), 1, 0, 8),
-            Shift.ROPE: (15, 1, 0, wide), Shift.SILU: (8, 1, 0, None), Shift.ADD: (0, 0, 0, wide),
-            Shift.TERM: (term, 1, 1, wide + 5), Shift.EMBED: (term, 1, 1, wide), Shift.SCORE: (score, 1, 1, SCORE_BITS),
+            Shift.PASS: (0, 0, 0, None),
+            Shift.SH: (self.norm_shift, 0, 0, None),
+            Shift.SH_2: (self.norm_shift << 1, 0, 0, None),
+            Shift.BITS_7: (self.above(7), 0, 0, None),
+            Shift.BITS_16: (self.above(16), 0, 0, None),
+            Shift.PHASE: (30 - self.model.sine_bits, 0, 0, None),
+            Shift.MX: (self.above(7), 1, 0, 8),
+            Shift.ROPE: (15, 1, 0, wide),
+            Shift.SILU: (8, 1, 0, None),
+            Shift.ADD: (0, 0, 0, wide),
+            Shift.TERM: (term, 1, 1, wide + 5),
+            Shift.EMBED: (term, 1, 1, wide),
+            Shift.SCORE: (score, 1, 1, SCORE_BITS),
             Shift.OUT: (out, 1, 0, wide + 4),
         }
         kind = self.later(self.word.shift, 3, "shift")
@@ -583,9 +660,12 @@ class SharedEngine(wiring.Component):
         coarse, fine = Signal(signed(ACC_BITS + 1)), Signal(signed(kept))
         sign, much = Signal(), Signal()  # ``much``: it saturates, however far it still moves
         doubled = Cat(Const(0, 1), Mux(left, self.acc << LEFT, self.acc)[:ACC_BITS]).as_signed()
-        m.d.sync += [coarse.eq(shift_right(doubled, n[3:], ACC_BITS + 1, unit=8)),
-                     fine.eq(shift_right(coarse[:kept].as_signed(), self.later(n[:3], 1, "n_fine"), kept)),
-                     sign.eq(coarse[-1]), much.eq((coarse[kept - 1:-1] ^ coarse[-1].replicate(ACC_BITS + 1 - kept)).any())]
+        m.d.sync += [
+            coarse.eq(shift_right(doubled, n[3:], ACC_BITS + 1, unit=8)),
+            fine.eq(shift_right(coarse[:kept].as_signed(), self.later(n[:3], 1, "n_fine"), kept)),
+            sign.eq(coarse[-1]),
+            much.eq((coarse[kept - 1 : -1] ^ coarse[-1].replicate(ACC_BITS + 1 - kept)).any()),
+        ]
 
         # What the last stage does, decided a cycle before.
         kind = self.later(kind, 2, "rounds")
@@ -597,13 +677,14 @@ class SharedEngine(wiring.Component):
                     m.d.comb += [rounds.eq(rounding), clips.eq(name == Shift.MX)]
                     if bits is not None:
                         m.d.comb += narrow.eq(1 << widths.index(bits))
-        rounds, clips, narrow = (self.later(value, 1, name) for value, name in (
-            (rounds, "rounding"), (clips, "clips"), (narrow, "narrow")))
+        rounds, clips, narrow = (
+            self.later(value, 1, name) for value, name in ((rounds, "rounding"), (clips, "clips"), (narrow, "narrow"))
+        )
         kind = self.later(kind, 1, "results")
 
         up = fine[0] & rounds
         rounded = Signal(signed(RESULT_BITS))
-        m.d.comb += rounded.eq(fine[1:RESULT_BITS + 1] + up)
+        m.d.comb += rounded.eq(fine[1 : RESULT_BITS + 1] + up)
         # Whether it saturates is known without the sum: it is beyond already, or the largest value and rounds up.
         leaves = Signal(len(widths))
         for k, bits in enumerate(widths):
@@ -639,10 +720,11 @@ class SharedEngine(wiring.Component):
         self.pending = pending = Signal()
         self.at_row = row = Signal(range(max(model.vocab_size, *(s.rows for s in layer_matrices(model)))))
         self.y = y = Signal(signed(model.wide_bits))
-        high = total[4 + model.wide_bits - 1:]
+        high = total[4 + model.wide_bits - 1 :]
         sign = total[-1]
-        m.d.comb += y.eq(Mux((high ^ sign.replicate(len(high))).any(),
-                             Cat((~sign).replicate(model.wide_bits - 1), sign), total[4:]))
+        m.d.comb += y.eq(
+            Mux((high ^ sign.replicate(len(high))).any(), Cat((~sign).replicate(model.wide_bits - 1), sign), total[4:])
+        )
         head, leaves = self.step == Step.HEAD, Signal()
         self.row_leaves = Signal()
         m.d.comb += [leaves.eq(pending & (self.word.event == Event.Y)), self.row_leaves.eq(leaves & ~head)]
@@ -651,8 +733,11 @@ class SharedEngine(wiring.Component):
         with m.If(leaves):
             m.d.sync += [pending.eq(0), row.eq(row + 1)]
             with m.If(head):
-                m.d.sync += [self.logits.valid.eq(1), self.logits.payload.data[0].eq(y),
-                             self.logits.payload.last.eq(row == model.vocab_size - 1)]
+                m.d.sync += [
+                    self.logits.valid.eq(1),
+                    self.logits.payload.data[0].eq(y),
+                    self.logits.payload.last.eq(row == model.vocab_size - 1),
+                ]
         with m.If(arrives & valid):
             m.d.sync += total.eq(Mux(first, 8, total) + self.result)
             with m.If(last):
@@ -678,8 +763,7 @@ class SharedEngine(wiring.Component):
             return Cat(index, Const(0, bits.total - 3 - bits.index), Const(region, 2), Const(1, 1))
 
         def cache(kind, head, place):
-            fields = ((place, bits.place), (head, bits.kv_head), (self.layer, bits.layer),
-                      (self.sequence, bits.sequence))
+            fields = ((place, bits.place), (head, bits.kv_head), (self.layer, bits.layer), (self.sequence, bits.sequence))
             address = Cat(*(Cat(value, Const(0, width))[:width] for value, width in fields))
             return Cat(address, Const(0, bits.total - 3 - len(address)), kind, Const(0, 1))
 
@@ -688,24 +772,35 @@ class SharedEngine(wiring.Component):
         pair = Cat(Const(0, 1), i)
         # Address, width in bytes (8: byte enables say which), byte.
         writes = {
-            Write.H: (scratch(residual, i), 4, 0), Write.H_HI: (scratch(residual, i), 4, 4),
-            Write.PAIR_0: (scratch(results, pair), 4, 0), Write.PAIR_1: (scratch(results, pair | 1), 4, 0),
+            Write.H: (scratch(residual, i), 4, 0),
+            Write.H_HI: (scratch(residual, i), 4, 4),
+            Write.PAIR_0: (scratch(results, pair), 4, 0),
+            Write.PAIR_1: (scratch(results, pair | 1), 4, 0),
             Write.PAIR_HI: (scratch(results, pair | 1), 4, 4),
-            Write.COS: (scratch(trig, i), 2, 0), Write.SIN: (scratch(trig, i), 2, 2), Write.MINUS_SIN: (scratch(trig, i), 2, 4),
-            Write.X: (scratch(inputs, i[3:]), 1, i[:3]), Write.Q: (scratch(queries, h), 1, i[:3]),
+            Write.COS: (scratch(trig, i), 2, 0),
+            Write.SIN: (scratch(trig, i), 2, 2),
+            Write.MINUS_SIN: (scratch(trig, i), 2, 4),
+            Write.X: (scratch(inputs, i[3:]), 1, i[:3]),
+            Write.Q: (scratch(queries, h), 1, i[:3]),
             Write.QE: (scratch(exponents, h), 1, 0),
             Write.K: (cache(Const(0, 2), h, self.place), 1, i[:3]),
             Write.V: (cache(Cat(i[2], Const(1, 1)), h, self.place), 1, Cat(i[:2], Const(1, 1))),
-            Write.KE: (cache(Const(1, 2), h, self.place), 1, 0), Write.VE: (cache(Const(1, 2), h, self.place), 1, 1),
+            Write.KE: (cache(Const(1, 2), h, self.place), 1, 0),
+            Write.VE: (cache(Const(1, 2), h, self.place), 1, 1),
             Write.OUT_0: (scratch(results, Cat(Const(0, 1), i[:2], h)), 4, 0),
             Write.OUT_1: (scratch(results, Cat(Const(1, 1), i[:2], h)), 4, 0),
         }
         i = self.i
         reads = {
-            Read.H: scratch(residual, i), Read.Y: scratch(results, i), Read.PAIR: scratch(results, Cat(word.b, i)),
-            Read.TRIG: scratch(trig, i[:2]), Read.X: scratch(inputs, Cat(self.part, self.block)), Read.Q: scratch(queries, h),
+            Read.H: scratch(residual, i),
+            Read.Y: scratch(results, i),
+            Read.PAIR: scratch(results, Cat(word.b, i)),
+            Read.TRIG: scratch(trig, i[:2]),
+            Read.X: scratch(inputs, Cat(self.part, self.block)),
+            Read.Q: scratch(queries, h),
             Read.QE: scratch(exponents, h),
-            Read.K: cache(Const(0, 2), kv_head, self.p), Read.E: cache(Const(1, 2), kv_head, self.p),
+            Read.K: cache(Const(0, 2), kv_head, self.p),
+            Read.E: cache(Const(1, 2), kv_head, self.p),
             Read.V: cache(Cat(i[1], Const(1, 1)), kv_head, self.p),
         }
         # No other write comes when a row or a record does.
@@ -724,8 +819,11 @@ class SharedEngine(wiring.Component):
             m.d.comb += [memory.addr.eq(scratch(results, self.at_row)), memory.write.eq(0x0F), width.eq(4)]
         with m.Elif(word.event == Event.RECORD):
             # Three iterations after its score.
-            m.d.comb += [memory.addr.eq(cache(Cat(word.b, Const(1, 1)), kv_head, self.p - 3)), width.eq(4),
-                         memory.write.eq(Mux(self.p >= 3, 0x0F, 0))]
+            m.d.comb += [
+                memory.addr.eq(cache(Cat(word.b, Const(1, 1)), kv_head, self.p - 3)),
+                width.eq(4),
+                memory.write.eq(Mux(self.p >= 3, 0x0F, 0)),
+            ]
         with m.Else():
             with m.Switch(word.read):
                 for kind, address in reads.items():

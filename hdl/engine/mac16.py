@@ -41,7 +41,9 @@ class MultiplyBytes(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         products = [Signal(signed(16), name=f"product_{j}", reset_less=True) for j in range(2)]
-        m.d.sync += [product.eq(self.a.word_select(j, 8).as_signed() * self.b.word_select(j, 8).as_signed())
-                     for j, product in enumerate(products)]
+        m.d.sync += [
+            product.eq(self.a.word_select(j, 8).as_signed() * self.b.word_select(j, 8).as_signed())
+            for j, product in enumerate(products)
+        ]
         m.d.comb += self.o.eq(Cat(*products))
         return m

@@ -28,37 +28,37 @@ class Seq(IntEnum):
     JUMP = 1
     CALL = 2
     RETURN = 3
-    LOOP_I = 4      # i + 1, and to the target unless that is ``limit``: then i = 0
-    LOOP_32 = 5     # i + 1, and to the target unless that ends a block of 32
-    REWIND_32 = 6   # as that, but then i is the block's first again
-    LOOP_8 = 7      # as those, for blocks of 8
+    LOOP_I = 4  # i + 1, and to the target unless that is ``limit``: then i = 0
+    LOOP_32 = 5  # i + 1, and to the target unless that ends a block of 32
+    REWIND_32 = 6  # as that, but then i is the block's first again
+    LOOP_8 = 7  # as those, for blocks of 8
     REWIND_8 = 8
-    UNLESS_I = 9    # to the target unless i is ``limit``: then i = 0
+    UNLESS_I = 9  # to the target unless i is ``limit``: then i = 0
     LOOP_SCORE = 10  # p + 1, and to the target until three beyond the last place: then p = 0
-    LOOP_SUM = 11   # p + 1, and to the target until beyond the last place: then p = 0
-    LOOP_H = 12     # h + 1, and to the target unless that is ``limit``: then h = 0
+    LOOP_SUM = 11  # p + 1, and to the target until beyond the last place: then p = 0
+    LOOP_H = 12  # h + 1, and to the target unless that is ``limit``: then h = 0
     LOOP_TERM = 13  # the fabric's next term, and to the target unless the matrix has ended
     LOOP_LAYER = 14  # the next layer, and to the target if there is one
-    WAIT = 15       # to the target until there is a reciprocal
-    IDLE = 16       # to the target until there is a token
+    WAIT = 15  # to the target until there is a reciprocal
+    IDLE = 16  # to the target until there is a token
     UNLESS_SAMPLE = 17  # to the target if no sample is wanted
-    PAUSE = 18      # to the target ``limit`` times
+    PAUSE = 18  # to the target ``limit`` times
 
 
 class Read(IntEnum):
     """What is read in a word's first cycle: MEM."""
 
     NONE = 0
-    H = 1           # residual, element i
-    Y = 2           # results, element i
-    PAIR = 3        # results, element 2i + b
-    TRIG = 4        # cosine, sine, -sine of pair i of a head
-    X = 5           # the fabric's input, its next word, and a weight word
-    Q = 6           # mantissas of query head h
-    QE = 7          # its exponent
-    K = 8           # mantissas of a key at place p, of h's key-value head
-    E = 9           # exponents of key and value
-    V = 10          # value (upper half) and record (lower half), elements 4 * (i / 2) ...
+    H = 1  # residual, element i
+    Y = 2  # results, element i
+    PAIR = 3  # results, element 2i + b
+    TRIG = 4  # cosine, sine, -sine of pair i of a head
+    X = 5  # the fabric's input, its next word, and a weight word
+    Q = 6  # mantissas of query head h
+    QE = 7  # its exponent
+    K = 8  # mantissas of a key at place p, of h's key-value head
+    E = 9  # exponents of key and value
+    V = 10  # value (upper half) and record (lower half), elements 4 * (i / 2) ...
 
 
 class Write(IntEnum):
@@ -67,20 +67,20 @@ class Write(IntEnum):
     NONE = 0
     H = 1
     H_HI = 2
-    PAIR_0 = 3      # results, element 2i
-    PAIR_1 = 4      # 2i + 1
-    PAIR_HI = 5     # 2i + 1, upper half
+    PAIR_0 = 3  # results, element 2i
+    PAIR_1 = 4  # 2i + 1
+    PAIR_HI = 5  # 2i + 1, upper half
     COS = 6
     SIN = 7
     MINUS_SIN = 8
-    X = 9           # byte i of the fabric's input
-    Q = 10          # byte i of query head h
+    X = 9  # byte i of the fabric's input
+    Q = 10  # byte i of query head h
     QE = 11
-    K = 12          # byte i of the key at this token's place; h is the key-value head
+    K = 12  # byte i of the key at this token's place; h is the key-value head
     V = 13
     KE = 14
     VE = 15
-    OUT_0 = 16      # results, element 8h + 2i
+    OUT_0 = 16  # results, element 8h + 2i
     OUT_1 = 17
 
 
@@ -88,21 +88,21 @@ class A(IntEnum):
     """The 32-bit operand."""
 
     ZERO = 0
-    LO = 1          # lower half of MEM
+    LO = 1  # lower half of MEM
     HI = 2
-    P = 3           # the dot product
-    S = 4           # -S of the term's block
-    R = 5           # the last result
+    P = 3  # the dot product
+    S = 4  # -S of the term's block
+    R = 5  # the last result
     EPS = 6
-    GAIN = 7        # the next gain
-    FREQ = 8        # half b of frequency i
-    CODE = 9        # code i of the embedding's row: plane high (b), times 16, or low
+    GAIN = 7  # the next gain
+    FREQ = 8  # half b of frequency i
+    CODE = 9  # code i of the embedding's row: plane high (b), times 16, or low
     MINUS_128 = 10
-    SILU = 11       # the table, or MEM where the gate is large
+    SILU = 11  # the table, or MEM where the gate is large
     SIN = 12
     DEN = 13
-    NUM = 14        # number b
-    EXP = 15        # exponent of the block whose bits were collected
+    NUM = 14  # number b
+    EXP = 15  # exponent of the block whose bits were collected
 
 
 class B(IntEnum):
@@ -110,29 +110,29 @@ class B(IntEnum):
 
     ONE = 0
     D = 1
-    M = 2           # m << k
-    LO_15 = 3       # lower half of MEM >> 15
-    LO_0 = 4        # its fifteen bits below
-    HI = 5          # its low bits; of an angle minus its sine
+    M = 2  # m << k
+    LO_15 = 3  # lower half of MEM >> 15
+    LO_0 = 4  # its fifteen bits below
+    HI = 5  # its low bits; of an angle minus its sine
     TABLE = 6
     POS = 7
-    COS = 8         # of an angle
+    COS = 8  # of an angle
     SIN = 9
-    KEEP = 10       # what B was
-    SIGN = 11       # sign of the sine, or (b) of the cosine
+    KEEP = 10  # what B was
+    SIGN = 11  # sign of the sine, or (b) of the cosine
     MINUS_SIGN = 12
-    F = 13          # SwiGLU: 256 - f, or (b) f
-    R_15 = 14       # reciprocal >> 15
+    F = 13  # SwiGLU: 256 - f, or (b) f
+    R_15 = 14  # reciprocal >> 15
     R_0 = 15
 
 
 class Base(IntEnum):
     """ACC = base + A * B."""
 
-    HOLD = 0        # ACC stays
+    HOLD = 0  # ACC stays
     ZERO = 1
     ACC = 2
-    ACC_15 = 3      # ACC << 15
+    ACC_15 = 3  # ACC << 15
 
 
 class Bits(IntEnum):
@@ -147,62 +147,70 @@ class Shift(IntEnum):
     """R = sat(rshr(ACC, n)), or without rounding."""
 
     NONE = 0
-    PASS = 1        # n = 0
-    SH = 2          # SH, truncated
-    SH_2 = 3        # 2 SH, truncated
-    BITS_7 = 4      # bits - 7, truncated
-    BITS_16 = 5     # bits - 16, truncated
-    PHASE = 6       # 30 - sine_bits, truncated
-    MX = 7          # max(0, bits - 7), clipped
-    ROPE = 8        # 15, Wide
-    SILU = 9        # 8
-    ADD = 10        # 0, Wide
-    TERM = 11       # -(e + xe + 16), wide_bits + 5; a term of a row
-    EMBED = 12      # -(e + residual_shift + 12), Wide
-    SCORE = 13      # -(qe + ke + 6), 16 bits; a score
-    OUT = 14        # nb - 1 - (N - M), wide_bits + 4
+    PASS = 1  # n = 0
+    SH = 2  # SH, truncated
+    SH_2 = 3  # 2 SH, truncated
+    BITS_7 = 4  # bits - 7, truncated
+    BITS_16 = 5  # bits - 16, truncated
+    PHASE = 6  # 30 - sine_bits, truncated
+    MX = 7  # max(0, bits - 7), clipped
+    ROPE = 8  # 15, Wide
+    SILU = 9  # 8
+    ADD = 10  # 0, Wide
+    TERM = 11  # -(e + xe + 16), wide_bits + 5; a term of a row
+    EMBED = 12  # -(e + residual_shift + 12), Wide
+    SCORE = 13  # -(qe + ke + 6), 16 bits; a score
+    OUT = 14  # nb - 1 - (N - M), wide_bits + 4
 
 
 class Event(IntEnum):
     """What else happens, in a word's second cycle."""
 
     NONE = 0
-    EMBED = 1       # point at the token's row
-    ROW = 2         # read its e and k
-    REWIND = 3      # all ROMs at their first words, the first layer
-    SH = 4          # SH = max(0, bits - 15)
-    NORM = 5        # XB = ge - 15 - (n >> 1) - SH, and look up 1 / sqrt
-    BASE = 6        # XB = imm
-    SUM = 7         # no mantissas so far
-    BLOCK = 8       # keep exponent and sum of an input block
-    STEP = 9        # the fabric begins matrix imm
-    Y = 10          # in the first cycle: write a row's result, if there is one
-    SET_I = 11      # in the first cycle: i = imm
-    QUERY = 12      # keep MEM, and begin a head
+    EMBED = 1  # point at the token's row
+    ROW = 2  # read its e and k
+    REWIND = 3  # all ROMs at their first words, the first layer
+    SH = 4  # SH = max(0, bits - 15)
+    NORM = 5  # XB = ge - 15 - (n >> 1) - SH, and look up 1 / sqrt
+    BASE = 6  # XB = imm
+    SUM = 7  # no mantissas so far
+    BLOCK = 8  # keep exponent and sum of an input block
+    STEP = 9  # the fabric begins matrix imm
+    Y = 10  # in the first cycle: write a row's result, if there is one
+    SET_I = 11  # in the first cycle: i = imm
+    QUERY = 12  # keep MEM, and begin a head
     QUERY_EXP = 13
     KEY_EXP = 14
-    RECORD = 15     # in the first cycle: write how place p - 3 weighs, beside half b of its value
-    SUMS = 16       # p * v of elements 2i, 2i + 1
-    DIVIDE = 17     # reciprocal of R
-    GATE = 18       # look up SiLU
+    RECORD = 15  # in the first cycle: write how place p - 3 weighs, beside half b of its value
+    SUMS = 16  # p * v of elements 2i, 2i + 1
+    DIVIDE = 17  # reciprocal of R
+    GATE = 18  # look up SiLU
     GATE_NEXT = 19
-    SINE = 20       # look up the sine of R, or (b) the cosine
+    SINE = 20  # look up the sine of R, or (b) the cosine
     DONE = 21
 
 
 LIMITS = ("dim", "attn", "ffn", "half_head", "kv_pairs", "qkv_pairs", "kv_heads", "heads")
 """Names of ``limit``: constants of a shape."""
 
-LAYOUT = data.StructLayout({
-    "imm": 8, "seq": 5, "limit": 3, "read": 4, "write": 5, "b": 1, "a": 4, "bsel": 4, "base": 2, "bits": 2, "shift": 4,
-    "event": 5})
+LAYOUT = data.StructLayout(
+    {"imm": 8, "seq": 5, "limit": 3, "read": 4, "write": 5, "b": 1, "a": 4, "bsel": 4, "base": 2, "bits": 2, "shift": 4, "event": 5}
+)
 """A word of 47 bits: three block RAMs hold 256."""
 
 
 def limits(model: ModelFormat) -> dict[str, int]:
     kv = model.n_kv_heads * model.head_dim
-    return {"dim": model.dim_padded, "attn": model.attn_dim, "ffn": model.ffn_padded, "half_head": model.head_dim // 2,
-            "kv_pairs": kv // 2, "qkv_pairs": model.qkv_rows // 2, "kv_heads": model.n_kv_heads, "heads": model.n_heads}
+    return {
+        "dim": model.dim_padded,
+        "attn": model.attn_dim,
+        "ffn": model.ffn_padded,
+        "half_head": model.head_dim // 2,
+        "kv_pairs": kv // 2,
+        "qkv_pairs": model.qkv_rows // 2,
+        "kv_heads": model.n_kv_heads,
+        "heads": model.n_heads,
+    }
 
 
 @dataclass
@@ -223,8 +231,12 @@ class _Assembler:
     def assembled(self) -> list[int]:
         if len(self.words) > PROGRAM_WORDS:
             raise ValueError(f"the program has {len(self.words)} words, not at most {PROGRAM_WORDS}")
-        return [LAYOUT.const(word | {"imm": (self.labels[word["imm"]] if isinstance(word["imm"], str) else word["imm"]) & 255})
-                .as_bits() for word in self.words]
+        return [
+            LAYOUT.const(
+                word | {"imm": (self.labels[word["imm"]] if isinstance(word["imm"], str) else word["imm"]) & 255}
+            ).as_bits()
+            for word in self.words
+        ]
 
 
 def program(model: ModelFormat) -> list[int]:
@@ -279,8 +291,7 @@ def _trig(w) -> None:
     w(event=Event.SINE)
     w(a=A.SIN, bsel=B.SIGN, base=Base.ZERO, shift=Shift.PASS, write=Write.SIN)
     w(a=A.SIN, bsel=B.MINUS_SIGN, base=Base.ZERO, shift=Shift.PASS, write=Write.MINUS_SIN, event=Event.SINE, b=1)
-    w(a=A.SIN, bsel=B.SIGN, b=1, base=Base.ZERO, shift=Shift.PASS, write=Write.COS,
-      seq=Seq.LOOP_I, limit="half_head", to="trig")
+    w(a=A.SIN, bsel=B.SIGN, b=1, base=Base.ZERO, shift=Shift.PASS, write=Write.COS, seq=Seq.LOOP_I, limit="half_head", to="trig")
 
 
 def _embed(w) -> None:

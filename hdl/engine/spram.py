@@ -25,8 +25,9 @@ class Spram(wiring.Component):
         if not isinstance(depth, int) or depth < 2 or depth & (depth - 1):
             raise ValueError(f"depth must be a power of two from 2 on, not {depth!r}")
         self.depth = depth
-        super().__init__({"addr": In(depth.bit_length() - 1), "write": In(WORD_BYTES),
-                          "data": In(8 * WORD_BYTES), "o": Out(8 * WORD_BYTES)})
+        super().__init__(
+            {"addr": In(depth.bit_length() - 1), "write": In(WORD_BYTES), "data": In(8 * WORD_BYTES), "o": Out(8 * WORD_BYTES)}
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -34,7 +35,11 @@ class Spram(wiring.Component):
             m.submodules[f"byte_{k}"] = memory = Memory(shape=8, depth=self.depth, init=[])
             write, read = memory.write_port(), memory.read_port()
             m.d.comb += [
-                write.addr.eq(self.addr), write.data.eq(self.data.word_select(k, 8)), write.en.eq(self.write[k]),
-                read.addr.eq(self.addr), read.en.eq(~self.write.any()), self.o.word_select(k, 8).eq(read.data),
+                write.addr.eq(self.addr),
+                write.data.eq(self.data.word_select(k, 8)),
+                write.en.eq(self.write[k]),
+                read.addr.eq(self.addr),
+                read.en.eq(~self.write.any()),
+                self.o.word_select(k, 8).eq(read.data),
             ]
         return m

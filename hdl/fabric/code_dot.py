@@ -42,7 +42,7 @@ def product_shape(block_lanes: int) -> Shape:
 
 def _add_pairs(values: list[Value]) -> list[Value]:
     """One level of an adder tree.  Sums of n-bit integers have n + 1 bits in Amaranth."""
-    return [a + b for a, b in zip(values[0::2], values[1::2], strict=False)] + values[len(values) & ~1:]
+    return [a + b for a, b in zip(values[0::2], values[1::2], strict=False)] + values[len(values) & ~1 :]
 
 
 class CodeDot:
@@ -88,10 +88,9 @@ class CodeDot:
         """The lane side: the register that holds P."""
         held = Signal(4 * self.block_lanes, name="codes_held", reset_less=True)
         m.d.sync += held.eq(Cat(*codes))
-        level = self._terms(prepared, [held[4 * j:4 * j + 4] for j in range(self.block_lanes)])
+        level = self._terms(prepared, [held[4 * j : 4 * j + 4] for j in range(self.block_lanes)])
         for depth in range(self.levels):
-            registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True)
-                         for j, value in enumerate(level)]
+            registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True) for j, value in enumerate(level)]
             m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
             level = _add_pairs(registers)
         (root,) = level
@@ -111,13 +110,12 @@ class Magic(CodeDot):
 
     @property
     def signature(self):
-        return wiring.Signature({
-            f"x{k}": Out(signed(bits_for_magnitude(k * MANTISSA_MAX))).array(self.block_lanes)
-            for k in self._ODD})
+        return wiring.Signature(
+            {f"x{k}": Out(signed(bits_for_magnitude(k * MANTISSA_MAX))).array(self.block_lanes) for k in self._ODD}
+        )
 
     def _prepare(self, x, total, prepared):
-        return [getattr(prepared, f"x{k}")[j].eq(k * x[j])
-                for k in self._ODD for j in range(self.block_lanes)]
+        return [getattr(prepared, f"x{k}")[j].eq(k * x[j]) for k in self._ODD for j in range(self.block_lanes)]
 
     def _terms(self, prepared, codes):
         def multiple(k: int, j: int) -> Value:
@@ -125,6 +123,7 @@ class Magic(CodeDot):
                 return Value.cast(0)
             zeros = (k & -k).bit_length() - 1
             return getattr(prepared, f"x{k >> zeros}")[j] << zeros
+
         # 15 * 127 < 2**11: 12 bits signed
         return [Array([multiple(k, j) for k in range(16)])[code] for j, code in enumerate(codes)]
 
@@ -141,13 +140,14 @@ class Booth(CodeDot):
     @property
     def signature(self):
         mantissas = Out(signed(bits_for_magnitude(MANTISSA_MAX))).array(self.block_lanes)
-        return wiring.Signature({"x": mantissas, "neg": mantissas,
-                                 "total": Out(total_shape(self.block_lanes))})
+        return wiring.Signature({"x": mantissas, "neg": mantissas, "total": Out(total_shape(self.block_lanes))})
 
     def _prepare(self, x, total, prepared):
-        return [*(prepared.x[j].eq(x[j]) for j in range(self.block_lanes)),
-                *(prepared.neg[j].eq(-x[j]) for j in range(self.block_lanes)),
-                prepared.total.eq(total)]
+        return [
+            *(prepared.x[j].eq(x[j]) for j in range(self.block_lanes)),
+            *(prepared.neg[j].eq(-x[j]) for j in range(self.block_lanes)),
+            prepared.total.eq(total),
+        ]
 
     def _terms(self, prepared, codes):
         low, high = [], []

@@ -35,8 +35,9 @@ def command_layout(*, max_blocks: int, max_rows: int) -> data.StructLayout:
     ``restart`` puts both ROMs back to their first word (so the first command after a reset has it); without
     it a matrix stands behind the previous one.
     """
-    return data.StructLayout({"tag": TAG_BITS, "restart": 1, "two_planes": 1,
-                              "blocks": range(max_blocks + 1), "rows": range(max_rows + 1)})
+    return data.StructLayout(
+        {"tag": TAG_BITS, "restart": 1, "two_planes": 1, "blocks": range(max_blocks + 1), "rows": range(max_rows + 1)}
+    )
 
 
 class Matvec(wiring.Component):
@@ -64,13 +65,22 @@ class Matvec(wiring.Component):
     busy : Out(1)                a weight word is used in this cycle
     """
 
-    def __init__(self, *, row_lanes: int, block_lanes: int, vector_lanes: int, x_lanes: int, multiplier: str,
-                 wide_bits: int, matrices: Sequence[MatrixShape], queue: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        row_lanes: int,
+        block_lanes: int,
+        vector_lanes: int,
+        x_lanes: int,
+        multiplier: str,
+        wide_bits: int,
+        matrices: Sequence[MatrixShape],
+        queue: int = 0,
+    ) -> None:
         if block_lanes not in (4, 8, 16, BLOCK):
             raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {block_lanes!r}")
         if row_lanes % vector_lanes and vector_lanes % row_lanes:
-            raise ValueError(f"one of row_lanes ({row_lanes}) and vector_lanes ({vector_lanes}) "
-                             "must divide the other")
+            raise ValueError(f"one of row_lanes ({row_lanes}) and vector_lanes ({vector_lanes}) must divide the other")
         if multiplier not in MULTIPLIERS:
             raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
         if not matrices:
@@ -86,18 +96,21 @@ class Matvec(wiring.Component):
         group_cycles = max(min(terms) * (BLOCK // block_lanes), beats)
         under_way = 1 + -(-(self._result + 1 + beats) // group_cycles)
         self.queue_depth = 1 << ceil_log2(max(2, under_way, queue))
-        self.command_layout = command_layout(
-            max_blocks=self.max_blocks, max_rows=max(matrix.rows for matrix in matrices))
-        depth = {"weights": sum(matrix.words(row_lanes, block_lanes) for matrix in matrices),
-                 "rows": sum(matrix.groups(row_lanes) for matrix in matrices)}
-        super().__init__({
-            "command": In(stream.Signature(self.command_layout)),
-            "x": In(stream.Signature(mx_beat(x_lanes))),
-            "weights": Out(RomPort(width=word_bits(block_lanes), depth=depth["weights"], lanes=row_lanes)),
-            "rows": Out(RomPort(width=ROW_BITS, depth=depth["rows"], lanes=row_lanes)),
-            "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, TAG_BITS))),
-            "busy": Out(1),
-        })
+        self.command_layout = command_layout(max_blocks=self.max_blocks, max_rows=max(matrix.rows for matrix in matrices))
+        depth = {
+            "weights": sum(matrix.words(row_lanes, block_lanes) for matrix in matrices),
+            "rows": sum(matrix.groups(row_lanes) for matrix in matrices),
+        }
+        super().__init__(
+            {
+                "command": In(stream.Signature(self.command_layout)),
+                "x": In(stream.Signature(mx_beat(x_lanes))),
+                "weights": Out(RomPort(width=word_bits(block_lanes), depth=depth["weights"], lanes=row_lanes)),
+                "rows": Out(RomPort(width=ROW_BITS, depth=depth["rows"], lanes=row_lanes)),
+                "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, TAG_BITS))),
+                "busy": Out(1),
+            }
+        )
 
     # Stages count from the cycle that chooses a word: in 0 the input buffer is read, and the ROM at the latest; in 1 the word
     # is there.
@@ -119,11 +132,14 @@ class Matvec(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.x_buffer = buffer = XBuffer(
-            block_lanes=self.block_lanes, x_lanes=self.x_lanes, max_blocks=self.max_blocks)
+        m.submodules.x_buffer = buffer = XBuffer(block_lanes=self.block_lanes, x_lanes=self.x_lanes, max_blocks=self.max_blocks)
         m.submodules.output = output = RowOutput(
-            row_lanes=self.row_lanes, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits,
-            tag_bits=TAG_BITS, depth=self.queue_depth)
+            row_lanes=self.row_lanes,
+            vector_lanes=self.vector_lanes,
+            wide_bits=self.wide_bits,
+            tag_bits=TAG_BITS,
+            depth=self.queue_depth,
+        )
         connect(m, flipped(self.x), buffer.i)
         connect(m, output.o, flipped(self.o))
 
@@ -136,27 +152,36 @@ class Matvec(wiring.Component):
         active, waits, fresh = Signal(), Signal(), Signal()
         word = Signal(buffer.address_bits)  # within the vector
         block = Signal(range(max(2, self.max_blocks)))
-        last_block = Signal()               # block == command.blocks - 1
+        last_block = Signal()  # block == command.blocks - 1
         part = Signal(range(max(2, parts)))
         low_plane = Signal()
         first_term = Signal(init=1)
-        group_starts = Signal(init=1)       # first_term & (part == 0)
-        last_group = Signal()               # remaining <= row_lanes
+        group_starts = Signal(init=1)  # first_term & (part == 0)
+        last_group = Signal()  # remaining <= row_lanes
         issue, block_ends, group_ends = (Signal(name=n) for n in ("issue", "block_ends", "group_ends"))
         m.d.comb += [
             self.command.ready.eq(~active & ~waits),
             issue.eq(active & (output.free | ~group_starts)),
             block_ends.eq(part == parts - 1),
             group_ends.eq(block_ends & (low_plane | ~command.two_planes) & last_block),
-            buffer.word.eq(word), buffer.release.eq(issue & group_ends & last_group),
-            output.allocate.eq(issue & group_starts), output.tag.eq(command.tag), output.last.eq(last_group),
-            output.beats.eq(Mux(
-                last_group, (remaining - 1) >> ceil_log2(self.vector_lanes), output.max_beats - 1)),
+            buffer.word.eq(word),
+            buffer.release.eq(issue & group_ends & last_group),
+            output.allocate.eq(issue & group_starts),
+            output.tag.eq(command.tag),
+            output.last.eq(last_group),
+            output.beats.eq(Mux(last_group, (remaining - 1) >> ceil_log2(self.vector_lanes), output.max_beats - 1)),
         ]
         with m.If(self.command.valid & self.command.ready):
             taken = self.command.payload
-            m.d.sync += [command.eq(taken), remaining.eq(taken.rows), active.eq(buffer.completes), waits.eq(~buffer.completes),
-                         fresh.eq(1), last_block.eq(taken.blocks == 1), last_group.eq(taken.rows <= self.row_lanes)]
+            m.d.sync += [
+                command.eq(taken),
+                remaining.eq(taken.rows),
+                active.eq(buffer.completes),
+                waits.eq(~buffer.completes),
+                fresh.eq(1),
+                last_block.eq(taken.blocks == 1),
+                last_group.eq(taken.rows <= self.row_lanes),
+            ]
         with m.If(waits & buffer.completes):
             m.d.sync += [active.eq(1), waits.eq(0)]
         with m.If(issue):
@@ -168,9 +193,15 @@ class Matvec(wiring.Component):
                 with m.Else():
                     m.d.sync += [low_plane.eq(0), block.eq(block + 1), last_block.eq(block == command.blocks - 2)]
             with m.If(group_ends):
-                m.d.sync += [word.eq(0), block.eq(0), first_term.eq(1), group_starts.eq(1),
-                             last_block.eq(command.blocks == 1),
-                             remaining.eq(remaining - self.row_lanes), last_group.eq(remaining <= 2 * self.row_lanes)]
+                m.d.sync += [
+                    word.eq(0),
+                    block.eq(0),
+                    first_term.eq(1),
+                    group_starts.eq(1),
+                    last_block.eq(command.blocks == 1),
+                    remaining.eq(remaining - self.row_lanes),
+                    last_group.eq(remaining <= 2 * self.row_lanes),
+                ]
                 with m.If(last_group):
                     m.d.sync += active.eq(0)
 
@@ -231,13 +262,17 @@ class Matvec(wiring.Component):
         start, first = at(p - 1, part_starts, "part_starts", since=1), at(p + 5, first_term, "first_term")
 
         make_lane = partial(RowLane, multiplier=self.multiplier, wide_bits=self.wide_bits, max_terms=self.max_terms)
-        for index, (word, row, result) in enumerate(
-                zip(self.weights.data, self.rows.data, output.results, strict=True)):
+        for index, (word, row, result) in enumerate(zip(self.weights.data, self.rows.data, output.results, strict=True)):
             lane = add_part(m, f"lane_{index:02}", make_lane, "row_lane", platform)
             connect(m, prepared, lane.prepared)
             m.d.comb += [
-                lane.word.eq(word), lane.row.eq(row), lane.start.eq(start), lane.total.eq(total),
-                lane.scale.eq(scale), lane.add.eq(block_end[p + 5]), lane.first.eq(first),
+                lane.word.eq(word),
+                lane.row.eq(row),
+                lane.start.eq(start),
+                lane.total.eq(total),
+                lane.scale.eq(scale),
+                lane.add.eq(block_end[p + 5]),
+                lane.first.eq(first),
                 result.eq(lane.result),
             ]
         m.d.comb += output.push.eq(at(self._result, issue & group_ends, "push"))

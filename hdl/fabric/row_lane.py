@@ -79,18 +79,26 @@ class RowLane(wiring.Component):
     def __init__(self, *, multiplier: CodeDot, wide_bits: int, max_terms: int) -> None:
         self.multiplier, self.wide_bits, self.max_terms = multiplier, wide_bits, max_terms
         self.block_lanes = multiplier.block_lanes
-        super().__init__({
-            "word": In(word_bits(self.block_lanes)), "prepared": In(multiplier.signature), "start": In(1),
-            "total": In(total_shape(BLOCK)), "scale": In(SCALE_SHAPE), "row": In(10),
-            "add": In(1), "first": In(1), "result": Out(signed(wide_bits)),
-        })
+        super().__init__(
+            {
+                "word": In(word_bits(self.block_lanes)),
+                "prepared": In(multiplier.signature),
+                "start": In(1),
+                "total": In(total_shape(BLOCK)),
+                "scale": In(SCALE_SHAPE),
+                "row": In(10),
+                "add": In(1),
+                "first": In(1),
+                "result": Out(signed(wide_bits)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         term_bits = self.wide_bits + 5
-        codes = [self.word[4 * j:4 * j + 4] for j in range(self.block_lanes)]
+        codes = [self.word[4 * j : 4 * j + 4] for j in range(self.block_lanes)]
         part = self.multiplier.dot(m, self.prepared, codes)
-        scales = self.word[4 * self.block_lanes:]
+        scales = self.word[4 * self.block_lanes :]
         for stage in range(self.multiplier.latency):
             delayed = Signal(slice_bits(self.block_lanes), name=f"scales_{stage}", reset_less=True)
             m.d.sync += delayed.eq(scales)
@@ -98,8 +106,10 @@ class RowLane(wiring.Component):
         product = Signal(product_shape(BLOCK), reset_less=True)
         if self.block_lanes < BLOCK:
             whole = Signal(16, reset_less=True)
-            m.d.sync += [product.eq(Mux(self.start, 0, product) + part),
-                         whole.eq(Cat(whole, scales)[slice_bits(self.block_lanes):])]
+            m.d.sync += [
+                product.eq(Mux(self.start, 0, product) + part),
+                whole.eq(Cat(whole, scales)[slice_bits(self.block_lanes) :]),
+            ]
             scales = whole
         else:
             m.d.comb += product.eq(part)
@@ -110,8 +120,12 @@ class RowLane(wiring.Component):
         offset = Signal(signed(21), reset_less=True)
         k = Signal(3, reset_less=True)
         shift = Signal(SCALE_SHAPE, reset_less=True)
-        m.d.sync += [scaled.eq(product * d), offset.eq(minimum * self.total), k.eq(self.row[7:]),
-                     shift.eq(self.row[:7].as_signed() + self.scale)]
+        m.d.sync += [
+            scaled.eq(product * d),
+            offset.eq(minimum * self.total),
+            k.eq(self.row[7:]),
+            shift.eq(self.row[:7].as_signed() + self.scale),
+        ]
 
         t = Signal(signed(26), reset_less=True)
         t_shift = Signal(SCALE_SHAPE, reset_less=True)
@@ -137,7 +151,7 @@ class RowLane(wiring.Component):
             for index in range(11):
                 octets = index - 5
                 # These bits of ``fine`` leave the term or are its sign.
-                outside = fine[max(0, term_bits - 1 - 8 * octets):]
+                outside = fine[max(0, term_bits - 1 - 8 * octets) :]
                 fits = ~(outside ^ sign.replicate(len(outside))).any()
                 if term_bits <= 8 * octets:  # the lowest bit leaves too: -1 does not fit either
                     fits = fine == 0

@@ -33,42 +33,57 @@ class RowOutput(wiring.Component):
     LATENCY = 2
     """Cycles from ``push`` to the group's first beat, if nothing is in the way."""
 
-    def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int,
-                 depth: int) -> None:
+    def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int, depth: int) -> None:
         self.row_lanes, self.vector_lanes, self.wide_bits = row_lanes, vector_lanes, wide_bits
         self.tag_bits, self.depth = tag_bits, depth
         self.max_beats = max(1, row_lanes // vector_lanes)
-        super().__init__({
-            "free": Out(1, init=1),
-            "allocate": In(1), "tag": In(tag_bits), "beats": In(range(max(2, self.max_beats))), "last": In(1),
-            "push": In(1), "results": In(signed(wide_bits)).array(row_lanes),
-            "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, tag_bits))),
-        })
+        super().__init__(
+            {
+                "free": Out(1, init=1),
+                "allocate": In(1),
+                "tag": In(tag_bits),
+                "beats": In(range(max(2, self.max_beats))),
+                "last": In(1),
+                "push": In(1),
+                "results": In(signed(wide_bits)).array(row_lanes),
+                "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, tag_bits))),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         pointer_bits = ceil_log2(self.depth)
         allocated, pushed, popped = (Signal(pointer_bits, name=n) for n in ("allocated", "pushed", "popped"))
-        taken = Signal(range(self.depth + 1))    # places from allocation to the cycle after their last results have left
-        stored = Signal(range(self.depth + 1))   # places with results in them
+        taken = Signal(range(self.depth + 1))  # places from allocation to the cycle after their last results have left
+        stored = Signal(range(self.depth + 1))  # places with results in them
         pop, popped_before = Signal(), Signal()
         # Registers, as whatever the fabric does depends on it, and when a group leaves on what takes the beats.
-        m.d.sync += [popped_before.eq(pop),
-                     self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | popped_before)]
-        m.d.sync += [allocated.eq(allocated + self.allocate), pushed.eq(pushed + self.push),
-                     popped.eq(popped + pop),
-                     taken.eq(taken + self.allocate - popped_before), stored.eq(stored + self.push - pop)]
+        m.d.sync += [
+            popped_before.eq(pop),
+            self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | popped_before),
+        ]
+        m.d.sync += [
+            allocated.eq(allocated + self.allocate),
+            pushed.eq(pushed + self.push),
+            popped.eq(popped + pop),
+            taken.eq(taken + self.allocate - popped_before),
+            stored.eq(stored + self.push - pop),
+        ]
 
         meta = data.StructLayout({"tag": self.tag_bits, "last": 1, "beats": range(max(2, self.max_beats))})
         m.submodules.groups = groups = Memory(shape=meta, depth=self.depth, init=[])
         write, group = groups.write_port(), groups.read_port(domain="comb")
-        m.d.comb += [write.en.eq(self.allocate), write.addr.eq(allocated), write.data.tag.eq(self.tag),
-                     write.data.last.eq(self.last), write.data.beats.eq(self.beats),
-                     group.addr.eq(popped)]
+        m.d.comb += [
+            write.en.eq(self.allocate),
+            write.addr.eq(allocated),
+            write.data.tag.eq(self.tag),
+            write.data.last.eq(self.last),
+            write.data.beats.eq(self.beats),
+            group.addr.eq(popped),
+        ]
         rows = []
         for lane, result in enumerate(self.results):
-            m.submodules[f"results_{lane:02}"] = memory = Memory(
-                shape=signed(self.wide_bits), depth=self.depth, init=[])
+            m.submodules[f"results_{lane:02}"] = memory = Memory(shape=signed(self.wide_bits), depth=self.depth, init=[])
             write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [write.en.eq(self.push), write.addr.eq(pushed), write.data.eq(result), read.addr.eq(popped)]
             rows.append(read.data)
@@ -84,16 +99,14 @@ class RowOutput(wiring.Component):
             if self.row_lanes >= self.vector_lanes:
                 ends = index == group.data.beats
                 m.d.comb += pop.eq(ends)
-                m.d.sync += [self.o.valid.eq(1), beat.last.eq(group.data.last & ends),
-                             index.eq(Mux(ends, 0, index + 1))]
+                m.d.sync += [self.o.valid.eq(1), beat.last.eq(group.data.last & ends), index.eq(Mux(ends, 0, index + 1))]
                 for j in range(self.vector_lanes):
-                    m.d.sync += beat.data[j].eq(Array(rows[j::self.vector_lanes])[index])
+                    m.d.sync += beat.data[j].eq(Array(rows[j :: self.vector_lanes])[index])
             else:
                 per_beat = self.vector_lanes // self.row_lanes
                 ends = (index == per_beat - 1) | group.data.last
                 m.d.comb += pop.eq(1)
-                m.d.sync += [self.o.valid.eq(ends), beat.last.eq(group.data.last),
-                             index.eq(Mux(ends, 0, index + 1))]
+                m.d.sync += [self.o.valid.eq(ends), beat.last.eq(group.data.last), index.eq(Mux(ends, 0, index + 1))]
                 for j in range(self.vector_lanes):
                     with m.If(index == j // self.row_lanes):
                         m.d.sync += beat.data[j].eq(rows[j % self.row_lanes])

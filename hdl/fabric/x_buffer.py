@@ -34,20 +34,25 @@ class XBuffer(wiring.Component):
             raise ValueError(f"x_lanes must divide block_lanes ({block_lanes}), not {x_lanes!r}")
         self.block_lanes, self.x_lanes = block_lanes, x_lanes
         self.address_bits = address_bits(max_blocks * (BLOCK // block_lanes))
-        super().__init__({
-            "i": In(stream.Signature(mx_beat(x_lanes))), "complete": Out(1), "completes": Out(1),
-            "word": In(self.address_bits), "release": In(1),
-            "mant": Out(signed(8)).array(block_lanes), "total": Out(total_shape(block_lanes)),
-            "exp": Out(signed(EXP_BITS)),
-        })
+        super().__init__(
+            {
+                "i": In(stream.Signature(mx_beat(x_lanes))),
+                "complete": Out(1),
+                "completes": Out(1),
+                "word": In(self.address_bits),
+                "release": In(1),
+                "mant": Out(signed(8)).array(block_lanes),
+                "total": Out(total_shape(block_lanes)),
+                "exp": Out(signed(EXP_BITS)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         # A memory for each of a word's beats, so that none of them waits for the others, and one for what they have in common.
         beats = self.block_lanes // self.x_lanes
         common = data.StructLayout({"total": total_shape(self.block_lanes), "exp": signed(EXP_BITS)})
-        memories = [Memory(shape=shape, depth=2 << self.address_bits, init=[])
-                    for shape in (*[8 * self.x_lanes] * beats, common)]
+        memories = [Memory(shape=shape, depth=2 << self.address_bits, init=[]) for shape in (*[8 * self.x_lanes] * beats, common)]
         for name, memory in zip((*(f"beat_{k}" for k in range(beats)), "common"), memories, strict=True):
             m.submodules[name] = memory
         writes, reads = [memory.write_port() for memory in memories], [memory.read_port() for memory in memories]
@@ -56,7 +61,7 @@ class XBuffer(wiring.Component):
 
         beat = self.i.payload
         accept = Signal()
-        open_ = Signal(init=1)      # ~full[write_half], where a release counts from the cycle after it on
+        open_ = Signal(init=1)  # ~full[write_half], where a release counts from the cycle after it on
         count = Signal(range(max(2, beats)))
         word_ends = count == beats - 1
         m.d.comb += [self.i.ready.eq(open_), accept.eq(self.i.valid & self.i.ready)]
@@ -68,9 +73,15 @@ class XBuffer(wiring.Component):
         # Which beat is written, and that it is a vector's last: registers, as the memories are all over the fabric.
         entered, first, last = Signal(), Signal(), Signal()
         ends = [Signal(name=f"ends_{k}") for k in range(beats)]
-        m.d.sync += [entered.eq(accept), first.eq(count == 0), last.eq(accept & beat.last),
-                     *(end.eq(accept & (count == k)) for k, end in enumerate(ends)),
-                     mantissas.eq(beat.mant), beat_total.eq(_tree(list(beat.mant))), exp.eq(beat.exp)]
+        m.d.sync += [
+            entered.eq(accept),
+            first.eq(count == 0),
+            last.eq(accept & beat.last),
+            *(end.eq(accept & (count == k)) for k, end in enumerate(ends)),
+            mantissas.eq(beat.mant),
+            beat_total.eq(_tree(list(beat.mant))),
+            exp.eq(beat.exp),
+        ]
         with m.If(accept):
             m.d.sync += count.eq(Mux(word_ends, 0, count + 1))
             with m.If(beat.last):
@@ -85,7 +96,8 @@ class XBuffer(wiring.Component):
             *(write.en.eq(end) for write, end in zip(writes, (*ends, ends[-1]), strict=True)),
             *(write.addr.eq(Cat(address, address_half)) for write in writes),
             *(write.data.eq(mantissas) for write in writes[:-1]),
-            writes[-1].data.total.eq(total), writes[-1].data.exp.eq(exp),
+            writes[-1].data.total.eq(total),
+            writes[-1].data.exp.eq(exp),
         ]
         with m.If(entered):
             m.d.sync += so_far.eq(total)
@@ -95,9 +107,11 @@ class XBuffer(wiring.Component):
             m.d.sync += [address.eq(0), address_half.eq(~address_half), full[address_half].eq(1)]
 
         m.d.comb += [
-            self.complete.eq(full[read_half]), self.completes.eq(self.complete | (last & (address_half == read_half))),
+            self.complete.eq(full[read_half]),
+            self.completes.eq(self.complete | (last & (address_half == read_half))),
             *(read.addr.eq(Cat(self.word, read_half)) for read in reads),
-            self.total.eq(reads[-1].data.total), self.exp.eq(reads[-1].data.exp),
+            self.total.eq(reads[-1].data.total),
+            self.exp.eq(reads[-1].data.exp),
             Cat(*self.mant).eq(Cat(read.data for read in reads[:-1])),
         ]
         with m.If(self.release):

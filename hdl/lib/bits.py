@@ -15,8 +15,7 @@ def _leading_one(value) -> Value:
         return Const(0, 0)
     half = 1 << (ceil_log2(len(value)) - 1)
     low, high = value[:half], value[half:]
-    return Mux(high.any(), Cat(_pad(_leading_one(high), ceil_log2(half)), Const(1, 1)),
-               Cat(_leading_one(low), Const(0, 1)))
+    return Mux(high.any(), Cat(_pad(_leading_one(high), ceil_log2(half)), Const(1, 1)), Cat(_leading_one(low), Const(0, 1)))
 
 
 def _pad(value, width: int) -> Value:
@@ -52,6 +51,6 @@ def saturate(value, width: int) -> Value:
     value = Value.cast(value)
     if len(value) <= width:
         return value
-    sign, above = value[-1], value[width - 1:-1]
+    sign, above = value[-1], value[width - 1 : -1]
     fits = ~(above ^ sign.replicate(len(above))).any()
     return Mux(fits, value[:width], Cat((~sign).replicate(width - 1), sign)).as_signed()

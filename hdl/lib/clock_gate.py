@@ -57,6 +57,5 @@ def add_gated(m: Module, name: str, unit: wiring.Component, wake=0) -> None:
     reset = Signal(init=1, reset_less=True, name=f"{name}_reset")
     m.d[domain] += reset.eq(ResetSignal())
     m.d.comb += [awake.eq(unit.i.valid | inside.any() | wake | ResetSignal() | reset), ResetSignal(domain).eq(reset)]
-    m.submodules[f"{name}_gate"] = Instance(
-        "clock_gate", i_clk=ClockSignal(), i_en=awake, o_gated=ClockSignal(domain))
+    m.submodules[f"{name}_gate"] = Instance("clock_gate", i_clk=ClockSignal(), i_en=awake, o_gated=ClockSignal(domain))
     m.submodules[name] = DomainRenamer(domain)(unit)

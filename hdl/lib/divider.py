@@ -28,14 +28,18 @@ class Reciprocal(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         divisor = Signal(16)
-        remainder = Signal(16)      # < divisor
+        remainder = Signal(16)  # < divisor
         steps = Signal(range(self.steps))
         busy = Signal()
 
         m.d.comb += self.i.ready.eq(~busy & ~self.o.valid)
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [divisor.eq(self.i.payload), remainder.eq(1 << 31 - self.bits * self.steps), steps.eq(self.steps - 1),
-                         busy.eq(1)]
+            m.d.sync += [
+                divisor.eq(self.i.payload),
+                remainder.eq(1 << 31 - self.bits * self.steps),
+                steps.eq(self.steps - 1),
+                busy.eq(1),
+            ]
         left, bits = remainder, []
         for k in range(self.bits):
             # 17 bits: below 2 * divisor; the borrow is bit 17.

@@ -23,8 +23,7 @@ class Narrow(wiring.Component):
         if not isinstance(to, int) or to < 1 or lanes % to:
             raise ValueError(f"to must divide lanes ({lanes}), not {to!r}")
         self.lanes, self.to, self.n, self.width = lanes, to, n, width
-        super().__init__({"i": In(stream.Signature(vector_beat(lanes, width))),
-                          "o": Out(stream.Signature(vector_beat(to, width)))})
+        super().__init__({"i": In(stream.Signature(vector_beat(lanes, width))), "o": Out(stream.Signature(vector_beat(to, width)))})
 
     def elaborate(self, platform):
         m = Module()
@@ -33,7 +32,9 @@ class Narrow(wiring.Component):
         last_part = ((self.n - 1) % self.lanes) // self.to
         ends = part == Mux(i.last, last_part, parts - 1)
         m.d.comb += [
-            self.o.valid.eq(self.i.valid), self.i.ready.eq(self.o.ready & ends), o.last.eq(i.last & ends),
+            self.o.valid.eq(self.i.valid),
+            self.i.ready.eq(self.o.ready & ends),
+            o.last.eq(i.last & ends),
             o.data.eq(i.data.as_value().word_select(part, self.to * self.width)),
         ]
         with m.If(self.o.valid & self.o.ready):

@@ -39,8 +39,15 @@ class VerilogPlatform:
         m = Module()
         enable = {"i_re": read.en} if clocked else {}
         m.submodules.ram = Instance(
-            name, i_clk=ClockSignal(write.domain), i_we=write.en, i_waddr=write.addr, i_wdata=write.data,
-            i_raddr=read.addr, o_rdata=read.data, **enable)
+            name,
+            i_clk=ClockSignal(write.domain),
+            i_we=write.en,
+            i_waddr=write.addr,
+            i_wdata=write.data,
+            i_raddr=read.addr,
+            o_rdata=read.data,
+            **enable,
+        )
         return m
 
 
@@ -52,9 +59,15 @@ def _contents(word) -> bool:
 def _ram_verilog(name: str, width: int, depth: int, clocked: bool, apart: bool) -> str:
     top, read = address_bits(depth) - 1, "reg" if clocked else "wire"
     lines = [
-        f"module {name} (", "  input clk,", "  input we,", f"  input [{top}:0] waddr,", f"  input [{width - 1}:0] wdata,",
+        f"module {name} (",
+        "  input clk,",
+        "  input we,",
+        f"  input [{top}:0] waddr,",
+        f"  input [{width - 1}:0] wdata,",
         *(["  input re,"] if clocked else []),
-        f"  input [{top}:0] raddr,", f"  output {read} [{width - 1}:0] rdata", ");",
+        f"  input [{top}:0] raddr,",
+        f"  output {read} [{width - 1}:0] rdata",
+        ");",
         f"  {'(* no_rw_check *) ' if apart else ''}reg [{width - 1}:0] mem [0:{depth - 1}];",
         "  always @(posedge clk) if (we) mem[waddr] <= wdata;",
         "  always @(posedge clk) if (re) rdata <= mem[raddr];" if clocked else "  assign rdata = mem[raddr];",

@@ -46,8 +46,7 @@ class RomPort(wiring.Signature):
     """
 
     def __init__(self, *, width: int, depth: int, lanes: int) -> None:
-        super().__init__({"en": Out(1), "addr": Out(address_bits(depth)),
-                          "data": In(unsigned(width)).array(lanes)})
+        super().__init__({"en": Out(1), "addr": Out(address_bits(depth)), "data": In(unsigned(width)).array(lanes)})
 
 
 class Rom(wiring.Component):
@@ -70,8 +69,7 @@ class Rom(wiring.Component):
                 raise ValueError(f"{name}: init must have {depth} words, not {len(init)}")
             for addr, word in enumerate(init):
                 if type(word) is not int or not 0 <= word < 1 << width:
-                    raise ValueError(
-                        f"{name}: word {addr} must be an int of {width} unsigned bits, not {word!r}")
+                    raise ValueError(f"{name}: word {addr} must be an int of {width} unsigned bits, not {word!r}")
         self.spec = RomSpec(name, width, depth)
         self._init = init
         super().__init__({"addr": In(address_bits(depth)), "en": In(1), "data": Out(width)})
@@ -80,12 +78,12 @@ class Rom(wiring.Component):
         m = Module()
         if self._init is None:
             m.submodules.rom = Instance(
-                f"rom_{self.spec.name}",
-                i_clk=ClockSignal(), i_en=self.en, i_addr=self.addr, o_data=self.data)
+                f"rom_{self.spec.name}", i_clk=ClockSignal(), i_en=self.en, i_addr=self.addr, o_data=self.data
+            )
             return m
         m.submodules.memory = memory = Memory(
-            shape=unsigned(self.spec.width), depth=self.spec.depth, init=self._init,
-            attrs={"ram_style": "block"})
+            shape=unsigned(self.spec.width), depth=self.spec.depth, init=self._init, attrs={"ram_style": "block"}
+        )
         read = memory.read_port()
         m.d.comb += [read.en.eq(self.en), read.addr.eq(self.addr), self.data.eq(read.data)]
         return m
@@ -127,8 +125,9 @@ class WeightRom(wiring.Component):
 
     latency = 2
 
-    def __init__(self, *, width: int, depth: int, lanes: int, name: str = "weights",
-                 init: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self, *, width: int, depth: int, lanes: int, name: str = "weights", init: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.specs = [RomSpec(f"{name}_{lane:02}", width, depth) for lane in range(lanes)]
         self._init = init or [None] * lanes
         super().__init__({"port": In(RomPort(width=width, depth=depth, lanes=lanes))})
@@ -140,8 +139,7 @@ class WeightRom(wiring.Component):
         with m.If(self.port.en):
             m.d.sync += addr.eq(self.port.addr)
         for spec, init, word in zip(self.specs, self._init, self.port.data, strict=True):
-            m.submodules[spec.name] = rom = Rom(
-                width=spec.width, depth=spec.depth, name=spec.name, init=init)
+            m.submodules[spec.name] = rom = Rom(width=spec.width, depth=spec.depth, name=spec.name, init=init)
             m.d.comb += [rom.en.eq(en), rom.addr.eq(addr), word.eq(rom.data)]
         return m
 
@@ -156,16 +154,14 @@ class RowRom(wiring.Component):
 
     latency = 2
 
-    def __init__(self, *, width: int, depth: int, lanes: int, name: str = "rows",
-                 init: Sequence[int] | None = None) -> None:
+    def __init__(self, *, width: int, depth: int, lanes: int, name: str = "rows", init: Sequence[int] | None = None) -> None:
         self.spec = RomSpec(name, width * lanes, depth)
         self._init = init
         super().__init__({"port": In(RomPort(width=width, depth=depth, lanes=lanes))})
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.rom = rom = Rom(
-            width=self.spec.width, depth=self.spec.depth, name=self.spec.name, init=self._init)
+        m.submodules.rom = rom = Rom(width=self.spec.width, depth=self.spec.depth, name=self.spec.name, init=self._init)
         words = Signal.like(rom.data, reset_less=True)
         m.d.sync += words.eq(rom.data)
         m.d.comb += [rom.en.eq(self.port.en), rom.addr.eq(self.port.addr), Cat(*self.port.data).eq(words)]

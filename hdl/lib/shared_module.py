@@ -16,8 +16,7 @@ class Parts(Protocol):
         """The ports of ``module``; what ``make`` gives the first time is inside."""
 
 
-def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module: str,
-             platform) -> PureInterface | wiring.Component:
+def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module: str, platform) -> PureInterface | wiring.Component:
     """Add what ``make`` gives as the submodule ``name``, and return its ports.
 
     In Verilog it is an instance of ``module``, which all of its kind share: the text does not grow with the lanes, and
@@ -29,7 +28,9 @@ def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module:
         return unit
     signature = platform.part(module, make)
     unit = signature.create(path=(name,))
-    ports = {("i_" if member.flow == In else "o_") + "__".join(map(str, path)): Value.cast(value)
-             for path, member, value in signature.flatten(unit)}
+    ports = {
+        ("i_" if member.flow == In else "o_") + "__".join(map(str, path)): Value.cast(value)
+        for path, member, value in signature.flatten(unit)
+    }
     m.submodules[name] = Instance(module, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
     return unit

@@ -24,8 +24,11 @@ class Skid(wiring.Component):
         m = Module()
         # Not its opposite: what moves with ready, multipliers of an FPGA among it, may have no inverter before their enable.
         empty, kept = Signal(init=1), Signal(self.i.payload.shape(), reset_less=True)
-        m.d.comb += [self.i.ready.eq(empty), self.o.valid.eq(self.i.valid | ~empty),
-                     self.o.payload.eq(Mux(empty, self.i.payload, kept))]
+        m.d.comb += [
+            self.i.ready.eq(empty),
+            self.o.valid.eq(self.i.valid | ~empty),
+            self.o.payload.eq(Mux(empty, self.i.payload, kept)),
+        ]
         with m.If(empty):
             m.d.sync += kept.eq(self.i.payload)
         m.d.sync += empty.eq(~self.o.valid | self.o.ready)

@@ -21,7 +21,9 @@ EXP_BITS = 8
 def struct(layout: Layout) -> data.StructLayout:
     """A layout of the chip's ports as a payload; codes keep their names, so that waves show them."""
     widths = layout.widths
-    return data.StructLayout({name: widths[name] if isinstance(of, int) else _codes(of, widths[name]) for name, of in layout.fields})
+    return data.StructLayout(
+        {name: widths[name] if isinstance(of, int) else _codes(of, widths[name]) for name, of in layout.fields}
+    )
 
 
 def _codes(codes: type[IntEnum], width: int) -> enum.EnumType:
@@ -51,10 +53,16 @@ def context_layout(n_sequences: int, max_context: int, position_bits: int) -> da
     of the sequence is in use; ``adapter`` chooses the LoRA adapter (0 is none); ``sample`` says that the LM head is wanted:
     prompt tokens but the last do without.
     """
-    return data.StructLayout({
-        "sequence": range(max(2, n_sequences)), "position": position_bits, "place": range(max(2, max_context)),
-        "whole": 1, "adapter": 4, "sample": 1,
-    })
+    return data.StructLayout(
+        {
+            "sequence": range(max(2, n_sequences)),
+            "position": position_bits,
+            "place": range(max(2, max_context)),
+            "whole": 1,
+            "adapter": 4,
+            "sample": 1,
+        }
+    )
 
 
 def stage_beat(lanes: int, width: int, context: data.StructLayout) -> data.StructLayout:

@@ -31,8 +31,7 @@ class WideProduct(wiring.Component):
             if not isinstance(width, int) or width < 1:
                 raise ValueError(f"{name} must be a positive integer, not {width!r}")
         self.latency = product_latency(a_width, b_width)
-        super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "en": In(1),
-                          "p": Out(signed(a_width + b_width))})
+        super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "en": In(1), "p": Out(signed(a_width + b_width))})
 
     def elaborate(self, platform):
         m = Module()
@@ -52,12 +51,13 @@ class WideProduct(wiring.Component):
             terms.sort(key=lambda term: term[0])
             paired = []
             for k in range(0, len(terms) - 1, 2):
-                (low_shift, low), (high_shift, high) = terms[k:k + 2]
+                (low_shift, low), (high_shift, high) = terms[k : k + 2]
                 gap = high_shift - low_shift
                 paired.append((low_shift, Cat(low[:gap], (low >> gap) + high).as_signed()))
-            paired += terms[len(paired) * 2:]
-            terms = [(shift, _registered(m, self.en, total, width - shift, f"s_{level}_{k}"))
-                     for k, (shift, total) in enumerate(paired)]
+            paired += terms[len(paired) * 2 :]
+            terms = [
+                (shift, _registered(m, self.en, total, width - shift, f"s_{level}_{k}")) for k, (shift, total) in enumerate(paired)
+            ]
 
         m.d.comb += self.p.eq(terms[0][1])
         return m
@@ -75,8 +75,9 @@ def _n_digits(width: int) -> int:
 def _digits(value):
     """Least significant first; every digit is signed, all but the top one are not negative."""
     n = _n_digits(len(value))
-    return [Cat(value[DIGIT * i:DIGIT * (i + 1)], Const(0, 1)).as_signed() for i in range(n - 1)] + [
-        value[DIGIT * (n - 1):].as_signed()]
+    return [Cat(value[DIGIT * i : DIGIT * (i + 1)], Const(0, 1)).as_signed() for i in range(n - 1)] + [
+        value[DIGIT * (n - 1) :].as_signed()
+    ]
 
 
 def _registered(m, en, value, limit: int, name: str):

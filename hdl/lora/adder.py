@@ -34,8 +34,14 @@ class AdapterWrite(wiring.Signature):
     """
 
     def __init__(self, *, n_adapters: int, words: int, lora_lanes: int, word_bits: int) -> None:
-        super().__init__({"en": Out(1), "addr": Out(address_bits(n_adapters * words)), "lane": Out(address_bits(lora_lanes)),
-                          "data": Out(word_bits)})
+        super().__init__(
+            {
+                "en": Out(1),
+                "addr": Out(address_bits(n_adapters * words)),
+                "lane": Out(address_bits(lora_lanes)),
+                "data": Out(word_bits),
+            }
+        )
 
 
 class Lora(wiring.Component):
@@ -79,8 +85,19 @@ class Lora(wiring.Component):
     ValueError : an argument that is not what it must be, by name
     """
 
-    def __init__(self, *, matrices: Sequence[LoraMatrix], n_layers: int, k_rows: int, rank: int, lora_lanes: int,
-                 n_adapters: int, vector_lanes: int, x_lanes: int, wide_bits: int) -> None:
+    def __init__(
+        self,
+        *,
+        matrices: Sequence[LoraMatrix],
+        n_layers: int,
+        k_rows: int,
+        rank: int,
+        lora_lanes: int,
+        n_adapters: int,
+        vector_lanes: int,
+        x_lanes: int,
+        wide_bits: int,
+    ) -> None:
         for name, value in (("n_layers", n_layers), ("k_rows", k_rows), ("n_adapters", n_adapters)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
@@ -103,7 +120,7 @@ class Lora(wiring.Component):
         self.word_bits = lora_word_bits(rank)
         self.words = n_layers * sum(matrix.words(rank, lora_lanes) for matrix in matrices)
 
-        self.groups = BLOCK // self.nb                      # groups of nb in a word
+        self.groups = BLOCK // self.nb  # groups of nb in a word
         self.row_blocks = rank // self.nb
         self.row_addresses = max(1, self.row_blocks // lora_lanes)
         self.row_lanes = self.row_blocks // self.row_addresses
@@ -117,12 +134,17 @@ class Lora(wiring.Component):
         group_cycles = max(self.row_addresses, beats)
         self.queue_depth = 1 << ceil_log2(max(2, 1 + -(-(self._result + 1 + beats) // group_cycles)))
         beat = result_beat(vector_lanes, wide_bits, TAG_BITS)
-        super().__init__({
-            "start": In(1), "adapter": In(range(n_adapters + 1)), "steps": In(len(matrices)),
-            "x": In(stream.Signature(mx_beat(x_lanes))),
-            "write": In(AdapterWrite(n_adapters=n_adapters, words=self.words, lora_lanes=lora_lanes, word_bits=self.word_bits)),
-            "i": In(stream.Signature(beat)), "o": Out(stream.Signature(beat)),
-        })
+        super().__init__(
+            {
+                "start": In(1),
+                "adapter": In(range(n_adapters + 1)),
+                "steps": In(len(matrices)),
+                "x": In(stream.Signature(mx_beat(x_lanes))),
+                "write": In(AdapterWrite(n_adapters=n_adapters, words=self.words, lora_lanes=lora_lanes, word_bits=self.word_bits)),
+                "i": In(stream.Signature(beat)),
+                "o": Out(stream.Signature(beat)),
+            }
+        )
 
     # Stages count from the cycle that chooses an address: in 0 the input buffer is read, in 1 the adapter memory and the
     # operand is selected, in 2 word and operand are there.
@@ -136,17 +158,21 @@ class Lora(wiring.Component):
 
     def lead(self, matrix: LoraMatrix) -> int:
         """Cycles from x's last beat to the first addend of a step in the queue's output, if that is one group of rows."""
-        return (matrix.a_words(self.rank, self.lora_lanes) + self.nb // self.lora_lanes + self.row_addresses + self.row_lanes
-                + 27)
+        return matrix.a_words(self.rank, self.lora_lanes) + self.nb // self.lora_lanes + self.row_addresses + self.row_lanes + 27
 
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.x_buffer = buffer = XBuffer(
-            block_lanes=BLOCK, x_lanes=self.x_lanes, max_blocks=max(matrix.blocks for matrix in self.matrices))
+            block_lanes=BLOCK, x_lanes=self.x_lanes, max_blocks=max(matrix.blocks for matrix in self.matrices)
+        )
         m.submodules.mx = mx = Mx(lanes=self.lora_lanes, block=self.nb, width=self.u_bits)
         m.submodules.output = output = RowOutput(
-            row_lanes=self.rows_at_once, vector_lanes=self.vector_lanes, wide_bits=self.wide_bits, tag_bits=TAG_BITS,
-            depth=self.queue_depth)
+            row_lanes=self.rows_at_once,
+            vector_lanes=self.vector_lanes,
+            wide_bits=self.wide_bits,
+            tag_bits=TAG_BITS,
+            depth=self.queue_depth,
+        )
         connect(m, flipped(self.x), buffer.i)
 
         steps = Signal.like(self.steps)
@@ -158,7 +184,7 @@ class Lora(wiring.Component):
         address = Signal(len(self.write.addr))
         step = Signal(range(len(self.matrices)))
         row = Signal(range(max(matrix.rows for matrix in self.matrices)))
-        part = Signal()     # of a row of B that has two addresses
+        part = Signal()  # of a row of B that has two addresses
         mark = Signal(MARKS)
         z_here = Signal()
         with m.If(mx.o.valid & mx.o.payload.last):
@@ -174,26 +200,36 @@ class Lora(wiring.Component):
 
         operands = self._operands(m, step, row, part, marks[1].a, buffer, self._z(m, mx.o))
         lanes = []
-        make_lane = partial(LoraLane, rank=self.rank, wide_bits=self.wide_bits, sum_bits=self.sum_bits,
-                            constant=ROUND_RESULT // self.row_lanes)
+        make_lane = partial(
+            LoraLane, rank=self.rank, wide_bits=self.wide_bits, sum_bits=self.sum_bits, constant=ROUND_RESULT // self.row_lanes
+        )
         for index, (mant, exp) in enumerate(operands):
-            m.submodules[f"memory_{index:02}"] = memory = Memory(
-                shape=self.word_bits, depth=self.n_adapters * self.words, init=[])
+            m.submodules[f"memory_{index:02}"] = memory = Memory(shape=self.word_bits, depth=self.n_adapters * self.words, init=[])
             lane = add_part(m, f"lane_{index:02}", make_lane, "lora_lane", platform)
             write, read = memory.write_port(), memory.read_port()
             whole, add = marks[self._WORD + LoraLane.WHOLE], marks[self._WORD + LoraLane.ADD]
             m.d.comb += [
-                write.en.eq(self.write.en & (self.write.lane == index)), write.addr.eq(self.write.addr),
-                write.data.eq(self.write.data), read.en.eq(marks[1].valid), read.addr.eq(read_address),
-                lane.word.eq(read.data), Cat(lane.operand).eq(mant), Cat(lane.exp).eq(exp), lane.whole.eq(whole.a),
-                lane.add.eq(add.valid), lane.first.eq(add.first), lane.rounds.eq(~add.a),
+                write.en.eq(self.write.en & (self.write.lane == index)),
+                write.addr.eq(self.write.addr),
+                write.data.eq(self.write.data),
+                read.en.eq(marks[1].valid),
+                read.addr.eq(read_address),
+                lane.word.eq(read.data),
+                Cat(lane.operand).eq(mant),
+                Cat(lane.exp).eq(exp),
+                lane.whole.eq(whole.a),
+                lane.add.eq(add.valid),
+                lane.first.eq(add.first),
+                lane.rounds.eq(~add.a),
             ]
             lanes.append(lane)
 
         done = marks[self._SUM]
         m.d.comb += [
-            mx.i.valid.eq(done.valid & done.a & done.ends), mx.i.payload.base.eq(-TERM_FRACTION),
-            mx.i.payload.last.eq(done.last), mx.o.ready.eq(1),
+            mx.i.valid.eq(done.valid & done.a & done.ends),
+            mx.i.payload.base.eq(-TERM_FRACTION),
+            mx.i.payload.last.eq(done.last),
+            mx.o.ready.eq(1),
             *(to.eq(lane.sum[0]) for to, lane in zip(mx.i.payload.data, lanes, strict=True)),
         ]
         rows = [total for lane in lanes for total in lane.sum]
@@ -202,8 +238,7 @@ class Lora(wiring.Component):
         done = marks[self._result]
         m.d.comb += [
             output.push.eq(done.valid & ~done.a & done.ends),
-            *(to.eq(saturate(v[RESULT_SHIFT:].as_signed(), self.wide_bits))
-              for to, v in zip(output.results, rows, strict=True)),
+            *(to.eq(saturate(v[RESULT_SHIFT:].as_signed(), self.wide_bits)) for to, v in zip(output.results, rows, strict=True)),
         ]
         return m
 
@@ -221,8 +256,10 @@ class Lora(wiring.Component):
         ]
         with m.If(advance):
             m.d.sync += [self.o.valid.eq(moves), o.tag.eq(i.tag), o.last.eq(i.last)]
-            m.d.sync += [to.eq(saturate(y + Mux(adds, dy, 0), self.wide_bits))
-                         for to, y, dy in zip(o.data, i.data, addend.payload.data, strict=True)]
+            m.d.sync += [
+                to.eq(saturate(y + Mux(adds, dy, 0), self.wide_bits))
+                for to, y, dy in zip(o.data, i.data, addend.payload.data, strict=True)
+            ]
         with m.If(moves & i.last & (i.tag == Step.DOWN)):
             m.d.sync += layer.eq(layer + 1)
             with m.If(layer == self.n_layers - 1):
@@ -232,6 +269,7 @@ class Lora(wiring.Component):
 
     def _sequence(self, m, steps, address, step, row, part, mark, z_here, buffer, output) -> None:
         """One address after the other."""
+
         def of_step(value):
             """What ``value`` says of the step's matrix."""
             return Array(Const(value(matrix)) for matrix in self.matrices)[step]
@@ -243,15 +281,19 @@ class Lora(wiring.Component):
         block = Signal(buffer.address_bits)
         group = Signal(range(max(matrix.targets for matrix in self.matrices) * self.rank // self.lora_lanes))
         block_ends, group_ends, begins, ends, last = (
-            Signal(name=n) for n in ("block_ends", "group_ends", "begins", "ends", "last"))
+            Signal(name=n) for n in ("block_ends", "group_ends", "begins", "ends", "last")
+        )
         m.d.comb += [
             buffer.word.eq(block),
             block_ends.eq(block == of_step(lambda matrix: matrix.blocks - 1)),
             group_ends.eq(group == of_step(lambda matrix: matrix.targets * self.rank // self.lora_lanes - 1)),
-            begins.eq(part == 0), ends.eq(part == self.row_addresses - 1), last.eq(row == of_step(last_row)),
+            begins.eq(part == 0),
+            ends.eq(part == self.row_addresses - 1),
+            last.eq(row == of_step(last_row)),
             output.last.eq(last),
-            output.beats.eq(Mux(last, of_step(lambda matrix: (matrix.rows - 1 - last_row(matrix)) // self.vector_lanes),
-                                output.max_beats - 1)),
+            output.beats.eq(
+                Mux(last, of_step(lambda matrix: (matrix.rows - 1 - last_row(matrix)) // self.vector_lanes), output.max_beats - 1)
+            ),
         ]
 
         def next_step():
@@ -271,8 +313,12 @@ class Lora(wiring.Component):
             with m.State("A"):
                 with m.If(buffer.complete & Array(steps)[step]):
                     m.d.comb += [
-                        mark.valid.eq(1), mark.a.eq(1), mark.first.eq(block == 0), mark.ends.eq(block_ends),
-                        mark.last.eq(block_ends & group_ends), buffer.release.eq(mark.last),
+                        mark.valid.eq(1),
+                        mark.a.eq(1),
+                        mark.first.eq(block == 0),
+                        mark.ends.eq(block_ends),
+                        mark.last.eq(block_ends & group_ends),
+                        buffer.release.eq(mark.last),
                     ]
                     m.d.sync += [address.eq(address + 1), block.eq(block + 1)]
                     with m.If(block_ends):
@@ -307,7 +353,7 @@ class Lora(wiring.Component):
                 for k, to in enumerate(mant):
                     with m.Case(k):
                         m.d.sync += [to.eq(o.payload.mant), exp[k // beats].eq(o.payload.exp)]
-        return [(Cat(mant[c * beats:(c + 1) * beats]), e) for c, e in enumerate(exp)]
+        return [(Cat(mant[c * beats : (c + 1) * beats]), e) for c, e in enumerate(exp)]
 
     def _operands(self, m, step, row, part, of_a, buffer, z) -> list:
         """For each lane, in stage 2: what its word meets, 32 mantissas and the exponents of their groups.
@@ -315,7 +361,7 @@ class Lora(wiring.Component):
         That is x in A, and in B the z of the projection to which the row belongs.  Lanes and groups that always meet
         the same share their registers.
         """
-        chunk = gcd(self.k_rows, self.rows_at_once)     # so many rows from a multiple of it on are of one of k, v and q
+        chunk = gcd(self.k_rows, self.rows_at_once)  # so many rows from a multiple of it on are of one of k, v and q
 
         @cache
         def projection(chunk_index: int, turn: int) -> Signal:
@@ -338,11 +384,13 @@ class Lora(wiring.Component):
             if self.row_addresses > 1:
                 which, blocks = Cat(_registered(m, part, "part_1"), which), z
             else:
-                blocks = z[c::self.row_blocks]
-            x = Cat(buffer.mant)[8 * self.nb * g:8 * self.nb * (g + 1)]
+                blocks = z[c :: self.row_blocks]
+            x = Cat(buffer.mant)[8 * self.nb * g : 8 * self.nb * (g + 1)]
             name = f"{g}_{chunk_index}_{turn}_{c}"
-            return (_registered(m, Mux(of_a, x, Array(mant for mant, _ in blocks)[which]), f"operand_{name}"),
-                    _registered(m, Mux(of_a, buffer.exp, Array(exp for _, exp in blocks)[which]), f"exp_{name}"))
+            return (
+                _registered(m, Mux(of_a, x, Array(mant for mant, _ in blocks)[which]), f"operand_{name}"),
+                _registered(m, Mux(of_a, buffer.exp, Array(exp for _, exp in blocks)[which]), f"exp_{name}"),
+            )
 
         lanes = []
         for lane in range(self.lora_lanes):

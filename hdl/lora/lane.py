@@ -64,12 +64,18 @@ class LoraLane(wiring.Component):
         self.nb, self.constant = rank_block(rank), constant
         self.groups = BLOCK // self.nb
         self.term_bits, self.sum_bits = wide_bits + 5, sum_bits
-        super().__init__({
-            "word": In(lora_word_bits(rank)), "operand": In(signed(8)).array(BLOCK),
-            "exp": In(signed(EXP_BITS)).array(self.groups),
-            "whole": In(1), "add": In(1), "first": In(1), "rounds": In(1),
-            "sum": Out(signed(sum_bits)).array(self.groups),
-        })
+        super().__init__(
+            {
+                "word": In(lora_word_bits(rank)),
+                "operand": In(signed(8)).array(BLOCK),
+                "exp": In(signed(EXP_BITS)).array(self.groups),
+                "whole": In(1),
+                "add": In(1),
+                "first": In(1),
+                "rounds": In(1),
+                "sum": Out(signed(sum_bits)).array(self.groups),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -80,12 +86,14 @@ class LoraLane(wiring.Component):
             return held
 
         # |w * x| <= 128 * 127 < 2**14, so that 32 products are below 2**19: 20 bits signed.
-        products = [(self.word[8 * j:8 * j + 8].as_signed() * x)[:15].as_signed() for j, x in enumerate(self.operand)]
+        products = [(self.word[8 * j : 8 * j + 8].as_signed() * x)[:15].as_signed() for j, x in enumerate(self.operand)]
         level = [register(p, f"product_{j:02}") for j, p in enumerate(products)]
-        exponents = self.word[8 * BLOCK:]
+        exponents = self.word[8 * BLOCK :]
         # Two exponents of eight bits and 40: -216 .. 294, 10 bits signed.
-        shifts = [register(_total_shift(exponents.word_select(g, EXP_BITS).as_signed(), exp), f"shift_1_{g:02}")
-                  for g, exp in enumerate(self.exp)]
+        shifts = [
+            register(_total_shift(exponents.word_select(g, EXP_BITS).as_signed(), exp), f"shift_1_{g:02}")
+            for g, exp in enumerate(self.exp)
+        ]
         shifts = [_clip(shift) for shift in shifts]
         rows = []
         for depth in range(2, 7):
@@ -119,11 +127,11 @@ class LoraLane(wiring.Component):
             for index in range(1 << len(step)):
                 left = 8 * index - SHIFT_RIGHT
                 # These bits of ``fine`` leave the term or are its sign; where all do, -1 leaves too.
-                outside = fine[max(0, bits - 1 - left):]
+                outside = fine[max(0, bits - 1 - left) :]
                 fits = ~(outside ^ sign.replicate(len(outside))).any() if left < bits else fine == 0
                 moved = fine << left + 1 if left >= 0 else fine >> -left - 1
                 with m.Case(index):
-                    m.d.sync += term.eq(moved if len(outside) < 2 else Mux(fits, moved[:bits + 1], limit))
+                    m.d.sync += term.eq(moved if len(outside) < 2 else Mux(fits, moved[: bits + 1], limit))
         return term
 
 

@@ -48,8 +48,12 @@ class LoraLoader(wiring.Component):
     """
 
     def __init__(self, *, n_adapters: int, words: int, lora_lanes: int, word_bits: int, layout: int) -> None:
-        for name, value, most in (("n_adapters", n_adapters, (1 << NUMBER_BITS) - 1), ("words", words, None),
-                                  ("lora_lanes", lora_lanes, None), ("word_bits", word_bits, None)):
+        for name, value, most in (
+            ("n_adapters", n_adapters, (1 << NUMBER_BITS) - 1),
+            ("words", words, None),
+            ("lora_lanes", lora_lanes, None),
+            ("word_bits", word_bits, None),
+        ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
             if most is not None and value > most:
@@ -58,12 +62,16 @@ class LoraLoader(wiring.Component):
             raise ValueError(f"layout must be an unsigned integer of {FRAME_BITS} bits, not {layout!r}")
         self.n_adapters, self.words, self.lora_lanes = n_adapters, words, lora_lanes
         self.word_bits, self.layout = word_bits, layout
-        super().__init__({
-            "i": In(stream.Signature(struct(LOAD_WORD))), "o": Out(stream.Signature(struct(LOAD_REPLY))),
-            "write": Out(AdapterWrite(n_adapters=n_adapters, words=words, lora_lanes=lora_lanes, word_bits=word_bits)),
-            "ready": Out(n_adapters + 1, init=1), "steps": Out(STEPS).array(n_adapters + 1),
-            "in_use": In(range(n_adapters + 1)),
-        })
+        super().__init__(
+            {
+                "i": In(stream.Signature(struct(LOAD_WORD))),
+                "o": Out(stream.Signature(struct(LOAD_REPLY))),
+                "write": Out(AdapterWrite(n_adapters=n_adapters, words=words, lora_lanes=lora_lanes, word_bits=word_bits)),
+                "ready": Out(n_adapters + 1, init=1),
+                "steps": Out(STEPS).array(n_adapters + 1),
+                "in_use": In(range(n_adapters + 1)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -72,8 +80,13 @@ class LoraLoader(wiring.Component):
 
         # Nothing moves while a reply waits: each word may bring another.
         advance, moves = Signal(), Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), moves.eq(self.i.valid & self.i.ready),
-                     crc.data.eq(word), crc.start.eq(moves & first), crc.valid.eq(moves)]
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            moves.eq(self.i.valid & self.i.ready),
+            crc.data.eq(word),
+            crc.start.eq(moves & first),
+            crc.valid.eq(moves),
+        ]
         with m.If(advance):
             m.d.sync += self.o.valid.eq(0)
 
@@ -88,7 +101,7 @@ class LoraLoader(wiring.Component):
 
         number = Signal(range(self.n_adapters + 1))
         steps = Signal(STEPS)
-        new_number, new_steps = word[:NUMBER_BITS], word[NUMBER_BITS:NUMBER_BITS + STEPS]
+        new_number, new_steps = word[:NUMBER_BITS], word[NUMBER_BITS : NUMBER_BITS + STEPS]
         address = Signal.like(self.write.addr)
         lane = Signal.like(self.write.lane)
         address_left = Signal(range(self.words))
@@ -107,8 +120,12 @@ class LoraLoader(wiring.Component):
                         reply(LoadStatus.NO_ADAPTER, new_number)
                     with m.Else():
                         start = Array(Const(max(0, n - 1) * self.words, len(address)) for n in range(self.n_adapters + 1))
-                        m.d.sync += [number.eq(new_number), steps.eq(new_steps), address.eq(start[new_number]),
-                                     Array(self.ready)[new_number].eq(0)]
+                        m.d.sync += [
+                            number.eq(new_number),
+                            steps.eq(new_steps),
+                            address.eq(start[new_number]),
+                            Array(self.ready)[new_number].eq(0),
+                        ]
                         m.next = "LAYOUT"
             with m.State("LAYOUT"):
                 ends_early()
@@ -123,8 +140,11 @@ class LoraLoader(wiring.Component):
                 ends_early()
                 m.d.comb += self.i.ready.eq(advance & ~first & (self.in_use != number))
                 with m.If(moves):
-                    m.d.sync += [held.eq(Cat(held, word)[FRAME_BITS:]), self.write.en.eq(part_ends),
-                                 part.eq(Mux(part_ends, 0, part + 1))]
+                    m.d.sync += [
+                        held.eq(Cat(held, word)[FRAME_BITS:]),
+                        self.write.en.eq(part_ends),
+                        part.eq(Mux(part_ends, 0, part + 1)),
+                    ]
                     with m.If(part_ends):
                         m.d.sync += lane.eq(Mux(lane_ends, 0, lane + 1))
                         with m.If(lane_ends):

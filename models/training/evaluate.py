@@ -52,9 +52,7 @@ def continue_greedily(
     return written
 
 
-def evaluate(
-    model_dir: Path, text_file: Path, adapter_dir: Path | None, *, n_stories: int, n_tokens: int
-) -> dict:
+def evaluate(model_dir: Path, text_file: Path, adapter_dir: Path | None, *, n_stories: int, n_tokens: int) -> dict:
     text = read_text(text_file)
     checkpoint = open_checkpoint(model_dir)
     if checkpoint.tokenizer is None:
@@ -79,9 +77,7 @@ def evaluate(
         inputs, targets = story[:-1][:context], story[1:][:context]
         losses["float"].append(negative_log_likelihood(real.forward(inputs), targets))
         golden.reset()
-        losses["golden"].append(
-            negative_log_likelihood(golden.extend(inputs, adapter=integer_adapter) * WIDE_LSB, targets)
-        )
+        losses["golden"].append(negative_log_likelihood(golden.extend(inputs, adapter=integer_adapter) * WIDE_LSB, targets))
     float_loss, golden_loss = (float(np.concatenate(losses[name]).mean()) for name in ("float", "golden"))
 
     training = TrainingTokens(encode(tokenizer, text.train), checkpoint.config.vocab_size)
@@ -138,13 +134,9 @@ def main() -> None:
         "Example: python models/training/evaluate.py models/stories-260k stories.txt",
     )
     parser.add_argument("model", type=Path, help="a directory that train.py wrote")
-    parser.add_argument(
-        "text", type=Path, help="the stories it was trained on; their last 5 %% is the held-out part"
-    )
+    parser.add_argument("text", type=Path, help="the stories it was trained on; their last 5 %% is the held-out part")
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter for the model, as peft writes it")
-    parser.add_argument(
-        "--stories", type=int, default=100, help="held-out stories for the loss (default %(default)s)"
-    )
+    parser.add_argument("--stories", type=int, default=100, help="held-out stories for the loss (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=200, help="longest continuation (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     a = parser.parse_args()

@@ -69,9 +69,7 @@ def quantise_weight(w: Tensor) -> Tensor:
     low, high = b.amin(-1).clamp(max=0), b.amax(-1).clamp(min=0)
     d0, m0 = (high - low) / 15, -low
     unit = power_of_two_at_least(d0.amax(-1, keepdim=True).clamp(min=2.0**-60) / 255)  # 2^e
-    shift = power_of_two_at_least(m0.amax(-1, keepdim=True).clamp(min=2.0**-60) / unit / 255).clamp(
-        1, 16
-    )  # 2^k
+    shift = power_of_two_at_least(m0.amax(-1, keepdim=True).clamp(min=2.0**-60) / unit / 255).clamp(1, 16)  # 2^k
     d = (d0 / unit).round().clamp(1, 255).unsqueeze(-1)
     m = (m0 / (unit * shift)).round().clamp(0, 255).unsqueeze(-1) * shift.unsqueeze(-1)
     unit = unit.unsqueeze(-1)
@@ -205,9 +203,7 @@ class Layer(nn.Module):
         )
         for name, linear in (*self.self_attn.items(), *self.mlp.items()):
             out = name in ("o_proj", "down_proj")
-            nn.init.normal_(
-                linear.weight, std=linear.in_features**-0.5 / (math.sqrt(2 * p.n_layers) if out else 1)
-            )
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5 / (math.sqrt(2 * p.n_layers) if out else 1))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: list[Tensor] | None = None) -> Tensor:
         """``cache`` holds k and v of the positions before x (it starts empty), and is extended."""

@@ -38,14 +38,10 @@ def build_tokenizer(stories: list[str], p: Preset) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if p.merges:
-        trainer = trainers.BpeTrainer(
-            vocab_size=p.vocab_size, special_tokens=[SEPARATOR], show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=p.vocab_size, special_tokens=[SEPARATOR], show_progress=False)
         tokenizer.train_from_iterator(stories, trainer)
     else:
-        symbols = sorted(
-            {c for s in stories for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(s) for c in piece}
-        )
+        symbols = sorted({c for s in stories for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(s) for c in piece})
         tokenizer.model = tokenizer_models.BPE({c: i for i, c in enumerate([SEPARATOR, *symbols])}, [])
         tokenizer.add_special_tokens([SEPARATOR])
     if tokenizer.get_vocab_size() > p.vocab_size:

@@ -44,9 +44,7 @@ class RunTable:
 
     def hashes(self, tokens: np.ndarray) -> np.ndarray:
         """Hash of each run of n: tokens[..., T] -> uint64[..., T - n + 1].  Modulo 2^64 by wrapping."""
-        runs = np.lib.stride_tricks.sliding_window_view(
-            tokens.astype(np.uint64) + np.uint64(1), self.n, axis=-1
-        )
+        runs = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64) + np.uint64(1), self.n, axis=-1)
         h = (runs * self.factors).sum(-1, dtype=np.uint64)
         return h ^ (h >> np.uint64(29))
 
@@ -104,9 +102,7 @@ def weakest_links(tokens: np.ndarray, log_p: np.ndarray, prompt: int, end: int, 
     return marked
 
 
-def refine(
-    model_dir: Path, text_file: Path, out: Path, *, steps: int, run: int, rate: float, seed: int
-) -> None:
+def refine(model_dir: Path, text_file: Path, out: Path, *, steps: int, run: int, rate: float, seed: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -140,9 +136,7 @@ def refine(
             (loss + penalty).backward()
             optimiser.step(rate * min(1, (step + 1) / 10) * 0.5 * (1 + math.cos(math.pi * step / steps)))
             caught = int(marked.any(1).sum())
-            progress.update(
-                task, advance=1, description=f"loss {float(loss.detach()):.3f}, {caught} of {ROWS} caught"
-            )
+            progress.update(task, advance=1, description=f"loss {float(loss.detach()):.3f}, {caught} of {ROWS} caught")
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 sample = held_out if step + 1 == steps else held_out[:100]
                 console.print(
@@ -163,12 +157,8 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="the stories it was trained on")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps (default %(default)s)")
-    parser.add_argument(
-        "--run", type=int, default=18, help="runs of this many tokens are copies (default %(default)s)"
-    )
-    parser.add_argument(
-        "--rate", type=float, default=0.0008, help="learning rate at the start (default %(default)s)"
-    )
+    parser.add_argument("--run", type=int, default=18, help="runs of this many tokens are copies (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.0008, help="learning rate at the start (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     refine(a.model, a.text, a.out, steps=a.steps, run=a.run, rate=a.rate, seed=a.seed)

@@ -18,9 +18,7 @@ class StreamDriver:
 
     def __init__(self, dut, name: str, *, stall: float, seed: int):
         self._clk, self._stall, self._rng = dut.clk, stall, random.Random(f"drive {name} {seed}")
-        self._valid, self._ready, self._payload = (
-            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload")
-        )
+        self._valid, self._ready, self._payload = (getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
         self._valid.value = 0
 
     async def send(self, payload: int) -> None:
@@ -48,9 +46,7 @@ class StreamMonitor:
     def __init__(self, dut, name: str, *, stall: float, seed: int):
         self._name, self._clk, self._stall = name, dut.clk, stall
         self._rng = random.Random(f"monitor {name} {seed}")
-        self._valid, self._ready, self._payload = (
-            getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload")
-        )
+        self._valid, self._ready, self._payload = (getattr(dut, f"{name}__{part}") for part in ("valid", "ready", "payload"))
         self._ready.value = 0
 
     async def receive(self) -> int:

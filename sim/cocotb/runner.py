@@ -87,9 +87,7 @@ def build(
     """
     folder.mkdir(parents=True, exist_ok=True)
     visible = folder / "ports.vlt"
-    visible.write_text(
-        "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
-    )
+    visible.write_text("`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports))
     runner, log = WheelVerilator(optimise, runtime), folder / "build.log"
     try:
         runner.build(
@@ -148,6 +146,4 @@ def run(
         for failure in (*case.iter("failure"), *case.iter("error"))
     ]
     assert not failures, "\n".join(failures)
-    assert cases and not [case for case in cases if list(case.iter("skipped"))], (
-        f"no test ran: {first_errors(log)}"
-    )
+    assert cases and not [case for case in cases if list(case.iter("skipped"))], f"no test ran: {first_errors(log)}"

@@ -75,7 +75,7 @@ class GoldenLlama:
             h = self._add(i, "after_ffn", h, self._ffn(i, *self._norm(i, "ffn_norm", h), adapter))
         if last_only:
             h = h[-1:]
-        logits, = self._matvec(None, ("embed" if f.tied else "head",), *self._norm(None, "norm", h))
+        (logits,) = self._matvec(None, ("embed" if f.tied else "head",), *self._norm(None, "norm", h))
         self.position += len(tokens)
         return logits
 
@@ -98,8 +98,10 @@ class GoldenLlama:
         results = [matvec(self._prepared[name], mant, exp, wide_bits) for name in names]
         self._tell("matvec", layer, **dict(zip(kinds, results, strict=True)))
         if adapter is not None:
-            results = [lora(y, mant, exp, adapter.matrices[name], wide_bits) if name in adapter.matrices else y
-                       for name, y in zip(names, results, strict=True)]
+            results = [
+                lora(y, mant, exp, adapter.matrices[name], wide_bits) if name in adapter.matrices else y
+                for name, y in zip(names, results, strict=True)
+            ]
         self._tell("lora", layer, **dict(zip(kinds, results, strict=True)))
         return results
 
@@ -136,9 +138,12 @@ class GoldenLlama:
                     old[:, place] = new[0]
         else:
             self._cache[layer] = tuple(
-                tuple(np.concatenate([old, np.moveaxis(new, 0, 1).astype(old.dtype)], axis=1)
-                      for old, new in zip(cached, fresh, strict=True))
-                for cached, fresh in zip(self._cache[layer], (k, v), strict=True))
+                tuple(
+                    np.concatenate([old, np.moveaxis(new, 0, 1).astype(old.dtype)], axis=1)
+                    for old, new in zip(cached, fresh, strict=True)
+                )
+                for cached, fresh in zip(self._cache[layer], (k, v), strict=True)
+            )
         k, v = self._cache[layer]
         self._tell("kv_cache", layer, k=k, v=v)
 
@@ -147,8 +152,14 @@ class GoldenLlama:
 
         # [kv head, 1, place, ...]: every query of a group meets the same keys and values.
         k, v = (tuple(part[:, None] for part in cached) for cached in (k, v))
-        out = attention(*grouped(0), *k, *v, f.wide_bits, np.minimum(positions + 1, k[0].shape[2]),
-                        (self.n_sinks, *grouped(1)) if whole else None).reshape(n_time, -1)
+        out = attention(
+            *grouped(0),
+            *k,
+            *v,
+            f.wide_bits,
+            np.minimum(positions + 1, k[0].shape[2]),
+            (self.n_sinks, *grouped(1)) if whole else None,
+        ).reshape(n_time, -1)
         self._tell("attention", layer, o=(out, -16))
         return self._matvec(layer, "o", *self._mx("mx_attention", layer, "o", out, -16), adapter)[0]
 

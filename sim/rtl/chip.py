@@ -18,8 +18,12 @@ MAX_CYCLES = 1 << 26
 
 
 class _Statistics(ctypes.Structure):
-    _fields_ = [("cycles", ctypes.c_uint64), ("busy", ctypes.c_uint64 * len(Step)),
-                ("within", ctypes.c_uint64 * len(Step)), ("logits", ctypes.c_uint64)]
+    _fields_ = [
+        ("cycles", ctypes.c_uint64),
+        ("busy", ctypes.c_uint64 * len(Step)),
+        ("within", ctypes.c_uint64 * len(Step)),
+        ("logits", ctypes.c_uint64),
+    ]
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,12 @@ class LoadReply:
 
 def harness_defines(model: ModelFormat, config: ChipConfig) -> dict[str, int]:
     """The widths of the chip's ports, for the harness."""
-    return {"COMMAND_WORDS": _words(COMMAND), "REPLY_WORDS": _words(REPLY),
-            "LANES": config.vector_lanes, "WIDE_BITS": model.wide_bits} | ({"LORA": 1} if config.lora_rank else {})
+    return {
+        "COMMAND_WORDS": _words(COMMAND),
+        "REPLY_WORDS": _words(REPLY),
+        "LANES": config.vector_lanes,
+        "WIDE_BITS": model.wide_bits,
+    } | ({"LORA": 1} if config.lora_rank else {})
 
 
 def _words(layout: Layout) -> int:
@@ -75,8 +83,14 @@ class RtlChip:
         self._library.simulation_new.argtypes = [ctypes.c_char_p]
         self._library.simulation_delete.argtypes = [ctypes.c_void_p]
         self._library.simulation_token.argtypes = [
-            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64,
-            ctypes.POINTER(_Statistics)]
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_uint64,
+            ctypes.c_uint64,
+            ctypes.POINTER(_Statistics),
+        ]
         self._library.simulation_state.restype = ctypes.c_uint64
         self._library.simulation_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
         self._library.simulation_restore.restype = None
@@ -93,23 +107,51 @@ class RtlChip:
         """What this kind of chip needs in its library."""
         return PLAIN
 
-    def token(self, token: int, *, sequence: int = 0, adapter: int = 0, restart: bool = False, sample: bool = True,
-              inv_temperature: int = 0, seed: int = 0) -> RtlReply:
+    def token(
+        self,
+        token: int,
+        *,
+        sequence: int = 0,
+        adapter: int = 0,
+        restart: bool = False,
+        sample: bool = True,
+        inv_temperature: int = 0,
+        seed: int = 0,
+    ) -> RtlReply:
         """Feed one token and run the clock until the chip replies."""
-        command = COMMAND.pack(token=token, sequence=sequence, adapter=adapter, restart=restart, sample=sample,
-                               inv_temperature=inv_temperature, seed=seed)
+        command = COMMAND.pack(
+            token=token,
+            sequence=sequence,
+            adapter=adapter,
+            restart=restart,
+            sample=sample,
+            inv_temperature=inv_temperature,
+            seed=seed,
+        )
         words = np.frombuffer(command.to_bytes(4 * _words(COMMAND), "little"), np.uint32)
         reply, statistics = np.zeros(_words(REPLY), np.uint32), _Statistics()
         failed = self._library.simulation_token(
-            self._chip, words.ctypes.data, reply.ctypes.data, self._logits.ctypes.data, self._logits.size, MAX_CYCLES,
-            ctypes.byref(statistics))
+            self._chip,
+            words.ctypes.data,
+            reply.ctypes.data,
+            self._logits.ctypes.data,
+            self._logits.size,
+            MAX_CYCLES,
+            ctypes.byref(statistics),
+        )
         if failed:
             raise SimulationError("the chip gave no reply" if failed == 1 else "the chip gave more logits than it has tokens")
         fields = REPLY.unpack(int.from_bytes(reply.tobytes(), "little"))
         return RtlReply(
-            Status(fields["status"]), fields["token"], fields["position"], bool(fields["end"]),
-            self._logits[:min(self._vocab_size, statistics.logits)].copy(), statistics.cycles,
-            tuple(statistics.busy), tuple(statistics.within))
+            Status(fields["status"]),
+            fields["token"],
+            fields["position"],
+            bool(fields["end"]),
+            self._logits[: min(self._vocab_size, statistics.logits)].copy(),
+            statistics.cycles,
+            tuple(statistics.busy),
+            tuple(statistics.within),
+        )
 
     def load(self, frame: np.ndarray) -> LoadReply:
         """Load an adapter: the words of a frame (docs/arithmetic.md, section 6); returns what the chip says to it."""

@@ -64,14 +64,28 @@ def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
     cached = kv_beat(max(1, config.attention_heads // model.n_rep), config.attention_lanes)
     ports = [
         ("embedding", f"{CORE}.embedding", "o", vector_beat(vl, wide)),
-        *((unit, f"{stage}.{unit}", "o", payload) for unit, payload in (
-            ("residual", vector_beat(vl, wide)), ("rmsnorm", scaled_beat(vl, wide + 31)), ("mx_norm", blocks),
-            ("matvec", results), *([("lora", results)] if config.lora_rank else []),
-            ("rope", scaled_beat(vl, wide)), ("mx_qkv", mx_beat(vl)))),
+        *(
+            (unit, f"{stage}.{unit}", "o", payload)
+            for unit, payload in (
+                ("residual", vector_beat(vl, wide)),
+                ("rmsnorm", scaled_beat(vl, wide + 31)),
+                ("mx_norm", blocks),
+                ("matvec", results),
+                *([("lora", results)] if config.lora_rank else []),
+                ("rope", scaled_beat(vl, wide)),
+                ("mx_qkv", mx_beat(vl)),
+            )
+        ),
         *((f"kv_cache.{name}", f"{stage}.attention.cache", name, cached) for name in "kv"),
-        *((unit, f"{stage}.{unit}", "o", payload) for unit, payload in (
-            ("attention", scaled_beat(vl, wide + 4)), ("mx_attention", blocks),
-            ("swiglu", scaled_beat(vl, 2 * wide)), ("mx_swiglu", blocks))),
+        *(
+            (unit, f"{stage}.{unit}", "o", payload)
+            for unit, payload in (
+                ("attention", scaled_beat(vl, wide + 4)),
+                ("mx_attention", blocks),
+                ("swiglu", scaled_beat(vl, 2 * wide)),
+                ("mx_swiglu", blocks),
+            )
+        ),
     ]
     found = {unit: Tap.of(scope, port, payload) for unit, scope, port, payload in ports}
     return found | {"embedding": replace(found["embedding"], parts=("valid", "valid", "payload"))}
@@ -125,14 +139,18 @@ class ObservedChip(RtlChip):
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        lines = [f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
-                 for at in taps(model, config).values() for part in sorted(set(at.parts))]
+        lines = [
+            f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
+            for at in taps(model, config).values()
+            for part in sorted(set(at.parts))
+        ]
         return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
         reply = super().token(token, **options)
-        self._ends.append([self._library.simulation_recorded(self._chip, index) // _words(tap)
-                           for index, tap in enumerate(self.taps.values())])
+        self._ends.append(
+            [self._library.simulation_recorded(self._chip, index) // _words(tap) for index, tap in enumerate(self.taps.values())]
+        )
         return reply
 
     def take(self) -> tuple[dict[str, Beats], dict[str, np.ndarray]]:

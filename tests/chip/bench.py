@@ -37,9 +37,7 @@ async def watch_logits(dut, beats: list[int]) -> None:
 
 def unpacked(beats: list[int], lanes: int, bits: int) -> np.ndarray:
     """Signed integers out of beats, lane 0 in the low bits."""
-    values = np.array(
-        [beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)], np.int64
-    )
+    values = np.array([beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)], np.int64)
     return values - ((values >> (bits - 1)) << bits)
 
 

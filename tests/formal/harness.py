@@ -58,7 +58,7 @@ class Harness:
         self.covers += 1
 
     def _check(self, statement, name):
-        statement.src_loc = (name, 0)       # what the prover prints
+        statement.src_loc = (name, 0)  # what the prover prints
         self.m.d.comb += statement
 
     def stays(self, stream):
@@ -84,6 +84,7 @@ def registers(fragment) -> dict[str, Signal]:
 class Bug:
     """The unit's source with ``old``, which stands there once, replaced by ``new``: ``claim`` must fail within
     ``depth`` cycles, for the shape of that name."""
+
     name: str
     old: str
     new: str
@@ -99,6 +100,7 @@ class Proof:
     mode "prove": by induction over ``depth`` cycles, from any state; "bmc": for the first ``depth`` cycles after
     reset; "cover": each of the covers is reached within them.
     """
+
     title: str
     module: ModuleType
     model: Callable[[ModuleType, tuple, bool], Harness]
@@ -114,8 +116,10 @@ class Proof:
     def broken(self, bug: Bug) -> Harness:
         source = inspect.getsource(self.module)
         if source.count(bug.old) != 1:
-            raise ValueError(f"{self.title}: bug {bug.name!r} replaces {bug.old!r}, which is in "
-                             f"{self.module.__name__} {source.count(bug.old)} times, not once")
+            raise ValueError(
+                f"{self.title}: bug {bug.name!r} replaces {bug.old!r}, which is in "
+                f"{self.module.__name__} {source.count(bug.old)} times, not once"
+            )
         module = ModuleType(self.module.__name__)
         exec(compile(source.replace(bug.old, bug.new), self.module.__file__, "exec"), module.__dict__)
         return self._claimed(module, bug.shape, False)

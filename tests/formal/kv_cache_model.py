@@ -7,10 +7,10 @@ from harness import Harness, implies, registers
 NAMES = ("kv_heads", "head_dim", "lanes", "vector_lanes", "banks", "n_layers", "max_context", "n_sequences")
 
 SHAPES = {
-    "gathered": (2, 4, 4, 2, 1, 2, 3, 2),   # two beats a word, one word a head, two heads in one bank
-    "cut": (2, 8, 2, 4, 2, 2, 3, 2),        # two words a beat, four words a head, a bank for each head
-    "straight": (4, 6, 2, 2, 2, 2, 3, 2),   # a beat is a word, three words a head, two heads in each of two banks
-    "wide": (3, 64, 32, 8, 1, 5, 16, 3),    # four beats a word, two words a head, three heads in one bank
+    "gathered": (2, 4, 4, 2, 1, 2, 3, 2),  # two beats a word, one word a head, two heads in one bank
+    "cut": (2, 8, 2, 4, 2, 2, 3, 2),  # two words a beat, four words a head, a bank for each head
+    "straight": (4, 6, 2, 2, 2, 2, 3, 2),  # a beat is a word, three words a head, two heads in each of two banks
+    "wide": (3, 64, 32, 8, 1, 5, 16, 3),  # four beats a word, two words a head, three heads in one bank
 }
 
 
@@ -51,16 +51,23 @@ class KvCacheModel(Harness):
 
     def __init__(self, module, shape, invariants):
         super().__init__(invariants)
-        (self.kv_heads, self.head_dim, self.lanes, self.vector_lanes,
-         self.banks, self.n_layers, self.max_context, self.n_sequences) = shape
+        (
+            self.kv_heads,
+            self.head_dim,
+            self.lanes,
+            self.vector_lanes,
+            self.banks,
+            self.n_layers,
+            self.max_context,
+            self.n_sequences,
+        ) = shape
         self.indices = self.kv_heads // self.banks
         self.head_words = self.head_dim // self.lanes
         self.slot_words = self.max_context * self.head_words
         self.beats = 2 * self.kv_heads * self.head_dim // self.vector_lanes
         self.dut = dut = module.KvCache(**dict(zip(NAMES, shape, strict=True)))
         self.ports = [dut.sequence, dut.layer, dut.place, dut.whole]
-        self.free(dut.write.valid, dut.write.payload, *self.ports, dut.request.valid, dut.request.payload,
-                  dut.k.ready, dut.v.ready)
+        self.free(dut.write.valid, dut.write.payload, *self.ports, dut.request.valid, dut.request.payload, dut.k.ready, dut.v.ready)
         self._layer()
         self._watch()
         self._requests()
@@ -91,10 +98,16 @@ class KvCacheModel(Harness):
 
     def _watch(self):
         m, payload = self.m, self.dut.write.payload
-        limits = {"value": 2, "sequence": self.n_sequences, "layer": self.n_layers, "place": self.max_context,
-                  "head": self.kv_heads, "word": self.head_words}
+        limits = {
+            "value": 2,
+            "sequence": self.n_sequences,
+            "layer": self.n_layers,
+            "place": self.max_context,
+            "head": self.kv_heads,
+            "word": self.head_words,
+        }
         self.watched = w = {name: self.arbitrary(limit, f"watched_{name}") for name, limit in limits.items()}
-        self.number = (w["value"] * self.kv_heads + w["head"]) * self.head_words + w["word"]    # in its layer
+        self.number = (w["value"] * self.kv_heads + w["head"]) * self.head_words + w["word"]  # in its layer
         mant = Value.cast(payload.mant)
         gather = max(1, self.lanes // self.vector_lanes)
         cut = max(1, self.vector_lanes // self.lanes)
@@ -104,7 +117,8 @@ class KvCacheModel(Harness):
                 m.d.sync += early.eq(mant)
         self.appended = Signal(8 * self.lanes + 8)
         m.d.comb += self.appended.eq(
-            Cat(*self.early, mant.word_select(self.number % cut, 8 * min(self.lanes, self.vector_lanes)), payload.exp))
+            Cat(*self.early, mant.word_select(self.number % cut, 8 * min(self.lanes, self.vector_lanes)), payload.exp)
+        )
         here = Cat(port == w[name] for port, name in zip(self.there, ("sequence", "layer", "place"), strict=False))
         self.offered = self.dut.write.valid & here.all() & (self.beat == self.number * gather // cut + gather - 1)
         self.held = Signal.like(self.appended)
@@ -115,13 +129,14 @@ class KvCacheModel(Harness):
         unit = self.dut.elaborate(None)
         self.memories = [[unit.submodules[f"{name}_{u}"] for u in range(self.banks)] for name in "kv"]
         self.address = self.slot(w["sequence"], w["layer"]) + (
-            w["head"] // self.banks * self.slot_words + w["place"] * self.head_words + w["word"])
+            w["head"] // self.banks * self.slot_words + w["place"] * self.head_words + w["word"]
+        )
         self.stored = Signal.like(self.held)
         for v, memories in enumerate(self.memories):
             for u, memory in enumerate(memories):
                 port = memory.read_port(domain="comb")
                 m.d.comb += port.addr.eq(self.address)
-                write, = memory.write_ports
+                (write,) = memory.write_ports
                 with m.If((w["value"] == v) & (w["head"] % self.banks == u)):
                     m.d.comb += self.stored.eq(Mux(write.en & (write.addr == self.address), write.data, port.data))
         m.submodules.dut = self.fragment = Fragment.get(unit, None)
@@ -136,7 +151,8 @@ class KvCacheModel(Harness):
         with m.If(self.accepted):
             m.d.sync += Cat(self.recent).eq(Cat(dut.request.payload, *self.recent))
         self.k, self.v = self.readers = [
-            Reader(name, getattr(dut, name), self.words.shape(), dut.request.payload.shape()) for name in "kv"]
+            Reader(name, getattr(dut, name), self.words.shape(), dut.request.payload.shape()) for name in "kv"
+        ]
         for r in self.readers:
             done = r.moved & (r.position == self.words - 1)
             m.d.sync += r.waiting.eq(r.waiting + self.accepted - done)
@@ -169,33 +185,54 @@ class KvCacheModel(Harness):
         words = ((reg["value"] * self.indices + index) * self.banks + reg["bank"]) * self.head_words + reg["sub"]
         gather = max(1, self.lanes // self.vector_lanes)
         cut = max(1, self.vector_lanes // self.lanes)
-        invariant("digits", (reg["sub"] < self.head_words) & (reg["bank"] < self.banks) & (index < self.indices)
-                  & (part < gather * cut) & (reg["offset"] == index * self.slot_words))
+        invariant(
+            "digits",
+            (reg["sub"] < self.head_words)
+            & (reg["bank"] < self.banks)
+            & (index < self.indices)
+            & (part < gather * cut)
+            & (reg["offset"] == index * self.slot_words),
+        )
         invariant("beats", self.beat * cut + (part if cut > 1 else 0) == words * gather + (part if gather > 1 else 0))
         if cut > 1:
             invariant("a beat that is being cut stays", implies(part != 0, dut.write.valid))
         for filled in range(1, gather):
-            there = reg["early"][-filled * 8 * self.vector_lanes:]
+            there = reg["early"][-filled * 8 * self.vector_lanes :]
             invariant("gathered beats", implies(part == filled, there == Cat(self.early[:filled])))
 
         def located(sequence, layer, place, whole):
             base = self.slot(sequence, layer)
             first = place * self.head_words
-            return ((reg["base"] == base) & (reg["final"] == base + Mux(whole, self.slot_words - self.head_words, first)),
-                    reg["origin"] == base + first)
+            return (
+                (reg["base"] == base) & (reg["final"] == base + Mux(whole, self.slot_words - self.head_words, first)),
+                reg["origin"] == base + first,
+            )
 
         fresh = Cat(self.beat, part) == 0
         idle = Cat(reg["pending"], reg["busy"], dut.k.valid, dut.v.valid) == 0
         invariant("state", empty | locate | write | serve)
         invariant("empty", implies(empty, fresh & idle & ~self.present))
-        invariant("locate", implies(locate, fresh & idle & dut.write.valid & (reg["whole"] == dut.whole)
-                  & (reg["row"] == dut.sequence * self.n_layers + dut.layer)
-                  & (reg["first"] == dut.place * self.head_words)))
+        invariant(
+            "locate",
+            implies(
+                locate,
+                fresh
+                & idle
+                & dut.write.valid
+                & (reg["whole"] == dut.whole)
+                & (reg["row"] == dut.sequence * self.n_layers + dut.layer)
+                & (reg["first"] == dut.place * self.head_words),
+            ),
+        )
         invariant("write", implies(write, idle & implies(self.first, dut.write.valid) & Cat(located(*self.there)).all()))
         invariant("serve", implies(serve, fresh & self.present & located(*self.here)[0]))
         invariant("readers", implies(~idle, serve))
-        invariant("here", Cat(port < limit for port, limit in zip(
-            self.here, (self.n_sequences, self.n_layers, self.max_context), strict=False)).all())
+        invariant(
+            "here",
+            Cat(
+                port < limit for port, limit in zip(self.here, (self.n_sequences, self.n_layers, self.max_context), strict=False)
+            ).all(),
+        )
 
         # A word of a beat that is being cut is stored before the beat moves.
         early = write & self.offered & (part > self.number % cut) if cut > 1 else Const(0)
@@ -208,12 +245,19 @@ class KvCacheModel(Harness):
         for n, r in enumerate(self.readers):
             o, pending, busy = r.stream, reg["pending"][n], reg["busy"][n]
             final = o.valid & o.payload.last
-            read = Mux(o.valid & ~final, r.position + 1, 0)             # words of the request that is being read
+            read = Mux(o.valid & ~final, r.position + 1, 0)  # words of the request that is being read
             invariant(f"{r.name}: requests", r.waiting == pending + busy + final)
             invariant(f"{r.name}: output", implies(o.valid, (busy | final) & (final == (r.position == self.words - 1))))
             invariant(f"{r.name}: position", (r.position < self.words) & implies(~o.valid, r.position == 0))
-            invariant(f"{r.name}: next", implies(pending, (reg["start"] == starts[0])
-                      & (reg["end"] == ends[0] + self.head_words - 1)))
-            invariant(f"{r.name}: current", implies(busy, (read < self.words)
-                      & (reg[f"{r.name}_addr"] == Mux(pending, starts[1], starts[0]) + read)
-                      & (reg[f"{r.name}_until"] == Mux(pending, ends[1], ends[0]) + self.head_words - 1)))
+            invariant(
+                f"{r.name}: next", implies(pending, (reg["start"] == starts[0]) & (reg["end"] == ends[0] + self.head_words - 1))
+            )
+            invariant(
+                f"{r.name}: current",
+                implies(
+                    busy,
+                    (read < self.words)
+                    & (reg[f"{r.name}_addr"] == Mux(pending, starts[1], starts[0]) + read)
+                    & (reg[f"{r.name}_until"] == Mux(pending, ends[1], ends[0]) + self.head_words - 1),
+                ),
+            )

@@ -78,8 +78,11 @@ def finish(model: KvCacheModel):
     refused = _cycles(model, request.valid & ~request.ready & model.present & model.first, most)
     model.claim(REFUSED, refused <= most)
     if model.invariants:
-        model.invariant("refused", implies(refused != 0, request.valid) & implies(
-            locates | writes, refused <= Mux(locates, 0, Mux(model.first, 1 + part, parts + 1))))
+        model.invariant(
+            "refused",
+            implies(refused != 0, request.valid)
+            & implies(locates | writes, refused <= Mux(locates, 0, Mux(model.first, 1 + part, parts + 1))),
+        )
 
     for n, r in enumerate(model.readers):
         valid = r.stream.valid
@@ -94,24 +97,58 @@ def finish(model: KvCacheModel):
             model.invariant(f"{r.name}: waits", (waits < PATIENCE) & implies(~valid, waits == 0))
             model.invariant(f"{r.name}: age", implies(left != 0, age + PATIENCE * left + fills <= PATIENCE * total + 3 + waits))
             unread = model.words - Mux(valid & ~r.stream.payload.last, r.position + 1, 0)
-            model.invariant(f"{r.name}: refused", implies(
-                pending, refused + Mux(busy, PATIENCE * unread + ~valid, 1) <= most + waits))
+            model.invariant(
+                f"{r.name}: refused", implies(pending, refused + Mux(busy, PATIENCE * unread + ~valid, 1) <= most + waits)
+            )
 
 
 PROOFS = [
-    Proof("KV cache: from three cycles after a request on, words follow without a gap", hdl.attention.kv_cache, KvCacheModel,
-          leave_no_gap, SHAPES, "prove", 2, [
-              Bug("a cycle between two requests", "pending & (~busy | (advance & final))", "pending & ~busy",
-                  GAP, "gathered", 30),
-          ]),
-    Proof("KV cache: requests and layers are finished in time by consumers that take a word within three cycles",
-          hdl.attention.kv_cache, KvCacheModel, finish, SHAPES, "prove", 2, [
-              Bug("valid waits for ready", "advance.eq(~o.valid | o.ready)", "advance.eq(o.ready)", LATE, "gathered", 30),
-              Bug("requests wait for writes, and those for requests", "request.ready.eq(~pending.any())",
-                  "request.ready.eq(~pending.any() & ~self.write.valid)", REFUSED, "gathered", 40),
-              Bug("a layer waits until k has a consumer", "idle = ~(pending |", "idle = self.k.ready & ~(pending |",
-                  SHUT, "gathered", 20),
-              Bug("a beat waits for bank 0", "self.write.ready.eq(final)]", "self.write.ready.eq(final & (bank == 0))]",
-                  SLOW, "cut", 20),
-          ]),
+    Proof(
+        "KV cache: from three cycles after a request on, words follow without a gap",
+        hdl.attention.kv_cache,
+        KvCacheModel,
+        leave_no_gap,
+        SHAPES,
+        "prove",
+        2,
+        [
+            Bug("a cycle between two requests", "pending & (~busy | (advance & final))", "pending & ~busy", GAP, "gathered", 30),
+        ],
+    ),
+    Proof(
+        "KV cache: requests and layers are finished in time by consumers that take a word within three cycles",
+        hdl.attention.kv_cache,
+        KvCacheModel,
+        finish,
+        SHAPES,
+        "prove",
+        2,
+        [
+            Bug("valid waits for ready", "advance.eq(~o.valid | o.ready)", "advance.eq(o.ready)", LATE, "gathered", 30),
+            Bug(
+                "requests wait for writes, and those for requests",
+                "request.ready.eq(~pending.any())",
+                "request.ready.eq(~pending.any() & ~self.write.valid)",
+                REFUSED,
+                "gathered",
+                40,
+            ),
+            Bug(
+                "a layer waits until k has a consumer",
+                "idle = ~(pending |",
+                "idle = self.k.ready & ~(pending |",
+                SHUT,
+                "gathered",
+                20,
+            ),
+            Bug(
+                "a beat waits for bank 0",
+                "self.write.ready.eq(final)]",
+                "self.write.ready.eq(final & (bank == 0))]",
+                SLOW,
+                "cut",
+                20,
+            ),
+        ],
+    ),
 ]

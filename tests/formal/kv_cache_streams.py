@@ -14,9 +14,24 @@ def stay(model: KvCacheModel):
 
 
 PROOFS = [
-    Proof("KV cache: an offered word stays until it moves", hdl.attention.kv_cache, KvCacheModel, stay, SHAPES, "prove", 2, [
-        Bug("the memory reads on while the stream waits", "port.en.eq(busy & advance)", "port.en.eq(busy)", MOVES, "cut", 30),
-        Bug("valid falls with busy", "advance.eq(~o.valid | o.ready)", "advance.eq(~o.valid | o.ready | ~busy)",
-            MOVES, "gathered", 30),
-    ]),
+    Proof(
+        "KV cache: an offered word stays until it moves",
+        hdl.attention.kv_cache,
+        KvCacheModel,
+        stay,
+        SHAPES,
+        "prove",
+        2,
+        [
+            Bug("the memory reads on while the stream waits", "port.en.eq(busy & advance)", "port.en.eq(busy)", MOVES, "cut", 30),
+            Bug(
+                "valid falls with busy",
+                "advance.eq(~o.valid | o.ready)",
+                "advance.eq(~o.valid | o.ready | ~busy)",
+                MOVES,
+                "gathered",
+                30,
+            ),
+        ],
+    ),
 ]

@@ -26,8 +26,10 @@ def ready_only_if_right(model: LoraLoaderModel):
     dut = model.dut
     ready = Array(dut.ready)[model.adapter]
     first, moved = dut.i.payload.first, model.moved
-    model.claim(FED, (model.crc.valid == moved) & (model.crc.start == (moved & first))
-                & implies(moved, model.crc.data == dut.i.payload.data))
+    model.claim(
+        FED,
+        (model.crc.valid == moved) & (model.crc.start == (moved & first)) & implies(moved, model.crc.data == dut.i.payload.data),
+    )
     model.claim(READY, ready == model.usable)
     model.claim(STEPS, implies(ready, Array(dut.steps)[model.adapter] == model.its_steps))
     model.claim(NONE, dut.ready[0] & (dut.steps[0] == 0))
@@ -43,7 +45,7 @@ def write_the_frame(model: LoraLoaderModel):
     write = model.dut.write
     due, address, lane = _write(model)
     model.claim(WHERE, (write.en == due) & implies(due, (write.addr == address) & (write.lane == lane)))
-    model.claim(WHAT, implies(due, write.data == Cat(model.held)[:model.word_bits]))
+    model.claim(WHAT, implies(due, write.data == Cat(model.held)[: model.word_bits]))
 
 
 def spare_what_is_used(model: LoraLoaderModel):
@@ -54,9 +56,18 @@ def spare_what_is_used(model: LoraLoaderModel):
         model.claim(WRITTEN_READY, implies(within, ~model.dut.ready[adapter]))
     if model.invariants:
         due, address, _ = _write(model)
-        model.invariant("write", (write.en == due) & implies(due, (write.addr == address) & (model.taken >= 3)
-                        & (address >= (model.number - 1) * model.words) & (address < model.number * model.words)
-                        & (model.before(model.dut.in_use) != model.number)))
+        model.invariant(
+            "write",
+            (write.en == due)
+            & implies(
+                due,
+                (write.addr == address)
+                & (model.taken >= 3)
+                & (address >= (model.number - 1) * model.words)
+                & (address < model.number * model.words)
+                & (model.before(model.dut.in_use) != model.number),
+            ),
+        )
 
 
 def answer(model: LoraLoaderModel):
@@ -75,16 +86,23 @@ def answer(model: LoraLoaderModel):
 
 def go_on(model: LoraLoaderModel):
     dut, first = model.dut, model.dut.i.payload.first
-    model.claim(WAITS, implies(dut.i.valid & ~dut.i.ready, (dut.o.valid & ~dut.o.ready) | (first & (model.taken != 0))
-                | (~first & model.in_memory & (dut.in_use == model.number))))
+    model.claim(
+        WAITS,
+        implies(
+            dut.i.valid & ~dut.i.ready,
+            (dut.o.valid & ~dut.o.ready) | (first & (model.taken != 0)) | (~first & model.in_memory & (dut.in_use == model.number)),
+        ),
+    )
 
 
 def happen(model: LoraLoaderModel):
     """That what is assumed leaves room for what is proven."""
     dut = model.dut
     model.cover("an adapter is loaded while another one is in use", model.right & (dut.in_use != 0))
-    model.cover("an adapter is loaded again after it was used", model.usable & model.stored & (
-        model.number != model.adapter) & (dut.in_use == model.adapter))
+    model.cover(
+        "an adapter is loaded again after it was used",
+        model.usable & model.stored & (model.number != model.adapter) & (dut.in_use == model.adapter),
+    )
     for status in model.status:
         model.cover(f"a reply says {status.name}", dut.o.valid & (dut.o.payload.status == status))
 
@@ -94,48 +112,120 @@ def _proof(title, claims, *bugs):
 
 
 PROOFS = [
-    Proof("LoRA loader: the proofs are about something", hdl.lora.loader, LoraLoaderModel, happen,
-          {"one part": SHAPES["one part"]}, "cover", 30),
+    Proof(
+        "LoRA loader: the proofs are about something",
+        hdl.lora.loader,
+        LoraLoaderModel,
+        happen,
+        {"one part": SHAPES["one part"]},
+        "cover",
+        30,
+    ),
     _proof(
-        "ready only after the whole frame in order, with the right checksum", ready_only_if_right,
+        "ready only after the whole frame in order, with the right checksum",
+        ready_only_if_right,
         Bug("the checksum does not matter", "with m.If(word == crc.crc):", "with m.If(1):", READY, "one part", 20),
-        Bug("the frame is an address short", "with m.If(address_left == 0):", "with m.If(address_left == 1):",
-            READY, "one part", 20),
+        Bug(
+            "the frame is an address short", "with m.If(address_left == 0):", "with m.If(address_left == 1):", READY, "one part", 20
+        ),
         Bug("the layout does not matter", "with m.If(word != self.layout):", "with m.If(0):", READY, "one part", 20),
-        Bug("ready while it is loaded again", "Array(self.ready)[new_number].eq(0)", "Array(self.ready)[0].eq(1)",
-            READY, "one part", 20),
-        Bug("the checksum goes on from the frame before", "crc.start.eq(moves & first)", "crc.start.eq(0)",
-            FED, "one part", 20),
-        Bug("the steps are those of the word that ends the frame", "Array(self.steps)[number].eq(steps)",
-            "Array(self.steps)[number].eq(new_steps)", STEPS, "one part", 20)),
+        Bug(
+            "ready while it is loaded again",
+            "Array(self.ready)[new_number].eq(0)",
+            "Array(self.ready)[0].eq(1)",
+            READY,
+            "one part",
+            20,
+        ),
+        Bug("the checksum goes on from the frame before", "crc.start.eq(moves & first)", "crc.start.eq(0)", FED, "one part", 20),
+        Bug(
+            "the steps are those of the word that ends the frame",
+            "Array(self.steps)[number].eq(steps)",
+            "Array(self.steps)[number].eq(new_steps)",
+            STEPS,
+            "one part",
+            20,
+        ),
+    ),
     _proof(
-        "memory gets the frame, word for word", write_the_frame,
+        "memory gets the frame, word for word",
+        write_the_frame,
         Bug("an adapter too far", "max(0, n - 1) * self.words", "n * self.words", WHERE, "two parts", 20),
-        Bug("the lane stays after a frame that was broken off", "m.d.sync += [lane.eq(0), part.eq(0),",
-            "m.d.sync += [part.eq(0),", WHERE, "two parts", 20),
+        Bug(
+            "the lane stays after a frame that was broken off",
+            "m.d.sync += [lane.eq(0), part.eq(0),",
+            "m.d.sync += [part.eq(0),",
+            WHERE,
+            "two parts",
+            20,
+        ),
         Bug("the address moves on with every lane", "with m.If(lane_ends):", "with m.If(1):", WHERE, "two parts", 20),
-        Bug("the parts in the wrong order", "held.eq(Cat(held, word)[FRAME_BITS:])", "held.eq(Cat(word, held))",
-            WHAT, "two parts", 20)),
+        Bug(
+            "the parts in the wrong order",
+            "held.eq(Cat(held, word)[FRAME_BITS:])",
+            "held.eq(Cat(word, held))",
+            WHAT,
+            "two parts",
+            20,
+        ),
+    ),
     _proof(
-        "no word of the adapter in use is written, nor of one that is ready", spare_what_is_used,
+        "no word of the adapter in use is written, nor of one that is ready",
+        spare_what_is_used,
         Bug("nobody asks for the adapter in use", " & (self.in_use != number))", ")", IN_USE, "one part", 20),
-        Bug("ready only falls with the layout", "Array(self.ready)[new_number].eq(0)", "Array(self.ready)[0].eq(1)",
-            WRITTEN_READY, "one part", 20)),
+        Bug(
+            "ready only falls with the layout",
+            "Array(self.ready)[new_number].eq(0)",
+            "Array(self.ready)[0].eq(1)",
+            WRITTEN_READY,
+            "one part",
+            20,
+        ),
+    ),
     _proof(
-        "every frame gets its reply", answer,
-        Bug("words move while a reply waits", "m.d.comb += self.i.ready.eq(advance)", "m.d.comb += self.i.ready.eq(1)",
-            LOST, "one part", 20),
-        Bug("INCOMPLETE again and again", """                reply(LoadStatus.INCOMPLETE, number)
+        "every frame gets its reply",
+        answer,
+        Bug(
+            "words move while a reply waits",
+            "m.d.comb += self.i.ready.eq(advance)",
+            "m.d.comb += self.i.ready.eq(1)",
+            LOST,
+            "one part",
+            20,
+        ),
+        Bug(
+            "INCOMPLETE again and again",
+            """                reply(LoadStatus.INCOMPLETE, number)
                 m.next = "BETWEEN"
-""", """                reply(LoadStatus.INCOMPLETE, number)
-""", REPLY, "one part", 20),
+""",
+            """                reply(LoadStatus.INCOMPLETE, number)
+""",
+            REPLY,
+            "one part",
+            20,
+        ),
         Bug("a wrong checksum brings no reply", "reply(LoadStatus.BAD_CHECKSUM, number)", "pass", REPLY, "one part", 20),
-        Bug("the number of the frame before", "reply(LoadStatus.NO_ADAPTER, new_number)",
-            "reply(LoadStatus.NO_ADAPTER, number)", SAYS, "one part", 20),
-        Bug("word 0 goes the way of a word of memory", "advance & ~first & (self.in_use != number)",
-            "advance & (self.in_use != number)", BREAKS, "one part", 20),
-        Bug("a reply is offered for one cycle", "        with m.If(advance):", "        with m.If(1):", MOVES, "one part", 20)),
+        Bug(
+            "the number of the frame before",
+            "reply(LoadStatus.NO_ADAPTER, new_number)",
+            "reply(LoadStatus.NO_ADAPTER, number)",
+            SAYS,
+            "one part",
+            20,
+        ),
+        Bug(
+            "word 0 goes the way of a word of memory",
+            "advance & ~first & (self.in_use != number)",
+            "advance & (self.in_use != number)",
+            BREAKS,
+            "one part",
+            20,
+        ),
+        Bug("a reply is offered for one cycle", "        with m.If(advance):", "        with m.If(1):", MOVES, "one part", 20),
+    ),
     _proof(
-        "a word waits only for a reply, for the frame that it breaks into, or for the adapter in use", go_on,
-        Bug("any adapter in use stops the loader", "(self.in_use != number)", "(self.in_use == 0)", WAITS, "one part", 20)),
+        "a word waits only for a reply, for the frame that it breaks into, or for the adapter in use",
+        go_on,
+        Bug("any adapter in use stops the loader", "(self.in_use != number)", "(self.in_use == 0)", WAITS, "one part", 20),
+    ),
 ]

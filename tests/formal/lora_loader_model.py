@@ -7,9 +7,9 @@ from harness import Harness, implies, registers
 NAMES = ("n_adapters", "words", "lora_lanes", "word_bits", "layout")
 
 SHAPES = {
-    "two parts": (2, 2, 2, 40, 0x5a17),     # two addresses of two lanes, two words of the frame each
-    "one part": (3, 3, 1, 24, 0xc0ffee42),  # three addresses of one lane
-    "many": (5, 6, 4, 272, 7),              # nine words of the frame for each lane
+    "two parts": (2, 2, 2, 40, 0x5A17),  # two addresses of two lanes, two words of the frame each
+    "one part": (3, 3, 1, 24, 0xC0FFEE42),  # three addresses of one lane
+    "many": (5, 6, 4, 272, 7),  # nine words of the frame for each lane
 }
 
 
@@ -33,7 +33,7 @@ class LoraLoaderModel(Harness):
         self.dut = dut = module.LoraLoader(**dict(zip(NAMES, shape, strict=True)))
         self.status = module.LoadStatus
         self.parts = -(-self.word_bits // 32)
-        self.end = 2 + self.words * self.lora_lanes * self.parts       # the checksum's place in a frame
+        self.end = 2 + self.words * self.lora_lanes * self.parts  # the checksum's place in a frame
         self.free(dut.i.valid, dut.i.payload, dut.o.ready, dut.in_use)
         unit = dut.elaborate(None)
         self.crc = unit.submodules["crc"]
@@ -111,21 +111,49 @@ class LoraLoaderModel(Harness):
         dut, invariant = self.dut, self.invariant
         reg = registers(self.fragment)
         encoding = self.fragment.generated["fsm"].encoding
-        between, layout, memory, checksum = (
-            reg["fsm_state"] == encoding[s] for s in ("BETWEEN", "LAYOUT", "MEMORY", "CHECKSUM"))
-        invariant("state", Cat(between == (self.taken == 0), layout == (self.taken == 1), memory == self.in_memory,
-                               checksum == (self.taken == self.end)).all() & (self.taken <= self.end))
+        between, layout, memory, checksum = (reg["fsm_state"] == encoding[s] for s in ("BETWEEN", "LAYOUT", "MEMORY", "CHECKSUM"))
+        invariant(
+            "state",
+            Cat(
+                between == (self.taken == 0),
+                layout == (self.taken == 1),
+                memory == self.in_memory,
+                checksum == (self.taken == self.end),
+            ).all()
+            & (self.taken <= self.end),
+        )
         under_way = self.taken != 0
-        invariant("frame", implies(under_way, (reg["number"] == self.number) & (reg["steps"] == self.steps)
-                  & (self.number != 0) & (self.number <= self.n_adapters)))
+        invariant(
+            "frame",
+            implies(
+                under_way,
+                (reg["number"] == self.number)
+                & (reg["steps"] == self.steps)
+                & (self.number != 0)
+                & (self.number <= self.n_adapters),
+            ),
+        )
         part = reg["part"]
         lane, address, left = (reg[name] for name in ("lane", "address", "address_left"))
         start = (self.number - 1) * self.words
         invariant("first address", implies(layout, address == start))
-        invariant("address", implies(memory, (part < self.parts) & (lane < self.lora_lanes) & (left < self.words)
-                  & ((address + left) == start + self.words - 1) & (
-                      self.taken - 2 == ((self.words - 1 - left) * self.lora_lanes + lane) * self.parts + part)))
-        invariant("held", Cat(implies(memory & (part == filled), reg["held"][-32 * filled:] == Cat(self.held[:filled]))
-                              for filled in range(1, self.parts)).all())
+        invariant(
+            "address",
+            implies(
+                memory,
+                (part < self.parts)
+                & (lane < self.lora_lanes)
+                & (left < self.words)
+                & ((address + left) == start + self.words - 1)
+                & (self.taken - 2 == ((self.words - 1 - left) * self.lora_lanes + lane) * self.parts + part),
+            ),
+        )
+        invariant(
+            "held",
+            Cat(
+                implies(memory & (part == filled), reg["held"][-32 * filled :] == Cat(self.held[:filled]))
+                for filled in range(1, self.parts)
+            ).all(),
+        )
         for k, (ready, age) in enumerate(((dut.ready, 1), (self.ready_before, 2), (self.ready_earlier, 3))):
             invariant(f"not ready, {k} cycles ago", implies(self.taken >= age, ~Array(ready)[self.number]))

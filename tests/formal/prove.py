@@ -52,11 +52,18 @@ top.il
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "top.il").write_text(text)
         Path(folder, "run.sby").write_text(script)
-        tools = [f"--{tool}={TOOLS / f'yowasp-{name}'}" for tool, name in
-                 (("yosys", "yosys"), ("smtbmc", "yosys-smtbmc"), ("witness", "yosys-witness"))]
+        tools = [
+            f"--{tool}={TOOLS / f'yowasp-{name}'}"
+            for tool, name in (("yosys", "yosys"), ("smtbmc", "yosys-smtbmc"), ("witness", "yosys-witness"))
+        ]
         log = subprocess.run(
-            [TOOLS / "yowasp-sby", "-j", "1", *tools, "run.sby"], cwd=folder, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env=os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}).stdout
+            [TOOLS / "yowasp-sby", "-j", "1", *tools, "run.sby"],
+            cwd=folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"},
+        ).stdout
         status = re.search(r"DONE \((\w+)", log)
         outcome = status[1] if status else "ERROR"
         failed = set(re.findall(r"(?:failed assertion|unreached cover statement) \S+ at (.*?):0\b", log))
@@ -90,7 +97,7 @@ def timed(job) -> tuple[bool, str]:
     begun = time.monotonic()
     try:
         good, text = job()
-    except Exception as error:      # one that cannot be built says so, the others run
+    except Exception as error:  # one that cannot be built says so, the others run
         good, text = False, f"{type(error).__name__}: {error}"
     return good, f"  {'ok  ' if good else 'FAIL'} {time.monotonic() - begun:5.1f} s  {text}"
 
@@ -102,9 +109,16 @@ def main(words: str) -> int:
         return 1
     good = []
     with ThreadPoolExecutor(2) as pool:
-        results = [(proof.title, pool.map(timed, [
-            *(partial(prove, proof, shape) for shape in proof.shapes),
-            *(partial(find, proof, bug) for bug in proof.bugs)])) for proof in proofs]
+        results = [
+            (
+                proof.title,
+                pool.map(
+                    timed,
+                    [*(partial(prove, proof, shape) for shape in proof.shapes), *(partial(find, proof, bug) for bug in proof.bugs)],
+                ),
+            )
+            for proof in proofs
+        ]
         for title, lines in results:
             print(title, flush=True)
             for passed, line in lines:

@@ -12,21 +12,28 @@ from fpga.flash import FlashError, flash, reason
 ULX3S = BOARDS["ulx3s-85f"]
 
 
-@pytest.mark.parametrize(("said", "meant"), [
-    ("x: error while loading shared libraries: libusb-1.0.so.0: cannot open shared object file", r"needs libusb-1\.0\.so\.0: on"),
-    ("unable to open ftdi device: -3 (device not found)\nJTAG init failed", "no ulx3s-85f was found: plug it in"),
-    ("unable to open ftdi device: -4 (usb_open() failed)\nJTAG init failed", "is plugged in, but you may not use it"),
-    ("LIBUSB_ERROR_ACCESS", "is plugged in, but you may not use it"),
-    ("first\nCRC mismatch\n", "ulx3s-85f: openFPGALoader says: CRC mismatch"),
-    ("", "openFPGALoader says: nothing"),
-])
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (
+            "x: error while loading shared libraries: libusb-1.0.so.0: cannot open shared object file",
+            r"needs libusb-1\.0\.so\.0: on",
+        ),
+        ("unable to open ftdi device: -3 (device not found)\nJTAG init failed", "no ulx3s-85f was found: plug it in"),
+        ("unable to open ftdi device: -4 (usb_open() failed)\nJTAG init failed", "is plugged in, but you may not use it"),
+        ("LIBUSB_ERROR_ACCESS", "is plugged in, but you may not use it"),
+        ("first\nCRC mismatch\n", "ulx3s-85f: openFPGALoader says: CRC mismatch"),
+        ("", "openFPGALoader says: nothing"),
+    ],
+)
 def test_reasons(said, meant):
     text = reason(ULX3S, said)
     assert re.search(meant, text) and "\n" not in text
 
 
-@pytest.mark.parametrize(("code", "said", "fails"), [
-    (0, "Done", False), (1, "no cable", True), (0, "Error: JTAG init failed", True)])
+@pytest.mark.parametrize(
+    ("code", "said", "fails"), [(0, "Done", False), (1, "no cable", True), (0, "Error: JTAG init failed", True)]
+)
 def test_success_and_failure(monkeypatch, tmp_path, code, said, fails):
     ran = []
 

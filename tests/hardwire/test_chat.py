@@ -128,7 +128,8 @@ def test_an_answer_in_other_tokens_than_the_tokenizers_is_read_again(hardwire, t
     answers = iter([first, second, *[tokenizer.eos_ids[0]] * 2])
     step = GoldenSession.step
     monkeypatch.setattr(
-        GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(answers)))
+        GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(answers))
+    )
     answers, _ = talk(hardwire, talker, lines=LINES[:2])
     assert answers[0]["answer"] == "th" and answers[1]["read_again"]
     assert answers[1]["prompt_ids"] == tokenizer.encode(
@@ -287,7 +288,8 @@ def test_half_a_character_at_the_end_is_said_to_be_one(hardwire, tmp_path, monke
     tokenizer.save(model)
     halves, step = iter(tokenizer.encode("é")[:1] * 2), GoldenSession.step
     monkeypatch.setattr(
-        GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(halves)))
+        GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(halves))
+    )
     answers, _ = talk(hardwire, model, "--tokens", 1, lines=("Hi", "Hi So?"))
     assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("\N{REPLACEMENT CHARACTER}", False)] * 2
 

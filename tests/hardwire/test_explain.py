@@ -41,8 +41,15 @@ class Case:
 CASES = {
     "attention_waits": Case(
         {"dim": 24, "n_heads": 9, "n_kv_heads": 3, "ffn_dim": 48, "vocab_size": 7},
-        {"row_lanes": 8, "block_lanes": 8, "vector_lanes": 4, "attention_heads": 3, "attention_lanes": 2, "n_sequences": 2,
-         "sampler_lanes": 1},
+        {
+            "row_lanes": 8,
+            "block_lanes": 8,
+            "vector_lanes": 4,
+            "attention_heads": 3,
+            "attention_lanes": 2,
+            "n_sequences": 2,
+            "sampler_lanes": 1,
+        },
     ),
     "rope_waits": Case(
         {"n_layers": 1, "n_heads": 6, "n_kv_heads": 3, "head_dim": 24, "ffn_dim": 33, "vocab_size": 70, "tied": False},
@@ -71,9 +78,7 @@ def compare(chip: RtlChip, model: ModelFormat, config: ChipConfig) -> None:
     for sample in (False, True):
         for position in range(config.max_context + 3 * (config.n_sinks > 0)):
             for sequence in range(config.n_sequences):
-                reply = chip.token(
-                    position % model.vocab_size, sequence=sequence, restart=position == 0, sample=sample
-                )
+                reply = chip.token(position % model.vocab_size, sequence=sequence, restart=position == 0, sample=sample)
                 predicted = token_cycles(model, config, min(position + 1, config.max_context), sample=sample)
                 assert (position, reply.cycles) == (position, predicted.total)
                 assert list(reply.busy) == [predicted.by_unit[unit] for unit in FABRIC]
@@ -176,9 +181,7 @@ def test_explain(hardwire, folder):
     assert set(figures["contexts"]) == set(measured["decode"]) == set(measured["prefill"])
     for n, kinds in figures["contexts"].items():
         cycles = {"decode": measured["decode"][n]["cycles"], "prefill": measured["prefill"][n]}
-        assert kinds == {
-            kind: {"predicted": cycles[kind], "measured": cycles[kind], "difference": 0.0} for kind in kinds
-        }
+        assert kinds == {kind: {"predicted": cycles[kind], "measured": cycles[kind], "difference": 0.0} for kind in kinds}
     assert figures["predicted"]["decode"]["cycles"] == measured["decode"]["24"]["cycles"]
     assert figures["fabric"] == measured["decode"]["24"]["busy"]
     assert figures["picture"] == str(folder / "out" / "explain.png")

@@ -102,8 +102,14 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
     chip = CompiledModel(out).chip(kind=sim.rtl.trace.traced("chip.core.stage.matvec.output"))
     replies = [chip.token(token, restart=here == 0) for here, token in enumerate(tokens[: position + 1])]
     chip.close()
-    assert figures == {"file": str(file), "bytes": file.stat().st_size, "unit": "chip.core.stage.matvec.output",
-                       "position": position, "token": tokens[position], "cycles": replies[-1].cycles}
+    assert figures == {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "unit": "chip.core.stage.matvec.output",
+        "position": position,
+        "token": tokens[position],
+        "cycles": replies[-1].cycles,
+    }
 
     scopes, values = read_vcd(file.read_text())
     assert min(scopes, key=len) == "TOP.chip.core.stage.matvec.output"
@@ -118,7 +124,7 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
             beat = layout.from_bits(payload)
             beats[Step(beat["tag"])] += list(beat["data"])
     for step, expected in rows.items():
-        assert beats[step][: len(expected)] == expected.tolist() and not any(beats[step][len(expected):]), step
+        assert beats[step][: len(expected)] == expected.tolist() and not any(beats[step][len(expected) :]), step
 
 
 def test_tokens_of_the_prompt_and_the_files_place(hardwire, out):
@@ -127,28 +133,42 @@ def test_tokens_of_the_prompt_and_the_files_place(hardwire, out):
     file = out / "traces" / "matvec.output-1.vcd"
     cycles = (len(read_vcd(file.read_text())[1]["core_clk"]) - 1) // 2
     assert result.code == 0
-    assert result.out == (f"{file}: chip.core.stage.matvec.output, token 9 at position 1, {cycles:,} cycles of two units of time, "
-                          f"{file.stat().st_size:,} bytes\n")
+    assert result.out == (
+        f"{file}: chip.core.stage.matvec.output, token 9 at position 1, {cycles:,} cycles of two units of time, "
+        f"{file.stat().st_size:,} bytes\n"
+    )
 
 
 def test_units_of_the_verilog(out):
     paths = sim.rtl.trace.units(CompiledModel(out).verilog.read_text())
-    for name, path in (("rmsnorm", "chip.core.stage.rmsnorm"), ("embedding", "chip.core.embedding"),
-                       ("lane_01", "chip.core.stage.matvec.lane_01"), ("attention.cache", "chip.core.stage.attention.cache"),
-                       ("stage", "chip.core.stage"), ("chip.core", "chip.core")):
+    for name, path in (
+        ("rmsnorm", "chip.core.stage.rmsnorm"),
+        ("embedding", "chip.core.embedding"),
+        ("lane_01", "chip.core.stage.matvec.lane_01"),
+        ("attention.cache", "chip.core.stage.attention.cache"),
+        ("stage", "chip.core.stage"),
+        ("chip.core", "chip.core"),
+    ):
         assert sim.rtl.trace.find_unit(name, paths) == path
 
 
-@pytest.mark.parametrize(("arguments", "code", "complaint"), [
-    (("--token", 1, "--unit", "quack"), 1, "there is no unit quack: the chip has constant, embedding, sampler,"),
-    (("--token", 1, "--unit", "output"), 1, "there are several units output: attention.heads.output, matvec.output"),
-    (("--token", 8, "--unit", "rope"), 1, "there is no token 8: the context holds 8"),
-    (("--token", 1, "--unit", "rope", "-o", "nowhere/x.vcd"), 1, "nowhere/x.vcd: nowhere is not a folder that can be written to"),
-    (("--token", 1, "--unit", "rope", "-o", "x.fst"), 1, "x.fst: waves are written as VCD"),
-    (("--token", 1, "--unit", "rope", "--prompt", "one"), 1, "has no tokenizer"),
-    (("--token", -1, "--unit", "rope"), 2, "--token"),
-    (("--token", 1), 2, "--unit"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("--token", 1, "--unit", "quack"), 1, "there is no unit quack: the chip has constant, embedding, sampler,"),
+        (("--token", 1, "--unit", "output"), 1, "there are several units output: attention.heads.output, matvec.output"),
+        (("--token", 8, "--unit", "rope"), 1, "there is no token 8: the context holds 8"),
+        (
+            ("--token", 1, "--unit", "rope", "-o", "nowhere/x.vcd"),
+            1,
+            "nowhere/x.vcd: nowhere is not a folder that can be written to",
+        ),
+        (("--token", 1, "--unit", "rope", "-o", "x.fst"), 1, "x.fst: waves are written as VCD"),
+        (("--token", 1, "--unit", "rope", "--prompt", "one"), 1, "has no tokenizer"),
+        (("--token", -1, "--unit", "rope"), 2, "--token"),
+        (("--token", 1), 2, "--unit"),
+    ],
+)
 def test_bad_input_is_one_line_before_anything_is_built(hardwire, out, monkeypatch, arguments, code, complaint):
     monkeypatch.setattr("sim.rtl.verilator.verilator", None)
     result = hardwire("trace", out, *arguments)

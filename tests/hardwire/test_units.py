@@ -31,8 +31,17 @@ KINDS = ("q", "k", "v", "o", "gate", "up", "down")
 def out(tmp_path_factory):
     """A chip with everything that changes what moves: several passes of attention, a window that slides, an adder."""
     folder = tmp_path_factory.mktemp("sample")
-    compile_model(Source.open(str(write_model(folder / "model", config=CONFIG))), folder / "out", simulation=False, row_lanes=2,
-                  block_lanes=8, attention_heads=1, attention_lanes=4, n_sinks=3, lora_rank=RANK)
+    compile_model(
+        Source.open(str(write_model(folder / "model", config=CONFIG))),
+        folder / "out",
+        simulation=False,
+        row_lanes=2,
+        block_lanes=8,
+        attention_heads=1,
+        attention_lanes=4,
+        n_sinks=3,
+        lora_rank=RANK,
+    )
     CompiledModel(folder / "out").chip(kind=ObservedChip).close()
     return folder / "out"
 
@@ -66,10 +75,19 @@ def test_every_beat_at_every_port_is_goldens(out, steps):
     turned = f.n_layers * (f.qkv_rows + f.n_heads * f.head_dim) // vl
     elements = (2 * f.n_layers + 1) * f.dim
     assert {port: n / 63 for port, n in sample["beats"].items() if not port.startswith("kv_cache")} == {
-        "embedding": f.dim // vl, "residual": elements // vl, "rmsnorm": elements // vl, "mx_norm": elements // xl,
-        "matvec": results, "lora": results, "rope": turned, "mx_qkv": turned, "attention": f.n_layers * f.attn_dim // vl,
-        "mx_attention": f.n_layers * f.attn_dim // xl, "swiglu": f.n_layers * f.ffn_padded // vl,
-        "mx_swiglu": f.n_layers * f.ffn_padded // xl}
+        "embedding": f.dim // vl,
+        "residual": elements // vl,
+        "rmsnorm": elements // vl,
+        "mx_norm": elements // xl,
+        "matvec": results,
+        "lora": results,
+        "rope": turned,
+        "mx_qkv": turned,
+        "attention": f.n_layers * f.attn_dim // vl,
+        "mx_attention": f.n_layers * f.attn_dim // xl,
+        "swiglu": f.n_layers * f.ffn_padded // vl,
+        "mx_swiglu": f.n_layers * f.ffn_padded // xl,
+    }
     places = sum(min(position + 1, CONFIG.max_seq_len) for n in (33, 30) for position in range(n))
     assert sample["beats"]["kv_cache.k"] == sample["beats"]["kv_cache.v"] == f.n_layers * f.n_heads * places * f.head_dim // 4
 
@@ -170,8 +188,13 @@ FAULTS = {
     "block scale": lambda model, rng: spoil(model, rng, "d", halved),
     "block minimum": lambda model, rng: spoil(model, rng, "m", halved),
     "row exponent": lambda model, rng: spoil(model, rng, "e", row_exponent),
-    "gain": gain, "norm exponent": norm_exponent, "epsilon": epsilon, "frequency": frequency, "residual shift": residual_shift,
-    "end of text": end_of_text, "LM head": token_written,
+    "gain": gain,
+    "norm exponent": norm_exponent,
+    "epsilon": epsilon,
+    "frequency": frequency,
+    "residual shift": residual_shift,
+    "end of text": end_of_text,
+    "LM head": token_written,
 }
 
 
@@ -207,8 +230,22 @@ def watched(monkeypatch, tamper):
     monkeypatch.setattr(ObservedChip, "take", tampered)
 
 
-PORTS = ("embedding", "residual", "rmsnorm", "mx_norm", "matvec", "lora", "rope", "mx_qkv", "kv_cache.k", "kv_cache.v", "attention",
-         "mx_attention", "swiglu", "mx_swiglu")
+PORTS = (
+    "embedding",
+    "residual",
+    "rmsnorm",
+    "mx_norm",
+    "matvec",
+    "lora",
+    "rope",
+    "mx_qkv",
+    "kv_cache.k",
+    "kv_cache.v",
+    "attention",
+    "mx_attention",
+    "swiglu",
+    "mx_swiglu",
+)
 
 
 @pytest.mark.parametrize("port", PORTS)
@@ -280,8 +317,9 @@ def test_command(out, tmp_path, capsys, monkeypatch):
     figures = json.loads(hardwire("verify", wrong, "--sample", "--prompt", PROMPT, "--tokens", 2, "--json").out)
     assert (figures["first_difference"]["unit"], figures["first_difference"]["layer"]) == ("matvec", 1)
     for arguments, code, complaint in (
-            (("--layer", 1), 2, "add --sample"),
-            (("--sample", "--layer", 3), 1, "there is no layer 3: the model has 0 to 2")):
+        (("--layer", 1), 2, "add --sample"),
+        (("--sample", "--layer", 3), 1, "there is no layer 3: the model has 0 to 2"),
+    ):
         result = hardwire("verify", out, *arguments)
         assert result.code == code and complaint in result.err and result.err.count("\n") == 1 and result.out == ""
 

@@ -33,10 +33,17 @@ def random_table(vocab_size, n_blocks, bits, seed, exponents=(-40, 23)):
     e = rng.integers(exponents[0], exponents[1] + 1, vocab_size)
     e[:2] = exponents
     if bits == 8:
-        return QuantisedMatrix(q.astype(np.uint8), d.astype(np.uint8), d.astype(np.uint8), e.astype(np.int8),
-                               np.full(vocab_size, 7, np.uint8), bits)
-    return QuantisedMatrix(q.astype(np.uint8), d.astype(np.uint8), m.astype(np.uint8), e.astype(np.int8),
-                           rng.integers(0, 5, vocab_size).astype(np.uint8), bits)
+        return QuantisedMatrix(
+            q.astype(np.uint8), d.astype(np.uint8), d.astype(np.uint8), e.astype(np.int8), np.full(vocab_size, 7, np.uint8), bits
+        )
+    return QuantisedMatrix(
+        q.astype(np.uint8),
+        d.astype(np.uint8),
+        m.astype(np.uint8),
+        e.astype(np.int8),
+        rng.integers(0, 5, vocab_size).astype(np.uint8),
+        bits,
+    )
 
 
 def as_ints(digits, bits_a_digit):
@@ -57,15 +64,24 @@ class Bench:
         words = noise.integers(0, 1 << 18, (BASE, r)).tolist() + words
         rows = noise.integers(0, 1 << 10, ROW_BASE).tolist() + rows
         self.unit = Embedding(
-            row_lanes=r, block_lanes=b, vector_lanes=vl, n_blocks=n_blocks, bits=table.bits,
-            wide_bits=wide_bits, n_words=len(words), n_groups=len(rows), base=BASE, row_base=ROW_BASE,
-            vocab_size=vocab_size)
+            row_lanes=r,
+            block_lanes=b,
+            vector_lanes=vl,
+            n_blocks=n_blocks,
+            bits=table.bits,
+            wide_bits=wide_bits,
+            n_words=len(words),
+            n_groups=len(rows),
+            base=BASE,
+            row_base=ROW_BASE,
+            vocab_size=vocab_size,
+        )
         self.beats = n_blocks * 32 // vl
         self.top = m = Module()
         m.submodules.unit = self.unit
         m.submodules.weights = weights = WeightRom(
-            width=9 * b // 2, depth=len(words), lanes=r,
-            init=[list(lane) for lane in zip(*words, strict=True)])
+            width=9 * b // 2, depth=len(words), lanes=r, init=[list(lane) for lane in zip(*words, strict=True)]
+        )
         m.submodules.rows = row_rom = RowRom(width=10, depth=len(rows), lanes=r, init=rows)
         connect(m, self.unit.weights, weights.port)
         connect(m, self.unit.rows, row_rom.port)
@@ -78,8 +94,7 @@ class Bench:
             ctx.set(unit.residual_shift, residual_shift)
 
         async def watch(ctx):
-            async for *_, active, weights, rows in ctx.tick().sample(
-                    unit.active, unit.weights.en, unit.rows.en):
+            async for *_, active, weights, rows in ctx.tick().sample(unit.active, unit.weights.en, unit.rows.en):
                 assert active or not (weights or rows)
 
         async def take(ctx):
@@ -94,8 +109,12 @@ class Bench:
             return beats
 
         _, beats, _ = simulate(
-            self.top, lambda ctx: drive(ctx, unit.i, [{"token": t} for t in tokens], stall, seed, sent), take, settings,
-            background=[watch])
+            self.top,
+            lambda ctx: drive(ctx, unit.i, [{"token": t} for t in tokens], stall, seed, sent),
+            take,
+            settings,
+            background=[watch],
+        )
         last = [beat["last"] for beat in beats]
         assert last == ([0] * (self.beats - 1) + [1]) * len(tokens)
         return np.array([beat["data"] for beat in beats]).reshape(len(tokens), -1)
@@ -127,12 +146,12 @@ def test_every_shift(bits, wide_bits):
     bench = Bench(table, (1, 32, 4), wide_bits)
     for residual_shift, stride in ((-1, 1), (-32, 9), (31, 9)):
         tokens = list(range(0, 128, stride))
-        np.testing.assert_array_equal(
-            bench.read(tokens, residual_shift), embedding(table, tokens, residual_shift, wide_bits))
+        np.testing.assert_array_equal(bench.read(tokens, residual_shift), embedding(table, tokens, residual_shift, wide_bits))
 
 
-@pytest.mark.parametrize("lanes, bits, scale_words", (
-    ((1, 4, 2), 8, 4), ((1, 4, 2), 4, 8), ((16, 32, 8), 8, 1), ((12, 16, 4), 4, 2)))
+@pytest.mark.parametrize(
+    "lanes, bits, scale_words", (((1, 4, 2), 8, 4), ((1, 4, 2), 4, 8), ((16, 32, 8), 8, 1), ((12, 16, 4), 4, 2))
+)
 def test_cycles(lanes, bits, scale_words):
     """The docstring's figures."""
     planes, token_bits, n_blocks = bits // 4, 6, 3
@@ -141,8 +160,11 @@ def test_cycles(lanes, bits, scale_words):
     bench.read([49, 7], sent=sent, got=got)
     block = scale_words + planes * 32 // lanes[2]
     last = token_bits + 11 + n_blocks * block
-    wanted = [token_bits + scale_words + planes + 11 + b * block + planes * beat
-              for b in range(n_blocks) for beat in range(32 // lanes[2])]
+    wanted = [
+        token_bits + scale_words + planes + 11 + b * block + planes * beat
+        for b in range(n_blocks)
+        for beat in range(32 // lanes[2])
+    ]
     assert wanted[-1] == last
     assert sent == [0, last + 1]
     assert got == wanted + [last + 1 + cycle for cycle in wanted]
@@ -174,14 +196,29 @@ def test_no_saturation_is_noticed(monkeypatch):
         check((1, 32, 4), 8, 32, 0, 0.0)
 
 
-@pytest.mark.parametrize("changes, message", (
-    (dict(block_lanes=12), "block_lanes must be 4, 8, 16 or 32, not 12"),
-    (dict(vector_lanes=16), "vector_lanes must be a power of two up to block_lanes .8., not 16"),
-    (dict(bits=5), "bits must be 4 or 8, not 5"),
-    (dict(n_words=1000), "n_words must be at least 1029, not 1000"),
-    (dict(n_groups=50), "n_groups must be at least 66, not 50")))
+@pytest.mark.parametrize(
+    "changes, message",
+    (
+        (dict(block_lanes=12), "block_lanes must be 4, 8, 16 or 32, not 12"),
+        (dict(vector_lanes=16), "vector_lanes must be a power of two up to block_lanes .8., not 16"),
+        (dict(bits=5), "bits must be 4 or 8, not 5"),
+        (dict(n_words=1000), "n_words must be at least 1029, not 1000"),
+        (dict(n_groups=50), "n_groups must be at least 66, not 50"),
+    ),
+)
 def test_bad_parameters(changes, message):
-    arguments = dict(row_lanes=1, block_lanes=8, vector_lanes=2, n_blocks=2, bits=8, wide_bits=24,
-                     n_words=1029, n_groups=66, base=5, row_base=2, vocab_size=64)
+    arguments = dict(
+        row_lanes=1,
+        block_lanes=8,
+        vector_lanes=2,
+        n_blocks=2,
+        bits=8,
+        wide_bits=24,
+        n_words=1029,
+        n_groups=66,
+        base=5,
+        row_base=2,
+        vocab_size=64,
+    )
     with pytest.raises(ValueError, match=message):
         Embedding(**(arguments | changes))

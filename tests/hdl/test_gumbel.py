@@ -67,19 +67,24 @@ def noise_of(words, unit=NoiseOfWord):
             ctx.set(dut.word, word)
             *_, g = await ctx.tick().sample(dut.g)
             got.append(g)
-        return got[dut.DEPTH:]
+        return got[dut.DEPTH :]
 
     return simulate(dut, run)[0]
 
 
-CORNERS = sorted({sign << 31 | c for sign in (0, 1) for n in range(32) for c in (
-    (1 << n) - 1 & 0x7FFFFFFF, (1 << n) & 0x7FFFFFFF, (1 << n) + 1 & 0x7FFFFFFF, 0x7FFFFFFF ^ (1 << n) >> 1)})
+CORNERS = sorted(
+    {
+        sign << 31 | c
+        for sign in (0, 1)
+        for n in range(32)
+        for c in ((1 << n) - 1 & 0x7FFFFFFF, (1 << n) & 0x7FFFFFFF, (1 << n) + 1 & 0x7FFFFFFF, 0x7FFFFFFF ^ (1 << n) >> 1)
+    }
+)
 
 
 def test_logarithms_at_the_corners():
     """Every power of two and its neighbours, every entry of the table for the upper tail."""
-    words = [*CORNERS, *(1 << 31 | place << 25 for place in range(64)),
-             *random.Random(0).choices(range(1 << 32), k=2000)]
+    words = [*CORNERS, *(1 << 31 | place << 25 for place in range(64)), *random.Random(0).choices(range(1 << 32), k=2000)]
     values = golden.gumbel_of_words(words)
     assert noise_of(words) == values.tolist()
     assert -6 << 12 < values.min() and values.max() < 33 << 12
@@ -95,6 +100,7 @@ def test_a_wrong_table_entry_is_noticed(monkeypatch, table):
 
 def test_a_wrong_rotation_is_noticed(monkeypatch):
     """Seven for eight places, in the hardware's half rounds only."""
+
     def wrong(v0, v1, v2, v3):
         v0, v1, v2, _ = first_half(v0, v1, v2, v3)
         return v0, v1, v2, rotl(v3, 7) ^ v2
@@ -104,9 +110,13 @@ def test_a_wrong_rotation_is_noticed(monkeypatch):
         test_equals_golden(1, 0.0)
 
 
-@pytest.mark.parametrize("arguments, message", (
-    (dict(lanes=3, index_bits=8), "lanes must be a power of two, not 3"),
-    (dict(lanes=8, index_bits=3), "index_bits must be 4 to 32, not 3")))
+@pytest.mark.parametrize(
+    "arguments, message",
+    (
+        (dict(lanes=3, index_bits=8), "lanes must be a power of two, not 3"),
+        (dict(lanes=8, index_bits=3), "index_bits must be 4 to 32, not 3"),
+    ),
+)
 def test_bad_parameters(arguments, message):
     with pytest.raises(ValueError, match=message):
         Gumbel(**arguments)

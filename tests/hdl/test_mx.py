@@ -10,8 +10,16 @@ from sim.golden.mx import mx
 from tests.support.streams import collect, drive, simulate
 
 SHAPES = [  # lanes, block, width, lanes of o
-    (2, 8, 24, 2), (2, 32, 63, 4), (4, 32, 32, 4), (4, 16, 63, 8), (8, 8, 64, 8), (8, 32, 24, 32), (32, 32, 32, 32), (1, 8, 9, 1),
-    (1, 8, 9, 4), (4, 32, 64, 8),
+    (2, 8, 24, 2),
+    (2, 32, 63, 4),
+    (4, 32, 32, 4),
+    (4, 16, 63, 8),
+    (8, 8, 64, 8),
+    (8, 32, 24, 32),
+    (32, 32, 32, 32),
+    (1, 8, 9, 1),
+    (1, 8, 9, 4),
+    (4, 32, 64, 8),
 ]
 
 
@@ -22,9 +30,16 @@ def vectors(lanes, block, width, seed):
     one_hot = np.ones(2 * block, np.int64)
     one_hot[block // 2] = high
     out = [
-        (0, np.zeros(block, np.int64)), (-12, np.full(block, low)), (-24, np.full(block, high)),
-        (3, one_hot), (-128, -one_hot), (7, np.full(lanes, -1)), (0, np.full(block, 127)),
-        (0, np.full(block, -128)), (-1, np.full(lanes, low)), (0, np.arange(3 * block) - block),
+        (0, np.zeros(block, np.int64)),
+        (-12, np.full(block, low)),
+        (-24, np.full(block, high)),
+        (3, one_hot),
+        (-128, -one_hot),
+        (7, np.full(lanes, -1)),
+        (0, np.full(block, 127)),
+        (0, np.full(block, -128)),
+        (-1, np.full(lanes, low)),
+        (0, np.arange(3 * block) - block),
     ]
     for bits in range(1, width):
         # Around the halves and the carries into 2**7: what a block of this magnitude rounds and clips.
@@ -44,8 +59,9 @@ def beats_in(lanes, base, v):
 
 def beats_out(lanes, block, base, v):
     mant, exp = mx(v, base, block)
-    beats = [{"mant": row, "exp": int(e), "last": 0} for m, e in zip(mant, exp, strict=True)
-             for row in m.reshape(-1, lanes).tolist()]
+    beats = [
+        {"mant": row, "exp": int(e), "last": 0} for m, e in zip(mant, exp, strict=True) for row in m.reshape(-1, lanes).tolist()
+    ]
     beats[-1]["last"] = 1
     return beats
 
@@ -56,8 +72,9 @@ def check(lanes, block, width, o_lanes, stall_in, stall_out, seed=0):
     for base, v in vectors(lanes, block, width, seed):
         sent += beats_in(lanes, base, v)
         expected += beats_out(o_lanes, block, base, v)
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, seed),
-                      lambda ctx: collect(ctx, dut.o, len(expected), stall_out, seed))
+    _, got = simulate(
+        dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, seed), lambda ctx: collect(ctx, dut.o, len(expected), stall_out, seed)
+    )
     for k, (a, b) in enumerate(zip(got, expected, strict=True)):
         assert a == b, f"beat {k}"
 
@@ -79,8 +96,9 @@ def test_latency_and_rate(lanes, block, width, o_lanes):
     beats, o_beats = block // lanes, block // o_lanes
     sent = beats_in(lanes, 0, np.arange(5 * block))
     times_in, times_out = [], []
-    simulate(dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in),
-             lambda ctx: collect(ctx, dut.o, 5 * o_beats, times=times_out))
+    simulate(
+        dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in), lambda ctx: collect(ctx, dut.o, 5 * o_beats, times=times_out)
+    )
     assert times_in == list(range(5 * beats))
     assert times_out == [beats * n + 3 + k for n in range(1, 6) for k in range(o_beats)]
 
@@ -89,8 +107,9 @@ def test_an_unfilled_block_is_padded_on_the_way_out_only():
     dut = Mx(lanes=4, block=32, width=32)
     sent = [beat for base in range(4) for beat in beats_in(4, base, np.array([1, -2, 3, 4 << 20]))]
     times_in, times_out = [], []
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in),
-                      lambda ctx: collect(ctx, dut.o, 32, times=times_out))
+    _, got = simulate(
+        dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in), lambda ctx: collect(ctx, dut.o, 32, times=times_out)
+    )
     assert times_in[:2] == [0, 1]
     assert times_out == list(range(4, 36))
     assert [beat["last"] for beat in got] == [0, 0, 0, 0, 0, 0, 0, 1] * 4
@@ -112,13 +131,16 @@ def test_broken_copy_is_caught(fault, monkeypatch):
         check(4, 32, 32, 4, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"lanes": 0}, "lanes must be a positive integer, not 0"),
-    ({"block": 6}, r"block must be a multiple of lanes \(4\), not 6"),
-    ({"width": 65}, "width must be 9 to 64, not 65"),
-    ({"o_lanes": 12}, r"o_lanes must be lanes \(4\) times a power of two, and divide block \(32\), not 12"),
-    ({"o_lanes": 64}, r"o_lanes must be lanes \(4\) times a power of two, and divide block \(32\), not 64"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"lanes": 0}, "lanes must be a positive integer, not 0"),
+        ({"block": 6}, r"block must be a multiple of lanes \(4\), not 6"),
+        ({"width": 65}, "width must be 9 to 64, not 65"),
+        ({"o_lanes": 12}, r"o_lanes must be lanes \(4\) times a power of two, and divide block \(32\), not 12"),
+        ({"o_lanes": 64}, r"o_lanes must be lanes \(4\) times a power of two, and divide block \(32\), not 64"),
+    ],
+)
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Mx(**({"lanes": 4, "block": 32, "width": 32} | arguments))

@@ -10,7 +10,12 @@ from sim.golden.residual import residual
 from tests.support.streams import collect, drive, simulate
 
 SHAPES = [  # dim_padded, lanes, wide_bits
-    (32, 2, 32), (64, 4, 24), (64, 8, 32), (64, 32, 24), (32, 32, 32), (8, 4, 32),
+    (32, 2, 32),
+    (64, 4, 24),
+    (64, 8, 32),
+    (64, 32, 24),
+    (32, 32, 32),
+    (8, 4, 32),
 ]
 
 
@@ -20,9 +25,19 @@ def vectors(dim_padded, wide_bits, seed):
     low, high = -(1 << (wide_bits - 1)), (1 << (wide_bits - 1)) - 1
     one_hot = np.ones(dim_padded, np.int64)
     one_hot[dim_padded // 3] = high
-    out = [(1, np.full(dim_padded, high)), (0, np.full(dim_padded, 1)), (0, np.full(dim_padded, low)),
-           (0, np.full(dim_padded, low)), (0, np.full(dim_padded, high)), (1, np.full(dim_padded, low)),
-           (0, np.full(dim_padded, -1)), (0, np.zeros(dim_padded)), (1, one_hot), (0, one_hot), (0, -one_hot)]
+    out = [
+        (1, np.full(dim_padded, high)),
+        (0, np.full(dim_padded, 1)),
+        (0, np.full(dim_padded, low)),
+        (0, np.full(dim_padded, low)),
+        (0, np.full(dim_padded, high)),
+        (1, np.full(dim_padded, low)),
+        (0, np.full(dim_padded, -1)),
+        (0, np.zeros(dim_padded)),
+        (1, one_hot),
+        (0, one_hot),
+        (0, -one_hot),
+    ]
     for _ in range(30):
         scale = high >> int(rng.integers(0, 12))
         out.append((int(rng.random() < 0.2), rng.integers(-scale - 1, scale, dim_padded, endpoint=True)))
@@ -38,8 +53,11 @@ def check(dim_padded, lanes, wide_bits, stall_in, stall_out):
             beats += [{"data": row, "last": 0, **extra} for row in values.reshape(-1, lanes).tolist()]
             beats[-1]["last"] = 1
     times_in, times_out = [], []
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
-                      lambda ctx: collect(ctx, dut.o, len(expected), stall_out, times=times_out))
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
+        lambda ctx: collect(ctx, dut.o, len(expected), stall_out, times=times_out),
+    )
     for k, (a, b) in enumerate(zip(got, expected, strict=True)):
         assert a == b, f"beat {k}"
     return times_in, times_out
@@ -71,11 +89,14 @@ def test_broken_copy_is_caught(fault, monkeypatch):
         check(32, 2, 32, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"lanes": 0}, "lanes must be a positive integer, not 0"),
-    ({"dim_padded": 66}, r"dim_padded must be a multiple of lanes \(4\), not 66"),
-    ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"lanes": 0}, "lanes must be a positive integer, not 0"),
+        ({"dim_padded": 66}, r"dim_padded must be a multiple of lanes \(4\), not 66"),
+        ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
+    ],
+)
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Residual(**({"dim_padded": 64, "lanes": 4, "wide_bits": 32} | arguments))

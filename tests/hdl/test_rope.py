@@ -13,9 +13,15 @@ from weights_to_rom.tables import sine_table
 
 NAMES = ("n_heads", "n_kv_heads", "head_dim", "lanes", "wide_bits", "sine_bits", "position_bits", "sinks")
 SHAPES = [
-    (4, 2, 8, 2, 32, 10, 8, False), (6, 2, 16, 4, 24, 10, 9, False), (2, 2, 8, 8, 32, 6, 10, False),
-    (3, 1, 48, 8, 32, 10, 7, False), (1, 1, 4, 4, 24, 14, 17, False), (2, 1, 8, 4, 32, 4, 18, False),
-    (2, 1, 4, 2, 32, 10, 1, False), (4, 2, 8, 2, 32, 10, 32, True), (3, 1, 48, 8, 24, 10, 32, True),
+    (4, 2, 8, 2, 32, 10, 8, False),
+    (6, 2, 16, 4, 24, 10, 9, False),
+    (2, 2, 8, 8, 32, 6, 10, False),
+    (3, 1, 48, 8, 32, 10, 7, False),
+    (1, 1, 4, 4, 24, 14, 17, False),
+    (2, 1, 8, 4, 32, 4, 18, False),
+    (2, 1, 4, 2, 32, 10, 1, False),
+    (4, 2, 8, 2, 32, 10, 32, True),
+    (3, 1, 48, 8, 24, 10, 32, True),
     (2, 1, 4, 4, 32, 10, 32, True),
 ]
 
@@ -23,8 +29,7 @@ SHAPES = [
 class Layers:
     """Random frequencies, and for each position a layer's k, v and q and what golden makes of them."""
 
-    def __init__(self, n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, position_bits, sinks,
-                 count=12):
+    def __init__(self, n_heads, n_kv_heads, head_dim, lanes, wide_bits, sine_bits, position_bits, sinks, count=12):
         rng = np.random.default_rng(head_dim + n_heads)
         self.freq = rng.integers(0, 1 << 32, head_dim // 2).astype(np.uint32)
         self.freq[:2] = [(1 << 32) - 1, 1]
@@ -34,16 +39,16 @@ class Layers:
         shift = rng.integers(0, wide_bits, (count, heads, 1))
         x = rng.integers(low, high, (count, heads, head_dim), endpoint=True) >> shift
         corners = [low, low, low, high, high, high, 0, 1, -1]
-        x[:count // 2] = rng.choice(corners, (count // 2, heads, head_dim))
+        x[: count // 2] = rng.choice(corners, (count // 2, heads, head_dim))
         end = 1 << position_bits
         self.positions = [0, end - 1, *(int(p) for p in rng.integers(0, end, count - 2))]
         self.sink_positions = [int(p) for p in rng.integers(0, end, count)]
         y = rope(x, np.array(self.positions), self.freq, wide_bits, sine_bits)
-        y[:, n_kv_heads:2 * n_kv_heads] = x[:, n_kv_heads:2 * n_kv_heads]
+        y[:, n_kv_heads : 2 * n_kv_heads] = x[:, n_kv_heads : 2 * n_kv_heads]
         if sinks:  # each head of q is followed by the same, turned for the sinks
             again = rope(x, np.array(self.sink_positions), self.freq, wide_bits, sine_bits)
-            q = np.stack([y, again], axis=2)[:, 2 * n_kv_heads:].reshape(count, -1, head_dim)
-            y = np.concatenate([y[:, :2 * n_kv_heads], q], axis=1)
+            q = np.stack([y, again], axis=2)[:, 2 * n_kv_heads :].reshape(count, -1, head_dim)
+            y = np.concatenate([y[:, : 2 * n_kv_heads], q], axis=1)
         self.sent = [beats(layer, lanes) for layer in x]
         self.expected = [beats(layer, lanes, base=-12) for layer in y]
 
@@ -100,8 +105,11 @@ def test_latency_and_rate(shape):
     latency = 10 if position_bits <= 17 else 11
     head, heads = head_dim // lanes, n_heads + 2 * n_kv_heads
     # A head of q that is repeated holds the next one up for as long as it takes.
-    assert times_in == [beat + head * (h - 2 * n_kv_heads if sinks and h > 2 * n_kv_heads else 0)
-                        for h in range(heads) for beat in range(h * head, (h + 1) * head)]
+    assert times_in == [
+        beat + head * (h - 2 * n_kv_heads if sinks and h > 2 * n_kv_heads else 0)
+        for h in range(heads)
+        for beat in range(h * head, (h + 1) * head)
+    ]
     assert times_out == [latency + t for t in range(len(times_out))]
 
 
@@ -132,15 +140,17 @@ def test_broken_copy_is_caught(fault, monkeypatch):
         check(SHAPES[0], 0.0, 0.0)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"n_heads": 0}, "n_heads must be a positive integer, not 0"),
-    ({"lanes": 3}, "lanes must be even and positive, not 3"),
-    ({"head_dim": 6}, r"head_dim must be a multiple of lanes \(4\), not 6"),
-    ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
-    ({"sine_bits": 3}, "sine_bits must be 4 to 14, not 3"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"n_heads": 0}, "n_heads must be a positive integer, not 0"),
+        ({"lanes": 3}, "lanes must be even and positive, not 3"),
+        ({"head_dim": 6}, r"head_dim must be a multiple of lanes \(4\), not 6"),
+        ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
+        ({"sine_bits": 3}, "sine_bits must be 4 to 14, not 3"),
+    ],
+)
 def test_arguments(arguments, message):
-    shape = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "lanes": 4, "wide_bits": 32, "sine_bits": 10,
-             "position_bits": 6}
+    shape = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "lanes": 4, "wide_bits": 32, "sine_bits": 10, "position_bits": 6}
     with pytest.raises(ValueError, match=message):
         RoPE(**(shape | arguments))

@@ -20,12 +20,10 @@ def beats(logits, lanes, wide_bits):
     """The last beat is filled up with values that would win."""
     highest = (1 << (wide_bits - 1)) - 1
     padded = [*logits, *[highest] * (-len(logits) % lanes)]
-    return [{"data": padded[i:i + lanes], "last": i + lanes >= len(padded)}
-            for i in range(0, len(padded), lanes)]
+    return [{"data": padded[i : i + lanes], "last": i + lanes >= len(padded)} for i in range(0, len(padded), lanes)]
 
 
-def draw(vocab_size, lanes, wide_bits, tokens, *, noise=True, stall=0.0, seed=0, sent=None, got=None,
-         unit=Sampler):
+def draw(vocab_size, lanes, wide_bits, tokens, *, noise=True, stall=0.0, seed=0, sent=None, got=None, unit=Sampler):
     """The tokens of (logits, inv_temperature, seed, position), one after another on one unit."""
     dut = unit(vocab_size=vocab_size, lanes=lanes, wide_bits=wide_bits, noise=noise)
 
@@ -106,8 +104,10 @@ def test_ties_and_extremes():
     assert draw(n, 4, 32, tokens) == expected(tokens)
 
 
-@pytest.mark.parametrize("noise, factor, lanes, accepted, tail", (
-    (True, 0, 4, 1, 7), (True, 1477, 4, 22, 7), (True, 1477, 1, 22, 5), (False, 0, 8, 1, 4)))
+@pytest.mark.parametrize(
+    "noise, factor, lanes, accepted, tail",
+    ((True, 0, 4, 1, 7), (True, 1477, 4, 22, 7), (True, 1477, 1, 22, 5), (False, 0, 8, 1, 4)),
+)
 def test_cycles(noise, factor, lanes, accepted, tail):
     """The docstring's figures: the first beat is offered in cycle 0 and moves in cycle ``accepted``."""
     tokens = [(list(range(50)), factor, 3, 4)]
@@ -133,6 +133,7 @@ def test_the_last_of_equals_is_noticed(monkeypatch):
 
 def test_padding_in_the_race_is_noticed():
     """A unit that takes the vocabulary for a multiple of lanes."""
+
     def unpadded(vocab_size, lanes, **others):
         return Sampler(vocab_size=-(-vocab_size // lanes) * lanes, lanes=lanes, **others)
 
@@ -141,15 +142,20 @@ def test_padding_in_the_race_is_noticed():
     assert draw(9, 4, 32, tokens, unit=unpadded) != expected(tokens)
 
 
-@pytest.mark.parametrize("arguments, message", (
-    (dict(vocab_size=1, lanes=4, wide_bits=32), "vocab_size must be at least 2, not 1"),
-    (dict(vocab_size=64, lanes=3, wide_bits=32), "lanes must be a power of two, not 3")))
+@pytest.mark.parametrize(
+    "arguments, message",
+    (
+        (dict(vocab_size=1, lanes=4, wide_bits=32), "vocab_size must be at least 2, not 1"),
+        (dict(vocab_size=64, lanes=3, wide_bits=32), "lanes must be a power of two, not 3"),
+    ),
+)
 def test_bad_parameters(arguments, message):
     with pytest.raises(ValueError, match=message):
         Sampler(**arguments)
 
 
 # Golden against softmax.
+
 
 def chi_square_limit(freedom, z=3.0902):
     """What chi-square exceeds with probability 1e-3 (Wilson and Hilferty 1931; z is the normal quantile)."""

@@ -18,11 +18,17 @@ def pairs(lanes, wide_bits, seed):
     """gate and up, int64[n, lanes]: the ends of the table, extremes, every entry, random values."""
     rng = np.random.default_rng(seed)
     low, high = -(1 << (wide_bits - 1)), (1 << (wide_bits - 1)) - 1
-    edges = np.array([0, 1, -1, 127, 128, EDGE - 1, EDGE, EDGE + 1, -EDGE, -EDGE - 1, 1 - EDGE, 1 << 16,
-                      -(1 << 16), low, high, low + 1])
-    gate = np.concatenate([
-        np.repeat(edges, 3), np.arange(-EDGE, EDGE, 256) + rng.integers(0, 256, 256),
-        rng.integers(low, high, 64, endpoint=True), rng.integers(-EDGE, EDGE, 432)])
+    edges = np.array(
+        [0, 1, -1, 127, 128, EDGE - 1, EDGE, EDGE + 1, -EDGE, -EDGE - 1, 1 - EDGE, 1 << 16, -(1 << 16), low, high, low + 1]
+    )
+    gate = np.concatenate(
+        [
+            np.repeat(edges, 3),
+            np.arange(-EDGE, EDGE, 256) + rng.integers(0, 256, 256),
+            rng.integers(low, high, 64, endpoint=True),
+            rng.integers(-EDGE, EDGE, 432),
+        ]
+    )
     up = rng.integers(low, high, len(gate), endpoint=True) >> rng.integers(0, wide_bits, len(gate))
     up[:48] = np.tile([low, high, -1], 16)
     return gate.reshape(-1, lanes), up.reshape(-1, lanes)
@@ -37,8 +43,11 @@ def check(lanes, wide_bits, stall_in, stall_out, seed=0):
         sent += [{"data": g, "last": 0}, {"data": u, "last": last}]
         expected.append({"data": z, "base": -24, "last": last})
     times_in, times_out = [], []
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
-                      lambda ctx: collect(ctx, dut.o, len(expected), stall_out, times=times_out))
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
+        lambda ctx: collect(ctx, dut.o, len(expected), stall_out, times=times_out),
+    )
     for k, (a, b) in enumerate(zip(got, expected, strict=True)):
         assert a == b, f"beat {k}"
     return times_in, times_out
@@ -74,10 +83,13 @@ def test_broken_copy_is_caught(fault, monkeypatch):
         check(4, 32, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"lanes": 0}, "lanes must be a positive integer, not 0"),
-    ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"lanes": 0}, "lanes must be a positive integer, not 0"),
+        ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
+    ],
+)
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         SwiGLU(**({"lanes": 4, "wide_bits": 32} | arguments))

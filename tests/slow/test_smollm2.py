@@ -61,12 +61,14 @@ def changed(model, name, part, change):
 def broken_weight(model):
     def change(codes):
         codes[100, 3, 7] ^= 8
+
     return changed(model, f"layers.{LAYER}.up", "q", change)
 
 
 def broken_exponent(model):
     def change(exponents):
         exponents[200] += 1
+
     return changed(model, f"layers.{LAYER}.o", "e", change)
 
 
@@ -85,8 +87,10 @@ def observed(out):
     return out
 
 
-@pytest.mark.parametrize(("spoil", "unit", "what"), [
-    (broken_weight, "matvec", "up[100]"), (broken_exponent, "matvec", "o[200]"), (broken_table, "rmsnorm", "ffn_norm[300]")])
+@pytest.mark.parametrize(
+    ("spoil", "unit", "what"),
+    [(broken_weight, "matvec", "up[100]"), (broken_exponent, "matvec", "o[200]"), (broken_table, "rmsnorm", "ffn_norm[300]")],
+)
 def test_a_broken_rom_is_found_and_located(observed, tmp_path, spoil, unit, what):
     wrong = Target(str(packed_wrong(observed, tmp_path / "wrong", spoil)))
     assert verify(wrong, ["The little dog was"], 4)["first_difference"]["what"].startswith("logit of token")

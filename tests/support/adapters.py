@@ -38,6 +38,9 @@ def random_adapter(rng, fmt, rank, steps=15, exponents="near") -> IntegerAdapter
             names = [f"layers.{layer}.{kind}" for layer in range(fmt.n_layers) for kind in kinds]
             kept = rng.random(len(names)) < 0.8
             kept[rng.integers(len(names))] = True
-            matrices |= {name: random_blocks(rng, fmt, name.rpartition(".")[2], rank, exponents)
-                         for name, keep in zip(names, kept, strict=True) if keep}
+            matrices |= {
+                name: random_blocks(rng, fmt, name.rpartition(".")[2], rank, exponents)
+                for name, keep in zip(names, kept, strict=True)
+                if keep
+            }
     return IntegerAdapter(rank, matrices)

@@ -11,13 +11,15 @@ from sim.session import Sampling, generate
 
 def check_it_writes_what_golden_writes(board: SimulatedBoard, output: CompiledModel) -> None:
     """32 greedy tokens after two prompts; the board is closed at the end."""
-    session = BoardSession(serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size,
-                           output.config.max_context, slow=True)
+    session = BoardSession(
+        serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size, output.config.max_context, slow=True
+    )
     golden = GoldenSession(output.model, output.config.max_context)
     try:
         for prompt, n in (([1, 2, 3, 9, 20], 20), ([7, 33], 12)):
-            ours, theirs = ([reply.token for reply in generate(backend, prompt, n, Sampling(), ())]
-                            for backend in (session, golden))
+            ours, theirs = (
+                [reply.token for reply in generate(backend, prompt, n, Sampling(), ())] for backend in (session, golden)
+            )
             assert ours == theirs and len(ours) == n and len(set(ours)) > 1
     finally:
         session.close()

@@ -104,9 +104,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str) ->
         return
     halves = {name: to_bfloat16(array) for name, array in tensors.items()}
     specs = {
-        name: safetensors.TensorSpec(
-            dtype=dtype, shape=half.shape, data_ptr=half.ctypes.data, data_len=half.nbytes
-        )
+        name: safetensors.TensorSpec(dtype=dtype, shape=half.shape, data_ptr=half.ctypes.data, data_len=half.nbytes)
         for name, half in halves.items()
     }
     path.write_bytes(safetensors.serialize(specs, {"format": "pt"}))

@@ -47,8 +47,7 @@ class Hardwire:
 
 
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
 

@@ -54,8 +54,17 @@ class RandomBlocks(RandomCheckpoint):
 
 def random_config(**changes) -> LlamaConfig:
     """A small Llama; ``changes`` are fields of LlamaConfig."""
-    shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 48,
-             "vocab_size": 50, "max_seq_len": 64, "tied": True}
+    shape = {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "head_dim": 8,
+        "ffn_dim": 48,
+        "vocab_size": 50,
+        "max_seq_len": 64,
+        "tied": True,
+    }
     return LlamaConfig(**(shape | changes))
 
 

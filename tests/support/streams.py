@@ -1,7 +1,7 @@
 """Streams in Amaranth's simulator: sources and sinks with seeded stalls, and a runner that cannot hang.
 
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, beats, stall=0.3, seed=1),
-                           lambda ctx: collect(ctx, dut.o, 100, stall=0.3, seed=2))
+_, got = simulate(dut, lambda ctx: drive(ctx, dut.i, beats, stall=0.3, seed=1),
+                       lambda ctx: collect(ctx, dut.o, 100, stall=0.3, seed=2))
 """
 
 import random
@@ -87,13 +87,15 @@ def simulate(dut, *processes, background=(), limit=100_000):
     def testbench(index, process):
         async def run(ctx):
             results[index] = await process(ctx)
+
         return run
 
     async def watchdog(ctx):
         await ctx.delay(limit * 1e-6)
         hung = [i for i in range(len(processes)) if i not in results]
-        raise AssertionError(f"hung: {len(hung)} of {len(processes)} processes (numbers {hung}) "
-                             f"did not finish within {limit} cycles")
+        raise AssertionError(
+            f"hung: {len(hung)} of {len(processes)} processes (numbers {hung}) did not finish within {limit} cycles"
+        )
 
     for index, process in enumerate(processes):
         sim.add_testbench(testbench(index, process))
@@ -113,7 +115,10 @@ def pass_on(dut, stall_in: float, stall_out: float, count: int = 200) -> tuple[l
     rng = random.Random(f"{stall_in} {stall_out}")
     sent = [rng.choice((0, (1 << width) - 1, rng.randrange(1 << width))) for _ in range(count)]
     times_in, times_out = [], []
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
-                      lambda ctx: collect(ctx, dut.o, count, stall_out, times=times_out))
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
+        lambda ctx: collect(ctx, dut.o, count, stall_out, times=times_out),
+    )
     assert got == sent
     return times_in, times_out

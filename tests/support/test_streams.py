@@ -35,8 +35,12 @@ BEATS = [{"data": [i, -i], "last": i % 5 == 0} for i in range(100)]
 
 def run(fault=None, stall=0.4, limit=2000, **times):
     dut = Register(fault)
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, BEATS, stall, times=times.get("sent")),
-                      lambda ctx: collect(ctx, dut.o, len(BEATS), stall, times=times.get("got")), limit=limit)
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, BEATS, stall, times=times.get("sent")),
+        lambda ctx: collect(ctx, dut.o, len(BEATS), stall, times=times.get("got")),
+        limit=limit,
+    )
     return got
 
 
@@ -51,8 +55,9 @@ def test_transfer_times():
     assert sent == list(range(100)) and got == list(range(1, 101))
 
 
-@pytest.mark.parametrize("fault, message", (("deaf", "hung: 2 of 2"), ("waits", "hung"),
-                                            ("changes", "changed"), ("drops", "withdrawn")))
+@pytest.mark.parametrize(
+    "fault, message", (("deaf", "hung: 2 of 2"), ("waits", "hung"), ("changes", "changed"), ("drops", "withdrawn"))
+)
 def test_broken_streams_are_noticed(fault, message):
     with pytest.raises(AssertionError, match=message):
         run(fault)

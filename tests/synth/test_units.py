@@ -40,8 +40,7 @@ def test_every_unit_is_complete(monkeypatch, name):
 
 
 def test_cells_by_name():
-    counts = {"SB_LUT4": 3, "SB_CARRY": 9, "SB_DFF": 1, "SB_DFFESR": 2, "SB_RAM40_4K": 4, "SB_RAM40_4KNR": 1,
-              "SB_MAC16": 5}
+    counts = {"SB_LUT4": 3, "SB_CARRY": 9, "SB_DFF": 1, "SB_DFFESR": 2, "SB_RAM40_4K": 4, "SB_RAM40_4KNR": 1, "SB_MAC16": 5}
     assert Cells.of(counts) == Cells(lut4=3, flip_flops=3, block_rams=5, mac16=5)
 
 

@@ -43,9 +43,7 @@ class Codes(RandomCheckpoint):
         if name not in self._bits:
             return None
         matrix = quantise(self._read(name), self._bits[name])
-        return BlockCodes(
-            matrix.q, matrix.scale.astype(np.float32), matrix.minimum.astype(np.float32), matrix.bits
-        )
+        return BlockCodes(matrix.q, matrix.scale.astype(np.float32), matrix.minimum.astype(np.float32), matrix.bits)
 
 
 def every(kinds: str, bits: int, layers: int = 2) -> dict[str, int]:
@@ -109,15 +107,11 @@ def test_no_file(tmp_path):
         IntegerModel.load(tmp_path / "nothing.safetensors")
 
 
-@pytest.mark.parametrize(
-    "metadata", [None, {"format": "pt"}, {"about": '{"kind": "hardwire integer model 0"}'}]
-)
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"about": '{"kind": "hardwire integer model 0"}'}])
 def test_file_of_another_kind(tmp_path, metadata):
     path = tmp_path / "other.safetensors"
     save_file({"x": np.zeros(3, np.float32)}, path, metadata)
-    with pytest.raises(
-        IntegerModelError, match=r"other\.safetensors: is not a 'hardwire integer model 1' file"
-    ):
+    with pytest.raises(IntegerModelError, match=r"other\.safetensors: is not a 'hardwire integer model 1' file"):
         IntegerModel.load(path)
 
 
@@ -156,22 +150,14 @@ def test_rows_and_folded_constants(shape):
     config = random_config(**shape)
     checkpoint = RandomCheckpoint(config)
     model = quantise_checkpoint(checkpoint)
-    plain = {
-        kind: quantise(checkpoint.tensor(f"layers.0.{kind}"), 4) for kind in ("q", "k", "v", "o", "down")
-    }
+    plain = {kind: quantise(checkpoint.tensor(f"layers.0.{kind}"), 4) for kind in ("q", "k", "v", "o", "down")}
     got = {kind: model.matrices[f"layers.0.{kind}"] for kind in plain}
     order = pair_order(config.n_kv_heads, config.head_dim)
     assert np.array_equal(got["k"].dequantise(), plain["k"].dequantise()[order])
     assert np.array_equal(got["v"].dequantise(), plain["v"].dequantise())
-    q = (
-        plain["q"].dequantise()[pair_order(config.n_heads, config.head_dim)]
-        * np.log2(np.e)
-        / np.sqrt(config.head_dim)
-    )
+    q = plain["q"].dequantise()[pair_order(config.n_heads, config.head_dim)] * np.log2(np.e) / np.sqrt(config.head_dim)
     assert np.array_equal(got["q"].q, plain["q"].q[pair_order(config.n_heads, config.head_dim)])
-    assert (
-        np.abs(got["q"].dequantise() - q).max() < 0.01 * np.abs(q).max()
-    )  # scales of 8 bits, rounded once more
+    assert np.abs(got["q"].dequantise() - q).max() < 0.01 * np.abs(q).max()  # scales of 8 bits, rounded once more
     for kind in ("o", "down"):
         shifted = plain[kind].dequantise() * 2.0**model.residual_shift
         assert np.array_equal(got[kind].dequantise()[: config.dim], shifted)
@@ -210,9 +196,7 @@ def test_norms(peak, eps):
     gain[3] = peak
     norm = quantise_norm(gain, 40, eps, 2)
     scaled = gain * np.sqrt(40)
-    assert np.abs(np.ldexp(norm.gain_q[:40].astype(float), norm.gain_exp) - scaled).max() <= 2.0 ** (
-        norm.gain_exp - 1
-    )
+    assert np.abs(np.ldexp(norm.gain_q[:40].astype(float), norm.gain_exp) - scaled).max() <= 2.0 ** (norm.gain_exp - 1)
     assert not peak or 16383 < norm.gain_q.max() <= 32767  # the smallest exponent that fits
     assert norm.eps_q == {0.0: 1, 1e-5: round(40 * 1e-5 * 2**24 * 16), 1e30: 2**32 - 1}[eps]
 

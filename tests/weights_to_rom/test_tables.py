@@ -37,11 +37,7 @@ def sine(x: Decimal) -> Decimal:
 
 def test_rsqrt():
     table = rsqrt_table()
-    assert table == [
-        rint(2**15 / (2**o * (1 + (Decimal(i) + Decimal("0.5")) / 64)).sqrt())
-        for o in (0, 1)
-        for i in range(64)
-    ]
+    assert table == [rint(2**15 / (2**o * (1 + (Decimal(i) + Decimal("0.5")) / 64)).sqrt()) for o in (0, 1) for i in range(64)]
     assert len(table) == 128 and 2**14 < min(table) and max(table) < 2**15  # 15 bits, the top one always set
 
 
@@ -49,9 +45,7 @@ def test_rsqrt():
 def test_sine(bits):
     n = 1 << bits
     table = sine_table(bits)
-    assert table == [
-        min(32767, rint(2**15 * sine((Decimal(i) + Decimal("0.5")) * PI / 2 / n))) for i in range(n)
-    ]
+    assert table == [min(32767, rint(2**15 * sine((Decimal(i) + Decimal("0.5")) * PI / 2 / n))) for i in range(n)]
     assert table == sorted(table) and 0 < table[0] and table[-1] <= 32767
 
 

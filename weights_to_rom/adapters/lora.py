@@ -64,8 +64,11 @@ class IntegerAdapter:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        tensors = {f"{name}.{part}": np.ascontiguousarray(getattr(blocks, part))
-                   for name, blocks in self.matrices.items() for part in LoraBlocks.__dataclass_fields__}
+        tensors = {
+            f"{name}.{part}": np.ascontiguousarray(getattr(blocks, part))
+            for name, blocks in self.matrices.items()
+            for part in LoraBlocks.__dataclass_fields__
+        }
         about = {"kind": KIND, "rank": self.rank, "report": self.report}
         temporary = path.with_name(path.name + ".part")
         save_file(tensors, temporary, {"about": json.dumps(about)})
@@ -132,7 +135,8 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
         rows, blocks = matrix_shape(fmt, kind)
         (a_mant, a_exp, a_error), (b_mant, b_exp, b_error) = (
             _quantise(f"{adapter.source}: {part} of {name}", w, *shape)
-            for part, w, shape in (("A", a, (rank, blocks * BLOCK, BLOCK)), ("B", b, (rows, rank, nb))))
+            for part, w, shape in (("A", a, (rank, blocks * BLOCK, BLOCK)), ("B", b, (rows, rank, nb)))
+        )
         matrices[name] = LoraBlocks(a_mant, a_exp, b_mant, b_exp)
         worst = max(worst, (a_error, f"{name}, A"), (b_error, f"{name}, B"))
     report = {"targets": adapter.targets, "rank": adapter.rank, "worst_block_error": worst[0], "worst_block_error_in": worst[1]}
@@ -192,8 +196,12 @@ def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, v
     """
     _check_lanes(adapter.rank, lora_lanes)
     _check_shapes(adapter, fmt)
-    parts = [part for layer in range(fmt.n_layers) for kinds in STEPS.values()
-             for part in _step(adapter, fmt, [f"layers.{layer}.{kind}" for kind in kinds], lora_lanes, vector_lanes)]
+    parts = [
+        part
+        for layer in range(fmt.n_layers)
+        for kinds in STEPS.values()
+        for part in _step(adapter, fmt, [f"layers.{layer}.{kind}" for kind in kinds], lora_lanes, vector_lanes)
+    ]
     return np.concatenate(parts)
 
 
@@ -256,5 +264,6 @@ def _check_shapes(adapter: IntegerAdapter, fmt: ModelFormat) -> None:
         _, layer, kind = name.split(".")
         want = _zeros(fmt, kind, adapter.rank)
         if int(layer) >= fmt.n_layers or any(
-                getattr(blocks, part).shape != getattr(want, part).shape for part in LoraBlocks.__dataclass_fields__):
+            getattr(blocks, part).shape != getattr(want, part).shape for part in LoraBlocks.__dataclass_fields__
+        ):
             raise AdapterError(f"the adapter of {name} has another shape than the chip's: pack it for this chip")

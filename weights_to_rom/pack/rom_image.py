@@ -86,8 +86,7 @@ def in_turns(gate: QuantisedMatrix, up: QuantisedMatrix, vector_lanes: int) -> Q
 def matrices_in_order(model: IntegerModel, vector_lanes: int) -> Iterator[QuantisedMatrix]:
     """The matrices as the fabric sees them, in the order of ``schedule.all_matrices``."""
     for i in range(model.format.n_layers):
-        q, k, v, o, gate, up, down = (
-            model.matrices[f"layers.{i}.{kind}"] for kind in ("q", "k", "v", "o", "gate", "up", "down"))
+        q, k, v, o, gate, up, down = (model.matrices[f"layers.{i}.{kind}"] for kind in ("q", "k", "v", "o", "gate", "up", "down"))
         yield stack(k, v, q)
         yield o
         yield in_turns(gate, up, vector_lanes)
@@ -144,8 +143,9 @@ def rom_images(model: IntegerModel, *, row_lanes: int, block_lanes: int, vector_
     norms.append(model.norms["norm"])
     gains = np.concatenate([norm.gain_q for norm in norms]).reshape(-1, vector_lanes)
     yield RomImage.from_bits("gain", _field(gains, 16).reshape(len(gains), -1))
-    yield RomImage.from_bits("norm", np.concatenate(
-        [_field([norm.eps_q for norm in norms], 32), _field([norm.gain_exp for norm in norms], 8)], axis=-1))
+    yield RomImage.from_bits(
+        "norm", np.concatenate([_field([norm.eps_q for norm in norms], 32), _field([norm.gain_exp for norm in norms], 8)], axis=-1)
+    )
     yield RomImage.from_bits("freq", _field(model.freq_q, 32).reshape(f.head_dim // vector_lanes, -1))
     end = model.eos_token_ids[0] if model.eos_token_ids else NO_TOKEN
     shift = model.residual_shift if f.tied else 0

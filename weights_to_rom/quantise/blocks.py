@@ -147,9 +147,7 @@ def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
     for first in range(0, rows, at_once):
         part = slice(first, first + at_once)
         exact = np.asarray(w[part], np.float64)
-        got = QuantisedMatrix(
-            qm.q[part], qm.d[part], qm.m[part], qm.e[part], qm.k[part], qm.bits
-        ).dequantise()
+        got = QuantisedMatrix(qm.q[part], qm.d[part], qm.m[part], qm.e[part], qm.k[part], qm.bits).dequantise()
         got[:, :inputs] -= exact
         got[:, inputs:] = 0
         rms = np.sqrt((got**2).reshape(-1, n_blocks, BLOCK).sum(axis=2) / in_block)
@@ -289,9 +287,7 @@ def _search(
     return (s, mu) if m_step is None else (s, mu / m_step)
 
 
-def _search_symmetric(
-    w: np.ndarray, h: np.ndarray | None, m_step: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _search_symmetric(w: np.ndarray, h: np.ndarray | None, m_step: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The same for eight bits, where the minimum is the scale."""
     s = np.abs(w).max(axis=0) / np.float32(127)
     if m_step is None:

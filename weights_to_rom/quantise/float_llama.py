@@ -75,10 +75,7 @@ class Layer:
         self.max_context, self.n_sinks = max_context or config.max_seq_len, n_sinks
         self.prefix = f"layers.{index}."
         self.frequencies = config.rope_frequencies()
-        self.weights = {
-            name: np.asarray(tensor(self.prefix + name), dtype)
-            for name in ("attn_norm", "ffn_norm", *LINEARS)
-        }
+        self.weights = {name: np.asarray(tensor(self.prefix + name), dtype) for name in ("attn_norm", "ffn_norm", *LINEARS)}
         pairs = adapter.matrices if adapter else {}
         self.lora = {
             name: LoraPair(pair.a.astype(dtype), pair.b.astype(dtype), pair.scale)

@@ -91,9 +91,7 @@ def quantise_with_hessian(w: np.ndarray, hessian: np.ndarray) -> QuantisedMatrix
     blocks = w.reshape(rows, n_blocks, BLOCK)
     e, k = row_exponents(blocks, BITS)
     q, d, m = _round_columns(w.T.copy(), np.linalg.cholesky(np.linalg.inv(h)).T, e, k)
-    result = QuantisedMatrix(
-        np.ascontiguousarray(q.T).reshape(blocks.shape), d, m, e.astype(np.int8), k.astype(np.uint8), BITS
-    )
+    result = QuantisedMatrix(np.ascontiguousarray(q.T).reshape(blocks.shape), d, m, e.astype(np.int8), k.astype(np.uint8), BITS)
     on_grid, (q, d, m, e, k) = recover(blocks, BITS)
     for array, exact in ((result.q, q), (result.d, d), (result.m, m), (result.e, e), (result.k, k)):
         array[on_grid] = exact

@@ -148,9 +148,7 @@ def check_tensors(
         if names[name] not in found:
             raise CheckpointError(f"{source}: the tensor {names[name]} is missing")
         if tuple(found[names[name]]) != shape:
-            raise CheckpointError(
-                f"{source}: {names[name]} has shape {tuple(found[names[name]])}, not {shape}"
-            )
+            raise CheckpointError(f"{source}: {names[name]} has shape {tuple(found[names[name]])}, not {shape}")
     if extra:
         more = f" and {len(extra) - 1} more tensors" if extra[1:] else ""
         raise CheckpointError(f"{source}: holds {extra[0]}{more}, which a Llama of this shape does not have")

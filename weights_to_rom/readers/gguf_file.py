@@ -47,13 +47,9 @@ class GgufCheckpoint(Checkpoint):
         _check_is_llama(path, fields)
         found = {name: tuple(reversed(t.shape.tolist())) for name, t in self._tensors.items()}
         config = _config(path, fields, found)
-        config = replace(
-            config, rope_scaling=_rope_scaling(path, fields, config, self._tensors.get(_ROPE_FREQS))
-        )
+        config = replace(config, rope_scaling=_rope_scaling(path, fields, config, self._tensors.get(_ROPE_FREQS)))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
-        check_tensors(
-            str(path), config, self._names, found, ignored={name for name in found if _BUFFERS.match(name)}
-        )
+        check_tensors(str(path), config, self._names, found, ignored={name for name in found if _BUFFERS.match(name)})
         super().__init__(config, str(path), tokenizer or _tokenizer(path, fields))
         for name, file_name in self._names.items():
             kind = self._tensors[file_name].tensor_type
@@ -63,9 +59,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _read(self, name: str) -> np.ndarray:
         tensor = self._tensors[self._names[name]]
-        with np.errstate(
-            invalid="ignore"
-        ):  # an infinite scale times a code of 0, which is reported by tensor()
+        with np.errstate(invalid="ignore"):  # an infinite scale times a code of 0, which is reported by tensor()
             array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
         rows = self._rows(name)
         array = array.reshape(self._shapes[name])
@@ -163,9 +157,7 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
     def get(key: str, default: Any = None) -> Any:
         value = fields.get(f"llama.{key}", default)
         if isinstance(value, list):
-            raise CheckpointError(
-                f"{path}: llama.{key} differs between layers: the chip has one shape for all"
-            )
+            raise CheckpointError(f"{path}: llama.{key} differs between layers: the chip has one shape for all")
         if value is None:
             raise CheckpointError(f"{path}: llama.{key} is missing")
         return value
@@ -178,9 +170,7 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
     head_dim = fields.get("llama.attention.key_length") or head_size(str(path), dim, n_heads)
     for key in ("attention.value_length", "rope.dimension_count"):
         if get(key, head_dim) != head_dim:
-            raise CheckpointError(
-                f"{path}: llama.{key} is {get(key)}, not head_dim ({head_dim}): not supported"
-            )
+            raise CheckpointError(f"{path}: llama.{key} is {get(key)}, not head_dim ({head_dim}): not supported")
     if len(found.get("token_embd.weight", ())) != 2:
         raise CheckpointError(f"{path}: the tensor token_embd.weight is missing")
     eos = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
@@ -202,17 +192,13 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
     )
 
 
-def _rope_scaling(
-    path: Path, fields: dict[str, Any], config: LlamaConfig, freqs: gguf.ReaderTensor | None
-) -> RopeScaling | None:
+def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs: gguf.ReaderTensor | None) -> RopeScaling | None:
     """Llama-3 scaling out of the divisors of the frequencies, which are all that a GGUF file says of it."""
     kind = fields.get("llama.rope.scaling.type", "linear")
     stretch = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 1.0))
     # A factor of 0 or 1 stretches nothing, and "none" forbids it.
     if kind not in ("none", "linear") or (kind == "linear" and stretch not in (0.0, 1.0)):
-        raise CheckpointError(
-            f"{path}: rope scaling {kind!r} (factor {stretch}) is not supported, only Llama-3's"
-        )
+        raise CheckpointError(f"{path}: rope scaling {kind!r} (factor {stretch}) is not supported, only Llama-3's")
     if freqs is None:
         return None
     divisors = np.asarray(freqs.data, np.float64)

@@ -70,8 +70,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             head, embed = self._files[_HEAD], self._files[_EMBED]
             if not np.array_equal(head.raw(_HEAD), embed.raw(_EMBED)):
                 raise CheckpointError(
-                    f"{directory}: config.json has tie_word_embeddings, but {_HEAD} differs from {_EMBED}: "
-                    "remove one or the other"
+                    f"{directory}: config.json has tie_word_embeddings, but {_HEAD} differs from {_EMBED}: remove one or the other"
                 )
         return not has_head if stated is None else bool(stated)
 

@@ -50,13 +50,9 @@ class Llama2cCheckpoint(Checkpoint):
 def _read_config(path: Path) -> LlamaConfig:
     header = np.fromfile(path, "<i4", 7)
     if header.size < 7:
-        raise CheckpointError(
-            f"{path}: truncated: {path.stat().st_size} bytes are less than a llama2.c header"
-        )
+        raise CheckpointError(f"{path}: truncated: {path.stat().st_size} bytes are less than a llama2.c header")
     if header[0] == _LATER_MAGIC:
-        raise CheckpointError(
-            f"{path}: a llama2.c checkpoint of version {header[1]}: export it with --version 0"
-        )
+        raise CheckpointError(f"{path}: a llama2.c checkpoint of version {header[1]}: export it with --version 0")
     dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab, seq_len = (int(n) for n in header)
     return make_config(
         str(path),

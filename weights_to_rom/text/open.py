@@ -84,9 +84,7 @@ def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
 def _add_tokens(tokenizer: Tokenizer, added: object, directory: Path) -> None:
     """Tokens that only tokenizer_config.json knows; their numbers must follow the vocabulary's."""
     flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
-    for number, entry in (
-        sorted(added.items(), key=lambda item: int(item[0])) if isinstance(added, dict) else ()
-    ):
+    for number, entry in sorted(added.items(), key=lambda item: int(item[0])) if isinstance(added, dict) else ():
         text = entry["content"]
         if tokenizer.model.token_to_id(text) is None:
             token = tokenizers.AddedToken(text, **{flag: bool(entry.get(flag)) for flag in flags})

@@ -93,9 +93,7 @@ class Tokenizer:
     @cached_property
     def _template(self) -> jinja2.Template:
         # The environment that templates are written for: transformers' ``render_jinja_template``.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -124,7 +122,6 @@ class Tokenizer:
             temporary = directory / f"{name}.tmp"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(directory / name)
-
 
 
 class StreamDecoder:

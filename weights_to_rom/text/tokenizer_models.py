@@ -54,9 +54,7 @@ _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
 STARTS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
 
 
-def byte_level_bpe(
-    tokens: Sequence[str], merges: Iterable[str], kinds: Sequence[int], pre: str
-) -> tokenizers.Tokenizer:
+def byte_level_bpe(tokens: Sequence[str], merges: Iterable[str], kinds: Sequence[int], pre: str) -> tokenizers.Tokenizer:
     """A GPT-2 style tokenizer from GGUF's lists.
 
     Raises TokenizerError for a pre-tokenizer that is not in ``PRE_TOKENIZERS`` and for lists that contradict.
@@ -102,9 +100,7 @@ def sentencepiece_bpe(
         steps.append(normalizers.Prepend(SPACE))
     model.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     strip = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
-    model.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    model.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     _mark_special(model, tokens, kinds)
     return model
 
@@ -155,9 +151,7 @@ def read_sentencepiece(path: Path) -> Tokenizer:
     )
     for probe in ("Once upon a time", " two  spaces ", "don't 1234 x+=y;\n\tend", "ﬁne café ½ 你好 🐉"):
         if model.encode(probe, add_special_tokens=False).ids != source.encode(probe):
-            raise TokenizerError(
-                f"{path}: not a plain sentencepiece BPE (see how it encodes {probe!r}): use a tokenizer.json"
-            )
+            raise TokenizerError(f"{path}: not a plain sentencepiece BPE (see how it encodes {probe!r}): use a tokenizer.json")
     bos, eos = source.bos_id(), source.eos_id()
     special = {key: tokens[i] for key, i in (("bos_token", bos), ("eos_token", eos)) if i >= 0}
     return Tokenizer(model, bos=bos if bos >= 0 else None, eos_ids=[eos] if eos >= 0 else [], special=special)

@@ -48,17 +48,21 @@ def shorten(top: dict) -> int:
         carries = [OPEN, *range(fresh, fresh + len(names) - 1), carry]
         fresh += len(names)
         for k, name in enumerate(names):
-            pair = bits[2 * k:2 * k + 2]
+            pair = bits[2 * k : 2 * k + 2]
             cells[name]["parameters"] = {f"{what}{n}": half[what] for n, half in enumerate(pair) for what in ("INIT", "INJECT1_")}
-            cells[name]["connections"] = {"CIN": [carries[k]], "COUT": [carries[k + 1]],
-                                          **{f"{port}{n}": [half[port]] for n, half in enumerate(pair) for port in "ABCDS"}}
+            cells[name]["connections"] = {
+                "CIN": [carries[k]],
+                "COUT": [carries[k + 1]],
+                **{f"{port}{n}": [half[port]] for n, half in enumerate(pair) for port in "ABCDS"},
+            }
     return saved
 
 
 def _half(cell: dict, k: str) -> dict:
     """Bit ``k`` of a CCU2C: what its LUT holds, and what is connected to it."""
     return {what: cell["parameters"][what + k] for what in ("INIT", "INJECT1_")} | {
-        port: cell["connections"][port + k][0] for port in "ABCDS"}
+        port: cell["connections"][port + k][0] for port in "ABCDS"
+    }
 
 
 def _made(init: str) -> dict:
@@ -97,8 +101,13 @@ def absorb(top: dict) -> int:
 
 def _joined(init: str, inputs: list[Bit], luts: dict[Bit, dict]) -> tuple[str, list[Bit]] | None:
     """The LUT and the inputs of a half behind ``luts``, by what they drive, that adds the same; nothing if there is none."""
-    variables = sorted({bit for bit in (*inputs, *(bit for lut in luts.values() for bit in _inputs(lut)))
-                        if isinstance(bit, int) and bit not in luts})
+    variables = sorted(
+        {
+            bit
+            for bit in (*inputs, *(bit for lut in luts.values() for bit in _inputs(lut)))
+            if isinstance(bit, int) and bit not in luts
+        }
+    )
     if len(variables) > 4:
         return None
     # What the half adds, and its carry where it makes one, for all values of the variables.

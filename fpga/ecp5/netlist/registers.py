@@ -26,8 +26,11 @@ def take_registers(top: dict) -> int:
         if cell["type"] == "MULT18X18D":
             if found := _registers(cells, leads, cell, [f"P{k}" for k in range(36)]):
                 registers, clock, enabled = found
-                _change(cell, {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0", "REG_OUTPUT_RST": "RST0"},
-                        {"CLK0": clock, "CE0": enabled, "RST0": "0"})
+                _change(
+                    cell,
+                    {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0", "REG_OUTPUT_RST": "RST0"},
+                    {"CLK0": clock, "CE0": enabled, "RST0": "0"},
+                )
                 taken += _take(cells, cell, registers)
         elif cell["type"] == "DP16KD":
             for ports, outputs in _read_ports(cell).items():
@@ -49,8 +52,13 @@ def take_operands(top: dict) -> int:
     with one of the two.
     """
     cells, leads = top["cells"], sinks(top)
-    driver = {bit: name for name, cell in cells.items() for port, bits in cell["connections"].items()
-              if cell["port_directions"][port] == "output" for bit in bits}
+    driver = {
+        bit: name
+        for name, cell in cells.items()
+        for port, bits in cell["connections"].items()
+        if cell["port_directions"][port] == "output"
+        for bit in bits
+    }
 
     def is_register(bit: Bit) -> bool:
         return (bit in driver and cells[driver[bit]]["type"] in ("TRELLIS_FF", "DP16KD", "MULT18X18D")) or isinstance(bit, str)
@@ -64,11 +72,16 @@ def take_operands(top: dict) -> int:
         if cell["type"] != "MULT18X18D" or cell["parameters"].get("REG_OUTPUT_CLK") != "CLK0":
             continue
         control = cell["connections"]["CLK0"][0], cell["connections"]["CE0"][0]
-        bits = {port: cell["connections"][port][0] for port in (f"{side}{k}" for side in "AB" for k in range(18))
-                if cell["connections"][port] != ["0"]}
+        bits = {
+            port: cell["connections"][port][0]
+            for port in (f"{side}{k}" for side in "AB" for k in range(18))
+            if cell["connections"][port] != ["0"]
+        }
         before = {port: cells.get(driver.get(bit, "")) for port, bit in bits.items()}
-        if all(of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control
-               and comes_early(of["connections"]["DI"][0]) for of in before.values()):
+        if all(
+            of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control and comes_early(of["connections"]["DI"][0])
+            for of in before.values()
+        ):
             cell["parameters"] |= {f"REG_INPUT{side}_{what}": f"{what}0" for side in "AB" for what in ("CLK", "CE", "RST")}
             for port, of in before.items():
                 leads[bits[port]].remove((name, port))
@@ -89,16 +102,22 @@ def choose_behind(top: dict) -> int:
     and an enable in common and are never reset; before the first word the LUTs give 0, as they do.
     """
     cells, leads = top["cells"], sinks(top)
-    chosen = {bit: (name, ports) for name, cell in cells.items() if cell["type"] == "DP16KD"
-              for ports, outputs in _read_ports(cell).items() if cell["parameters"].get(f"REGMODE_{ports[0]}") != "OUTREG"
-              for output in outputs for bit in cell["connections"].get(output, ())}
-    registers = {}      # of LUTs between block RAMs and a flip-flop
+    chosen = {
+        bit: (name, ports)
+        for name, cell in cells.items()
+        if cell["type"] == "DP16KD"
+        for ports, outputs in _read_ports(cell).items()
+        if cell["parameters"].get(f"REGMODE_{ports[0]}") != "OUTREG"
+        for output in outputs
+        for bit in cell["connections"].get(output, ())
+    }
+    registers = {}  # of LUTs between block RAMs and a flip-flop
     for name, lut in cells.items():
         if lut["type"] == "LUT4" and _begins_with_0(lut):
             behind = leads[lut["connections"]["Z"][0]]
             if len(behind) == 1 and behind[0][1] == "DI" and _control(cells[behind[0][0]]):
                 registers[name] = behind[0][0]
-    words: dict[tuple[str, str], set] = {}     # LUTs behind each port of a block RAM, if there is nothing else
+    words: dict[tuple[str, str], set] = {}  # LUTs behind each port of a block RAM, if there is nothing else
     for bit, of in chosen.items():
         to = {name if port in "ABCD" else None for name, port in leads[bit]}
         words.setdefault(of, set()).update(to if len(to) < 2 else {None})
@@ -108,9 +127,13 @@ def choose_behind(top: dict) -> int:
             controls = {_control(cells[registers[lut]]) for lut in luts}
             if len(controls) == 1 and {cells[name]["connections"][f"CLK{port}"][0] for port in ports} == {next(iter(controls))[0]}:
                 whole.add((name, ports))
-    while True:         # a LUT moves if all block RAMs before it take their registers, and these if all LUTs behind them move
-        moving = {lut for of in whole for lut in words[of]
-                  if all(chosen[bit] in whole for bit in _lut_inputs(cells[lut]) if bit in chosen)}
+    while True:  # a LUT moves if all block RAMs before it take their registers, and these if all LUTs behind them move
+        moving = {
+            lut
+            for of in whole
+            for lut in words[of]
+            if all(chosen[bit] in whole for bit in _lut_inputs(cells[lut]) if bit in chosen)
+        }
         if (left := {of for of in whole if words[of] <= moving}) == whole:
             break
         whole = left
@@ -127,7 +150,9 @@ def choose_behind(top: dict) -> int:
                 if (bit, _control(register)) not in before:
                     before[bit, _control(register)] = fresh
                     cells[f"{registers[lut]}$before{port}"] = {
-                        **register, "connections": {**register["connections"], "DI": [bit], "Q": [fresh]}}
+                        **register,
+                        "connections": {**register["connections"], "DI": [bit], "Q": [fresh]},
+                    }
                     fresh += 1
                 cells[lut]["connections"][port] = [before[bit, _control(register)]]
         cells[lut]["connections"]["Z"] = register["connections"]["Q"]

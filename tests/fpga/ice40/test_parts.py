@@ -21,7 +21,7 @@ def test_each_part_is_there_once_and_made_of_cells():
         assert text.count(f"\nmodule {part}") == 1
     assert text.count("SB_MAC16 #(") == 3
     assert text.count("SB_SPRAM256KA ram (") == 1
-    assert "ram_8x" not in text[text.index("\nmodule spram"):]
+    assert "ram_8x" not in text[text.index("\nmodule spram") :]
 
 
 def test_memory_that_is_not_there():

@@ -13,8 +13,12 @@ from tests.support.streams import collect, drive, simulate
 def payloads(n, seed=0):
     """Random ones, and those that are all escapes."""
     rng = random.Random(seed)
-    return [bytes([END] * PAYLOAD), bytes([ESCAPE] * PAYLOAD), bytes(PAYLOAD), *(
-        bytes(rng.choice((END, ESCAPE, rng.randrange(256))) for _ in range(PAYLOAD)) for _ in range(n))]
+    return [
+        bytes([END] * PAYLOAD),
+        bytes([ESCAPE] * PAYLOAD),
+        bytes(PAYLOAD),
+        *(bytes(rng.choice((END, ESCAPE, rng.randrange(256))) for _ in range(PAYLOAD)) for _ in range(n)),
+    ]
 
 
 def test_the_checksum_is_the_usual_one():
@@ -27,8 +31,11 @@ def test_hardware_sends_what_the_host_reads(stall):
     dut, sent = FrameTx(), payloads(30)
     lines = [on_line(payload)[1:] for payload in sent]
     times = []
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, [int.from_bytes(p, "little") for p in sent], stall=stall, seed=1),
-                      lambda ctx: collect(ctx, dut.o, sum(map(len, lines)), stall=stall, seed=2, times=times))
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, [int.from_bytes(p, "little") for p in sent], stall=stall, seed=1),
+        lambda ctx: collect(ctx, dut.o, sum(map(len, lines)), stall=stall, seed=2, times=times),
+    )
     assert bytes(got) == b"".join(lines)
     assert Deframer().push(bytes(got)) == sent
     if not stall:
@@ -39,8 +46,11 @@ def test_hardware_sends_what_the_host_reads(stall):
 def test_hardware_reads_what_the_host_sends(stall):
     dut, sent, ends, came = FrameRx(), payloads(30), [], []
     line = b"".join(map(on_line, sent))
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, line, stall=stall, seed=1, times=ends),
-                      lambda ctx: collect(ctx, dut.o, len(sent), stall=stall, seed=2, times=came))
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, line, stall=stall, seed=1, times=ends),
+        lambda ctx: collect(ctx, dut.o, len(sent), stall=stall, seed=2, times=came),
+    )
     assert [value.to_bytes(PAYLOAD, "little") for value in got] == sent
     if not stall:
         last, count = [], -1
@@ -54,8 +64,10 @@ def spoilt(line: bytes, rng: random.Random) -> bytes:
     """One byte lost, doubled, flipped or put in somewhere."""
     i = rng.randrange(len(line))
     kind = rng.randrange(4)
-    middle = [b"", line[i:i + 1] * 2, bytes([line[i] ^ 1 << rng.randrange(8)]), line[i:i + 1] + bytes([rng.randrange(256)])][kind]
-    return line[:i] + middle + line[i + 1:]
+    middle = [b"", line[i : i + 1] * 2, bytes([line[i] ^ 1 << rng.randrange(8)]), line[i : i + 1] + bytes([rng.randrange(256)])][
+        kind
+    ]
+    return line[:i] + middle + line[i + 1 :]
 
 
 def test_a_broken_byte_costs_its_frame_and_no_other():

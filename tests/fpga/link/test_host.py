@@ -132,16 +132,24 @@ def hardwire(capsys, monkeypatch):
 def test_a_chat_over_a_noisy_line(out, hardwire):
     """The command, its protocol and the board's Verilog in one."""
     talk = "1 2 3\n4 5\n/reset\n6\n"
-    golden, board = (hardwire("chat", out, "--tokens", "4", "--json", *how, stdin=talk).out.splitlines()
-                     for how in (["--backend", "golden"], ["--simulate", "--noise", "0.01"]))
+    golden, board = (
+        hardwire("chat", out, "--tokens", "4", "--json", *how, stdin=talk).out.splitlines()
+        for how in (["--backend", "golden"], ["--simulate", "--noise", "0.01"])
+    )
     assert len(board) == 3
     for ours, theirs in zip(map(json.loads, board), map(json.loads, golden), strict=True):
         assert ours["ids"] == theirs["ids"] and ours["answer"] == theirs["answer"]
 
 
-@pytest.mark.parametrize(("options", "complaint"), [
-    (["--noise", "0.01"], "add --simulate"), (["--simulate", "--port", "auto"], "choose one"),
-    (["--simulate", "--backend", "golden"], "choose one"), (["--simulate", "--save", "x"], "only the simulated chip is saved")])
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--noise", "0.01"], "add --simulate"),
+        (["--simulate", "--port", "auto"], "choose one"),
+        (["--simulate", "--backend", "golden"], "choose one"),
+        (["--simulate", "--save", "x"], "only the simulated chip is saved"),
+    ],
+)
 def test_options_that_do_not_go_together(out, hardwire, options, complaint):
     result = hardwire("chat", out, *options)
     assert complaint in " ".join(result.err.split()) and result.code != 0

@@ -82,15 +82,19 @@ class FakeChip:
                 while not taken:
                     *_, taken = await ctx.tick().sample(dut.reply.ready)
                 ctx.set(dut.reply.valid, 0)
+
         return serve
 
 
 def talk(requests, n_answers, stall=0.0, times=None, moved=None):
     """Answers to requests, and the tokens that the chip was fed."""
     dut, chip = Link(model=MODEL, config=CONFIG, identity=IDENTITY), FakeChip(stall, 1)
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, requests, stall=stall, seed=2, times=moved),
-                      lambda ctx: collect(ctx, dut.o, n_answers, stall=stall, seed=3, times=times),
-                      background=[chip.process(dut)])
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, requests, stall=stall, seed=2, times=moved),
+        lambda ctx: collect(ctx, dut.o, n_answers, stall=stall, seed=3, times=times),
+        background=[chip.process(dut)],
+    )
     return [answer(value) for value in got], chip
 
 
@@ -99,16 +103,30 @@ SAMPLED, OK = int(Flag.SAMPLED), Status.OK.value << STATUS_SHIFT
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
 def test_a_conversation(stall):
-    requests = [ask(Kind.SAMPLING, struct.pack("<HI", 300, 77)), ask(Kind.HELLO), put(0, 5, Flag.RESTART), put(1, 6),
-                put(2, 7, Flag.SAMPLE), run(6), run(6), get(4)]
+    requests = [
+        ask(Kind.SAMPLING, struct.pack("<HI", 300, 77)),
+        ask(Kind.HELLO),
+        put(0, 5, Flag.RESTART),
+        put(1, 6),
+        put(2, 7, Flag.SAMPLE),
+        run(6),
+        run(6),
+        get(4),
+    ]
     got, chip = talk(requests, 3 + 1 + 1 + 3 + 1 + 1 + 1, stall)
     tokens = [7]
     for position in range(2, 6):
         tokens.append(chip.sampled(position, tokens[-1], 300, 77))
     assert got == [
-        (Kind.KEPT, 300, 77), (Kind.IDENTITY, IDENTITY), (Kind.RESULT, 0, 0, 0), (Kind.RESULT, 1, 0, 0),
+        (Kind.KEPT, 300, 77),
+        (Kind.IDENTITY, IDENTITY),
+        (Kind.RESULT, 0, 0, 0),
+        (Kind.RESULT, 1, 0, 0),
         *((Kind.RESULT, position, tokens[position - 1], SAMPLED) for position in range(2, 6)),
-        (Kind.STANDING, 6), (Kind.STANDING, 6), (Kind.RESULT, 4, tokens[3], SAMPLED)]
+        (Kind.STANDING, 6),
+        (Kind.STANDING, 6),
+        (Kind.RESULT, 4, tokens[3], SAMPLED),
+    ]
     assert chip.tokens == [(0, 5), (1, 6), *((position, tokens[position - 2]) for position in range(2, 6))]
 
 
@@ -117,8 +135,17 @@ def test_what_is_said_again_changes_nothing():
     got, chip = talk([*first, put(1, 6, Flag.SAMPLE), put(1, 9, Flag.SAMPLE), put(3, 8), put(2, 8), get(1), get(2), get(3)], 9)
     token = chip.sampled(1, 6, 0, 0)
     again = (Kind.RESULT, 1, token, SAMPLED)
-    assert got == [(Kind.RESULT, 0, 0, 0), again, again, again, (Kind.STANDING, 2), (Kind.RESULT, 2, 0, 0), again,
-                   (Kind.RESULT, 2, 0, 0), (Kind.STANDING, 3)]
+    assert got == [
+        (Kind.RESULT, 0, 0, 0),
+        again,
+        again,
+        again,
+        (Kind.STANDING, 2),
+        (Kind.RESULT, 2, 0, 0),
+        again,
+        (Kind.RESULT, 2, 0, 0),
+        (Kind.STANDING, 3),
+    ]
     assert chip.tokens == [(0, 5), (1, 6), (2, 8)]
 
 

@@ -38,6 +38,7 @@ def listen(dut, n, times=None):
                     times.append(cycle)
             cycle += 1
         return got
+
     return run
 
 

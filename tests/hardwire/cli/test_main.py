@@ -66,9 +66,7 @@ def test_run_on_the_chip(hardwire, folder):
     lines = result.err.splitlines()
     assert f"{N} of {N} tokens identical to golden" in lines
     assert f"{N * 41} of {N * 41} logits identical to golden" in lines
-    assert (
-        "cycles per token" in lines[-3] and "(projected)" in lines[-2] and "simulated tokens/s" in lines[-1]
-    )
+    assert "cycles per token" in lines[-3] and "(projected)" in lines[-2] and "simulated tokens/s" in lines[-1]
 
 
 def test_every_backend_gives_json(hardwire, folder):
@@ -79,9 +77,7 @@ def test_every_backend_gives_json(hardwire, folder):
         ("out", "float"),
         ("model", "float"),
     ):
-        result = hardwire(
-            "run", folder / subject, "--prompt", "7 9", "--tokens", N, "--backend", backend, "--json"
-        )
+        result = hardwire("run", folder / subject, "--prompt", "7 9", "--tokens", N, "--backend", backend, "--json")
         figures = json.loads(result.out)
         assert (result.code, figures["backend"], figures["prompt_tokens"]) == (0, backend, [7, 9])
         assert figures["text"] == "".join(f" {token}" for token in figures["tokens"])
@@ -120,9 +116,7 @@ def test_text_ends_where_the_context_does(hardwire, folder):
 
 
 def test_verify(hardwire, folder):
-    result = hardwire(
-        "verify", folder / "out", "--prompt", "7 9 30", "--prompt", "1", "--tokens", N, "--json"
-    )
+    result = hardwire("verify", folder / "out", "--prompt", "7 9 30", "--prompt", "1", "--tokens", N, "--json")
     figures = json.loads(result.out)
     positions = (3 + N - 1) + (1 + N - 1)
     assert result.code == 0
@@ -232,9 +226,7 @@ def test_chat_applies_the_template(hardwire, tmp_path):
     (model / "chat_template.jinja").write_text(template)
     result = hardwire("run", model, "--chat", "--prompt", "Who are you?", "--tokens", 3, "--json")
     tokenizer = open_checkpoint(model).tokenizer
-    assert json.loads(result.out)["prompt_tokens"] == tokenizer.encode(
-        "[user] Who are you? [reply]", bos=False
-    )
+    assert json.loads(result.out)["prompt_tokens"] == tokenizer.encode("[user] Who are you? [reply]", bos=False)
 
 
 def test_models(hardwire):
@@ -296,8 +288,7 @@ def test_bad_input_is_one_line(hardwire, folder, arguments, code, complaint):
     (folder / "binary").write_bytes(b"ab\xff\xfe")
     (folder / "empty").write_text("")
     words = [
-        word.format(folder=folder).replace("_", " ") if "1_1" in word else word.format(folder=folder)
-        for word in arguments.split()
+        word.format(folder=folder).replace("_", " ") if "1_1" in word else word.format(folder=folder) for word in arguments.split()
     ]
     result = hardwire(*words)
     assert result.code == code and result.out == ""
@@ -311,13 +302,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def test_help_imports_nothing_heavy():
-    code = (
-        "import sys, hardwire.cli.main; print(*{'amaranth', 'numpy', 'tokenizers', 'cocotb'} & set(sys.modules))"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "\n"
-    )
+    code = "import sys, hardwire.cli.main; print(*{'amaranth', 'numpy', 'tokenizers', 'cocotb'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
     for name in ("", "compile", "run", "verify", "perplexity", "respin", "models", "chat"):
         result = subprocess.run(command(*name.split(), "--help"), capture_output=True, text=True)
         assert result.returncode == 0 and "Usage" in result.stdout and not result.stderr
@@ -355,7 +341,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
-    from hardwire.cli.main import console
+    from hardwire.cli import console
 
     monkeypatch.setattr(console, "PATIENCE", 0.01)
     with console.step("count") as running:

@@ -18,9 +18,18 @@ from tests.support.streams import collect, drive, simulate
 from weights_to_rom.model_format import ModelFormat
 
 SHAPES = [  # head_dim, lanes, vector_lanes, heads, banks, wide_bits
-    (8, 8, 4, 2, 1, 32), (8, 8, 8, 4, 2, 32), (8, 8, 2, 8, 4, 24), (8, 4, 4, 1, 1, 24), (16, 4, 8, 1, 1, 32),
-    (16, 16, 4, 2, 2, 32), (24, 8, 4, 3, 1, 32), (48, 16, 4, 1, 1, 32), (48, 16, 16, 3, 1, 24),
-    (64, 32, 8, 3, 1, 32), (128, 32, 32, 2, 1, 32), (64, 8, 2, 1, 1, 24),
+    (8, 8, 4, 2, 1, 32),
+    (8, 8, 8, 4, 2, 32),
+    (8, 8, 2, 8, 4, 24),
+    (8, 4, 4, 1, 1, 24),
+    (16, 4, 8, 1, 1, 32),
+    (16, 16, 4, 2, 2, 32),
+    (24, 8, 4, 3, 1, 32),
+    (48, 16, 4, 1, 1, 32),
+    (48, 16, 16, 3, 1, 24),
+    (64, 32, 8, 3, 1, 32),
+    (128, 32, 32, 2, 1, 32),
+    (64, 8, 2, 1, 1, 24),
 ]
 KINDS = ("even", "late", "extreme", "flat", "zero")
 
@@ -75,8 +84,7 @@ def kv_beats(mant, exp, lanes):
     banks, n_time, block = mant.shape[0], mant.shape[1], mant.shape[-1]
     words = mant.reshape(banks, -1, lanes).tolist()
     exps = np.repeat(exp.reshape(banks, -1), block // lanes, 1).tolist()
-    beats = [{"bank": [{"mant": words[u][t], "exp": exps[u][t]} for u in range(banks)], "last": 0}
-             for t in range(len(words[0]))]
+    beats = [{"bank": [{"mant": words[u][t], "exp": exps[u][t]} for u in range(banks)], "last": 0} for t in range(len(words[0]))]
     beats[-1]["last"] = 1
     assert len(beats) % n_time == 0
     return beats
@@ -87,8 +95,7 @@ def compare(got, values, vector_lanes):
     rows = [(vector, j) for vector in range(len(values)) for j in range(0, len(values[vector]), vector_lanes)]
     for n, (beat, (vector, j)) in enumerate(zip(got, rows, strict=True)):
         end = j + vector_lanes
-        expected = {"data": list(map(int, values[vector][j:end])), "base": -16,
-                    "last": int(end == len(values[vector]))}
+        expected = {"data": list(map(int, values[vector][j:end])), "base": -16, "last": int(end == len(values[vector]))}
         assert beat == expected, f"beat {n}"
 
 
@@ -96,9 +103,18 @@ def check_heads(shape, passes, stalls=(0.0, 0.0), seed=0, n_vectors=1, max_conte
     """``passes`` holds (kind, positions) of each; a vector is len(passes) / n_vectors of them."""
     head_dim, lanes, vector_lanes, heads, banks, wide_bits = shape
     rng = np.random.default_rng(seed)
-    dut = AttentionHeads(heads=heads, banks=banks, head_dim=head_dim, block=gcd(head_dim, 32), lanes=lanes, n_sinks=0,
-                         vector_lanes=vector_lanes, wide_bits=wide_bits, max_context=max_context,
-                         passes=len(passes) // n_vectors)
+    dut = AttentionHeads(
+        heads=heads,
+        banks=banks,
+        head_dim=head_dim,
+        block=gcd(head_dim, 32),
+        lanes=lanes,
+        n_sinks=0,
+        vector_lanes=vector_lanes,
+        wide_bits=wide_bits,
+        max_context=max_context,
+        passes=len(passes) // n_vectors,
+    )
     q, k, v, expected = [], [], [], []
     for kind, n_time in passes:
         drawn = draw(rng, kind, heads, banks, n_time, head_dim, wide_bits - 19)
@@ -107,16 +123,20 @@ def check_heads(shape, passes, stalls=(0.0, 0.0), seed=0, n_vectors=1, max_conte
         v += kv_beats(*drawn[2], lanes)
         expected.append(golden(*drawn, wide_bits).ravel())
     expected = np.concatenate(expected).reshape(n_vectors, -1)
-    *_, got = simulate(dut, *(lambda ctx, o=o, b=b, n=n: drive(ctx, o, b, stalls[0], n)
-                              for n, (o, b) in enumerate(((dut.q, q), (dut.k, k), (dut.v, v)))),
-                       lambda ctx: collect(ctx, dut.o, expected.size // vector_lanes, stalls[1], 4))
+    *_, got = simulate(
+        dut,
+        *(
+            lambda ctx, o=o, b=b, n=n: drive(ctx, o, b, stalls[0], n)
+            for n, (o, b) in enumerate(((dut.q, q), (dut.k, k), (dut.v, v)))
+        ),
+        lambda ctx: collect(ctx, dut.o, expected.size // vector_lanes, stalls[1], 4),
+    )
     compare(got, expected, vector_lanes)
 
 
 def mixed_passes(seed, count, longest):
     rng = np.random.default_rng(seed)
-    return [(KINDS[n % len(KINDS)], int(rng.choice([1, 2, 3, rng.integers(1, longest + 1)])))
-            for n in range(count)]
+    return [(KINDS[n % len(KINDS)], int(rng.choice([1, 2, 3, rng.integers(1, longest + 1)]))) for n in range(count)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -134,18 +154,36 @@ def test_heads_over_many_positions():
 
 
 def model_of(head_dim, n_heads, n_kv_heads, n_layers):
-    return ModelFormat(dim=n_heads * head_dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
-                       head_dim=head_dim, ffn_dim=32, vocab_size=64, max_seq_len=64, tied=True)
+    return ModelFormat(
+        dim=n_heads * head_dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        ffn_dim=32,
+        vocab_size=64,
+        max_seq_len=64,
+        tied=True,
+    )
 
 
 CHIPS = [
     # head_dim, n_heads, n_kv_heads, attention_lanes, vector_lanes, attention_heads, max_context, n_sequences, n_sinks
-    (8, 8, 4, 8, 4, 2, 12, 2, 0), (8, 8, 4, 8, 8, 4, 9, 1, 0), (8, 8, 4, 8, 2, 8, 16, 3, 0), (8, 4, 1, 4, 8, 2, 7, 2, 0),
-    (16, 2, 2, 4, 4, 1, 8, 2, 0), (48, 6, 2, 16, 16, 1, 5, 2, 0), (48, 3, 1, 16, 4, 3, 6, 2, 0),
-    (64, 6, 2, 32, 8, 3, 5, 1, 0), (128, 2, 1, 32, 16, 2, 4, 1, 0),
+    (8, 8, 4, 8, 4, 2, 12, 2, 0),
+    (8, 8, 4, 8, 8, 4, 9, 1, 0),
+    (8, 8, 4, 8, 2, 8, 16, 3, 0),
+    (8, 4, 1, 4, 8, 2, 7, 2, 0),
+    (16, 2, 2, 4, 4, 1, 8, 2, 0),
+    (48, 6, 2, 16, 16, 1, 5, 2, 0),
+    (48, 3, 1, 16, 4, 3, 6, 2, 0),
+    (64, 6, 2, 32, 8, 3, 5, 1, 0),
+    (128, 2, 1, 32, 16, 2, 4, 1, 0),
 ]
 SLIDING = [
-    (8, 8, 4, 8, 4, 2, 4, 2, 1), (8, 4, 1, 4, 8, 2, 3, 1, 2), (48, 6, 2, 16, 16, 3, 4, 2, 3), (64, 2, 1, 32, 8, 2, 3, 1, 1),
+    (8, 8, 4, 8, 4, 2, 4, 2, 1),
+    (8, 4, 1, 4, 8, 2, 3, 1, 2),
+    (48, 6, 2, 16, 16, 3, 4, 2, 3),
+    (64, 2, 1, 32, 8, 2, 3, 1, 1),
 ]
 
 
@@ -156,11 +194,17 @@ class Bench:
         *heads, lanes, self.vector_lanes, at_once, self.max_context, self.n_sequences, self.n_sinks = shape
         self.model = model_of(*heads, n_layers)
         self.config = ChipConfig.for_model(
-            self.model, vector_lanes=self.vector_lanes, attention_heads=at_once, attention_lanes=lanes,
-            max_context=self.max_context, n_sequences=self.n_sequences, n_sinks=self.n_sinks)
+            self.model,
+            vector_lanes=self.vector_lanes,
+            attention_heads=at_once,
+            attention_lanes=lanes,
+            max_context=self.max_context,
+            n_sequences=self.n_sequences,
+            n_sinks=self.n_sinks,
+        )
         self.dut = Attention(model=self.model, config=self.config)
         self.rng = np.random.default_rng(seed)
-        self.history = {}                 # (sequence, layer) -> list of (k mant, k exp, v mant, v exp)
+        self.history = {}  # (sequence, layer) -> list of (k mant, k exp, v mant, v exp)
 
     def place(self, position):
         """(place, whole) of a position."""
@@ -175,7 +219,7 @@ class Bench:
         k, v = (blocks(self.rng, kind, (model.n_kv_heads,), model.head_dim, 13) for _ in range(2))
         history = self.history.setdefault((sequence, layer), [])
         place = len(history) if place is None else place
-        history[place:place + 1] = [(*k, *v)]
+        history[place : place + 1] = [(*k, *v)]
         k_all, ke, v_all, ve = (np.stack(x, 1) for x in zip(*history, strict=True))
         parts = [k, v, q]
         sinks = None
@@ -222,8 +266,10 @@ def test_equals_golden_in_a_sliding_window(shape):
     for position in range(3 * bench.max_context):
         for s in range(bench.n_sequences):
             place, whole = bench.place(position)
-            steps += [((s, layer, place, whole), *bench.layer(KINDS[position % 5], s, layer, place))
-                      for layer in range(bench.model.n_layers)]
+            steps += [
+                ((s, layer, place, whole), *bench.layer(KINDS[position % 5], s, layer, place))
+                for layer in range(bench.model.n_layers)
+            ]
     bench.run(steps, (0.2, 0.2))
 
 
@@ -233,11 +279,18 @@ def test_equals_golden_to_the_last_position():
 
 
 @pytest.mark.parametrize("position", [0, 40])
-@pytest.mark.parametrize("shape, latency, interval", [
-    # Several words a block or several blocks a head add a register each, several words a head a cycle each.
-    (CHIPS[0], 29, 18), (CHIPS[1], 29, 18), (CHIPS[3], 33, 17), (CHIPS[4], 33, 21), (CHIPS[6], 32, 52),
-    (CHIPS[7], 31, 39),
-])
+@pytest.mark.parametrize(
+    "shape, latency, interval",
+    [
+        # Several words a block or several blocks a head add a register each, several words a head a cycle each.
+        (CHIPS[0], 29, 18),
+        (CHIPS[1], 29, 18),
+        (CHIPS[3], 33, 17),
+        (CHIPS[4], 33, 21),
+        (CHIPS[6], 32, 52),
+        (CHIPS[7], 31, 39),
+    ],
+)
 def test_cycles(shape, latency, interval, position):
     """One layer, nothing stalled: the cycle in which each value of each pass leaves."""
     bench = Bench((*shape[:6], 41, 1, 0), n_layers=1)
@@ -248,7 +301,7 @@ def test_cycles(shape, latency, interval, position):
     async def host(ctx):
         # Only the last position is timed: what came before is put into the memories.
         for p, (_, beats, _) in enumerate(steps[:-1]):
-            store(ctx, dut.cache, beats[:dut.kv_beats], p)
+            store(ctx, dut.cache, beats[: dut.kv_beats], p)
         ctx.set(dut.place, position)
         await drive(ctx, dut.i, steps[-1][1], times=times_in)
 
@@ -258,11 +311,12 @@ def test_cycles(shape, latency, interval, position):
             head, word = divmod(n // cache.lanes, cache.head_words)
             v, head = divmod(head, model.n_kv_heads)
             memory = (cache.k_data, cache.v_data)[v][head % cache.banks]
-            ctx.set(memory[head // cache.banks * cache.slot_words + p * cache.head_words + word],
-                    {"mant": [m for m, _ in values[n:n + cache.lanes]], "exp": values[n][1]})
+            ctx.set(
+                memory[head // cache.banks * cache.slot_words + p * cache.head_words + word],
+                {"mant": [m for m, _ in values[n : n + cache.lanes]], "exp": values[n][1]},
+            )
 
-    _, got = simulate(dut, host, lambda ctx: collect(
-        ctx, dut.o, model.attn_dim // bench.vector_lanes, times=times_out))
+    _, got = simulate(dut, host, lambda ctx: collect(ctx, dut.o, model.attn_dim // bench.vector_lanes, times=times_out))
     compare(got, [steps[-1][2]], bench.vector_lanes)
 
     assert (dut.latency, dut.interval) == (latency, interval)
@@ -270,25 +324,24 @@ def test_cycles(shape, latency, interval, position):
     beats = config.attention_heads * model.head_dim // bench.vector_lanes
     first = times_in[dut.kv_beats + beats - 1] + dut.latency + words
     passes = model.n_heads // config.attention_heads
-    assert times_out == [first + max(words, dut.interval) * p + b
-                         for p in range(passes) for b in range(beats)]
+    assert times_out == [first + max(words, dut.interval) * p + b for p in range(passes) for b in range(beats)]
 
 
 # module and name of what is replaced; each fault must show.
 BROKEN = {
     "no rescaling of the sums": (hdl.attention.sums, "_rescale", lambda held, shift: held),
-    "a rescaling that rounds": (hdl.attention.sums, "_rescale",
-                                lambda held, shift: (Cat(0, held).as_signed() >> shift) + 1 >> 1),
+    "a rescaling that rounds": (hdl.attention.sums, "_rescale", lambda held, shift: (Cat(0, held).as_signed() >> shift) + 1 >> 1),
     "a maximum that stays": (hdl.attention.sums, "_maximum", lambda *values: stuck(*values)),
-    "shifts that wrap": (hdl.attention.sums, "_at_most",
-                         lambda value, like: Value.cast(value)[:len(like)]),
+    "shifts that wrap": (hdl.attention.sums, "_at_most", lambda value, like: Value.cast(value)[: len(like)]),
     "scores cut, not rounded": (hdl.attention.scores, "_half_up", lambda doubled: doubled >> 1),
     "scores that wrap": (hdl.attention.scores, "_limited", lambda doubled: (doubled + 1 >> 1)[:16].as_signed()),
     "scores of which the far bits are not looked at": (
-        hdl.attention.scores, "_limited", lambda doubled: saturate(doubled[:18].as_signed() + 1 >> 1, 16)),
+        hdl.attention.scores,
+        "_limited",
+        lambda doubled: saturate(doubled[:18].as_signed() + 1 >> 1, 16),
+    ),
     "a table one entry off": (hdl.attention.sums, "EXP2", [*hdl.attention.sums.EXP2[1:], 65535]),
-    "a result that wraps": (hdl.attention.output, "saturate",
-                            lambda value, width: value[:width].as_signed()),
+    "a result that wraps": (hdl.attention.output, "saturate", lambda value, width: value[:width].as_signed()),
     "bitlen of the wrong bits": (hdl.attention.output, "bitlen", lambda value: bitlen(value[1:])),
 }
 
@@ -305,16 +358,29 @@ def test_broken_copy_is_caught(fault, monkeypatch):
         check_heads(SHAPES[0], [(kind, n_time) for kind in KINDS for n_time in (1, 1, 2, 12)])
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"banks": 3}, r"banks must divide heads \(4\), not 3"),
-    ({"block": 5}, r"block must divide head_dim \(8\), not 5"),
-    ({"block": 4}, "block must be 8, 16 or 32, not 4"),
-    ({"lanes": 3}, r"lanes must divide block \(8\), not 3"),
-    ({"vector_lanes": 16}, r"vector_lanes must divide block \(8\), not 16"),
-    ({"wide_bits": 30}, "wide_bits must be 24 or 32, not 30"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"banks": 3}, r"banks must divide heads \(4\), not 3"),
+        ({"block": 5}, r"block must divide head_dim \(8\), not 5"),
+        ({"block": 4}, "block must be 8, 16 or 32, not 4"),
+        ({"lanes": 3}, r"lanes must divide block \(8\), not 3"),
+        ({"vector_lanes": 16}, r"vector_lanes must divide block \(8\), not 16"),
+        ({"wide_bits": 30}, "wide_bits must be 24 or 32, not 30"),
+    ],
+)
 def test_arguments(change, message):
-    good = {"heads": 4, "banks": 2, "head_dim": 8, "block": 8, "lanes": 4, "vector_lanes": 4,
-            "max_context": 16, "n_sinks": 0, "wide_bits": 32, "passes": 1}
+    good = {
+        "heads": 4,
+        "banks": 2,
+        "head_dim": 8,
+        "block": 8,
+        "lanes": 4,
+        "vector_lanes": 4,
+        "max_context": 16,
+        "n_sinks": 0,
+        "wide_bits": 32,
+        "passes": 1,
+    }
     with pytest.raises(ValueError, match=message):
         AttentionHeads(**(good | change))

@@ -11,9 +11,15 @@ from hdl.attention.kv_cache import KvCache
 from tests.support.streams import collect, drive, simulate
 
 SHAPES = [  # kv_heads, head_dim, lanes, vector_lanes, banks, n_layers, max_context, n_sequences
-    (2, 8, 8, 8, 1, 2, 8, 2), (2, 8, 8, 4, 2, 3, 5, 1), (4, 8, 4, 8, 4, 1, 6, 3), (4, 8, 8, 2, 2, 2, 7, 2),
-    (1, 48, 16, 4, 1, 2, 5, 1), (3, 48, 16, 16, 1, 1, 3, 2), (2, 128, 32, 32, 2, 1, 4, 1),
-    (2, 64, 8, 32, 1, 2, 3, 2), (6, 16, 4, 2, 3, 3, 4, 3),
+    (2, 8, 8, 8, 1, 2, 8, 2),
+    (2, 8, 8, 4, 2, 3, 5, 1),
+    (4, 8, 4, 8, 4, 1, 6, 3),
+    (4, 8, 8, 2, 2, 2, 7, 2),
+    (1, 48, 16, 4, 1, 2, 5, 1),
+    (3, 48, 16, 16, 1, 1, 3, 2),
+    (2, 128, 32, 32, 2, 1, 4, 1),
+    (2, 64, 8, 32, 1, 2, 3, 2),
+    (6, 16, 4, 2, 3, 3, 4, 3),
 ]
 NAMES = ("kv_heads", "head_dim", "lanes", "vector_lanes", "banks", "n_layers", "max_context", "n_sequences")
 
@@ -25,7 +31,7 @@ class Bench:
         self.shape = dict(zip(NAMES, shape, strict=True))
         self.dut = KvCache(**self.shape)
         self.rng = random.Random(seed)
-        self.held = {}                    # (v, sequence, layer, position, head) -> words
+        self.held = {}  # (v, sequence, layer, position, head) -> words
         self.expected = {"k": [], "v": []}
 
     def __getattr__(self, name):
@@ -41,18 +47,21 @@ class Bench:
                 for _ in range(self.head_dim // block):
                     exp = self.rng.randint(-128, 127)
                     mant = [self.rng.randint(-127, 127) for _ in range(block)]
-                    beats += [{"mant": mant[k:k + vl], "exp": exp, "last": self.rng.getrandbits(1)}
-                              for k in range(0, block, vl)]
-                    words += [{"mant": mant[k:k + self.lanes], "exp": exp}
-                              for k in range(0, block, self.lanes)]
+                    beats += [{"mant": mant[k : k + vl], "exp": exp, "last": self.rng.getrandbits(1)} for k in range(0, block, vl)]
+                    words += [{"mant": mant[k : k + self.lanes], "exp": exp} for k in range(0, block, self.lanes)]
                 self.held[v, sequence, layer, place, head] = words
         return beats
 
     def request(self, index, sequence, layer, place, whole=0):
         for v, name in enumerate("kv"):
-            heads = [[word for p in range(self.max_context if whole else place + 1)
-                      for word in self.held[v, sequence, layer, p, index * self.banks + u]]
-                     for u in range(self.banks)]
+            heads = [
+                [
+                    word
+                    for p in range(self.max_context if whole else place + 1)
+                    for word in self.held[v, sequence, layer, p, index * self.banks + u]
+                ]
+                for u in range(self.banks)
+            ]
             words = [{"bank": list(banks), "last": 0} for banks in zip(*heads, strict=True)]
             words[-1]["last"] = 1
             self.expected[name] += words
@@ -86,7 +95,7 @@ class Bench:
                 for port, value in zip(ports, where, strict=True):
                     ctx.set(port, value)
                 await drive(ctx, dut.write, beats[:1], stall, f"first {k}")
-                for port in ports:      # taken with the first beat: noise afterwards
+                for port in ports:  # taken with the first beat: noise afterwards
                     ctx.set(port, self.rng.getrandbits(len(port)))
                 await drive(ctx, dut.write, beats[1:], stall, f"rest {k}")
                 await drive(ctx, dut.request, requests, stall, f"requests {k}")
@@ -105,7 +114,7 @@ class Bench:
                         if which == v and head % self.banks == u:
                             slot = (s * self.n_layers + layer) * dut.indices + head // self.banks
                             at = (slot * self.max_context + p) * dut.head_words
-                            expected[at:at + dut.head_words] = map(packed, words)
+                            expected[at : at + dut.head_words] = map(packed, words)
                     got = [ctx.get(memory[k]).as_bits() for k in range(dut.depth)]
                     assert got == expected, f"contents of {'kv'[v]} memory {u}"
 
@@ -211,12 +220,15 @@ def test_broken_copy_is_caught(fault, monkeypatch):
         check(SHAPES[3], 0.0)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"banks": 3}, r"banks must divide kv_heads \(2\), not 3"),
-    ({"max_context": 0}, "max_context must be a positive integer, not 0"),
-    ({"lanes": 16}, r"lanes must divide head_dim \(8\), not 16"),
-    ({"head_dim": 48, "lanes": 12}, r"one of lanes \(12\) and vector_lanes \(8\) must divide the other"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"banks": 3}, r"banks must divide kv_heads \(2\), not 3"),
+        ({"max_context": 0}, "max_context must be a positive integer, not 0"),
+        ({"lanes": 16}, r"lanes must divide head_dim \(8\), not 16"),
+        ({"head_dim": 48, "lanes": 12}, r"one of lanes \(12\) and vector_lanes \(8\) must divide the other"),
+    ],
+)
 def test_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         KvCache(**(dict(zip(NAMES, SHAPES[0], strict=True)) | change))

@@ -94,18 +94,32 @@ def wild(seed: int) -> IntegerModel:
         if name == "embed":  # most of it within Wide
             e = np.where(rng.random(len(e)) < 0.8, rng.integers(-18, -4, len(e)), e).astype(np.int8)
         matrices[name] = QuantisedMatrix(q, d, m, e, k, matrix.bits)
-    norms = {name: Norm(np.where(rng.random(32) < 0.2, rng.choice([-32767, 0, 32767], 32), rng.integers(-32767, 32767, 32))
-                        .astype(np.int16), int(rng.integers(-20, 8)), int(rng.choice([1, 5368, 2**31 - 1])))
-             for name in model.norms}
-    return replace(model, matrices=matrices, norms=norms, freq_q=rng.integers(0, 2**32, 4, dtype=np.uint32),
-                   residual_shift=int(rng.integers(-4, 4)))
+    norms = {
+        name: Norm(
+            np.where(rng.random(32) < 0.2, rng.choice([-32767, 0, 32767], 32), rng.integers(-32767, 32767, 32)).astype(np.int16),
+            int(rng.integers(-20, 8)),
+            int(rng.choice([1, 5368, 2**31 - 1])),
+        )
+        for name in model.norms
+    }
+    return replace(
+        model,
+        matrices=matrices,
+        norms=norms,
+        freq_q=rng.integers(0, 2**32, 4, dtype=np.uint32),
+        residual_shift=int(rng.integers(-4, 4)),
+    )
 
 
-@pytest.mark.parametrize("shape", [
-    {"ffn_dim": 32, "vocab_size": 64},
-    {"dim": 50, "n_layers": 1, "n_heads": 8, "n_kv_heads": 1, "ffn_dim": 70, "vocab_size": 33},
-    {"n_layers": 1, "n_heads": 4, "n_kv_heads": 4, "ffn_dim": 5, "vocab_size": 20},
-], ids=["stories_tiny", "64_to_96_8_to_1", "4_to_4"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"ffn_dim": 32, "vocab_size": 64},
+        {"dim": 50, "n_layers": 1, "n_heads": 8, "n_kv_heads": 1, "ffn_dim": 70, "vocab_size": 33},
+        {"n_layers": 1, "n_heads": 4, "n_kv_heads": 4, "ffn_dim": 5, "vocab_size": 20},
+    ],
+    ids=["stories_tiny", "64_to_96_8_to_1", "4_to_4"],
+)
 def test_equals_golden(shape):
     model = random_model(3, 24, **shape)
     rng = random.Random(5)
@@ -134,8 +148,9 @@ def test_cycles():
     assert [cycles for cycles, _ in talk(dut, model, told)] == expected
 
 
-@pytest.mark.parametrize(("context", "prefill", "decode"), [
-    (1, 6838, 7883), (16, 7678, 8723), (64, 10734, 11779), (128, 14830, 15875)])
+@pytest.mark.parametrize(
+    ("context", "prefill", "decode"), [(1, 6838, 7883), (16, 7678, 8723), (64, 10734, 11779), (128, 14830, 15875)]
+)
 def test_cycles_of_stories_tiny(context, prefill, decode):
     """As ``hardwire compile`` measured them; at position 64 an iCEBreaker of 24 MHz needs 12,000 for 2,000 tokens/s."""
     model = Source.open("stories-tiny").format(24)
@@ -180,35 +195,45 @@ def test_broken_program_is_caught(fault, monkeypatch):
         check(model, [1, 5, 9] if fault not in WILD else [1, 5])
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"row_lanes": 2}, "the shared engine has row_lanes 1, not 2"),
-    ({"block_lanes": 16}, "the shared engine has block_lanes 8, not 16"),
-    ({"n_sinks": 2}, "the shared engine has no n_sinks: it must be 0, not 2"),
-    ({"lora_rank": 4}, "the shared engine has no lora_rank: it must be 0, not 4"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"row_lanes": 2}, "the shared engine has row_lanes 1, not 2"),
+        ({"block_lanes": 16}, "the shared engine has block_lanes 8, not 16"),
+        ({"n_sinks": 2}, "the shared engine has no n_sinks: it must be 0, not 2"),
+        ({"lora_rank": 4}, "the shared engine has no lora_rank: it must be 0, not 4"),
+    ],
+)
 def test_lanes_that_there_are_not(changes, message):
     with pytest.raises(ValueError, match=message):
         ChipConfig.for_model(random_model(0, 24).format, shared=True, **changes)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"wide_bits": 32}, "wide_bits must be 24, not 32"),
-    ({"head_dim": 16}, "head_dim must be 8, not 16"),
-    ({"n_heads": 6}, r"query heads a key-value head must be a power of two, not 3"),
-    ({"n_heads": 2}, r"n_heads \* head_dim must be a multiple of 32, not 16"),
-    ({"dim": 70}, "dim must fill blocks of 32 that are a power of two in number, not 70"),
-    ({"dim": 1024}, "dim must be at most 512, not 1024"),
-    ({"tied": False}, "the head must be tied to an embedding of 8 bits"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"wide_bits": 32}, "wide_bits must be 24, not 32"),
+        ({"head_dim": 16}, "head_dim must be 8, not 16"),
+        ({"n_heads": 6}, r"query heads a key-value head must be a power of two, not 3"),
+        ({"n_heads": 2}, r"n_heads \* head_dim must be a multiple of 32, not 16"),
+        ({"dim": 70}, "dim must fill blocks of 32 that are a power of two in number, not 70"),
+        ({"dim": 1024}, "dim must be at most 512, not 1024"),
+        ({"tied": False}, "the head must be tied to an embedding of 8 bits"),
+    ],
+)
 def test_shapes_that_do_not_fit(changes, message):
     model = random_model(0, **({"wide_bits": 24} | changes)).format
     with pytest.raises(ValueError, match=message):
         ChipConfig.for_model(model, shared=True)
 
 
-@pytest.mark.parametrize("shape", [
-    {}, {"dim": 50, "n_layers": 3, "n_heads": 8, "n_kv_heads": 1, "ffn_dim": 200, "vocab_size": 33},
-])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"dim": 50, "n_layers": 3, "n_heads": 8, "n_kv_heads": 1, "ffn_dim": 200, "vocab_size": 33},
+    ],
+)
 def test_no_word_reads_while_a_result_is_written(shape):
     """MEM has one port: followed over a whole token, whose words' timing is known without its data."""
     model = random_model(0, 24, **shape).format
@@ -217,8 +242,7 @@ def test_no_word_reads_while_a_result_is_written(shape):
     config = ChipConfig.for_model(model, shared=True, max_context=8)
     path = list(words_of(model, config, 5))
     writes = {now + WRITE_DISTANCE for now, n in enumerate(path) if words[n]["write"] != Write.NONE}
-    uses = {now for now, n in enumerate(path)
-            if words[n]["read"] != Read.NONE or words[n]["event"] in (Event.RECORD, Event.Y)}
+    uses = {now for now, n in enumerate(path) if words[n]["read"] != Read.NONE or words[n]["event"] in (Event.RECORD, Event.Y)}
     clash = [path[now] for now in sorted(writes & uses)]
     # What the embedding reads from MEM beside its weights means nothing.
     embed = range(*(next(n for n, word in enumerate(words) if word["event"] == event) for event in (Event.EMBED, Event.REWIND)))

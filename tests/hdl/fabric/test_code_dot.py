@@ -16,8 +16,14 @@ class Bench(wiring.Component):
     def __init__(self, multiplier):
         self.multiplier = multiplier
         lanes = multiplier.block_lanes
-        super().__init__({"codes": In(4).array(lanes), "x": In(signed(8)).array(lanes),
-                          "total": In(total_shape(lanes)), "product": Out(product_shape(lanes))})
+        super().__init__(
+            {
+                "codes": In(4).array(lanes),
+                "x": In(signed(8)).array(lanes),
+                "total": In(total_shape(lanes)),
+                "product": Out(product_shape(lanes)),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()

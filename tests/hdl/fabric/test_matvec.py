@@ -90,8 +90,15 @@ class Bench(wiring.Component):
         r, b, vl = lanes
         stored = [job for job in jobs if not job.restart] or jobs[:1]  # a restart reads again what is there
         weights, rows = pack(stored, r, b)
-        self.dut = Matvec(row_lanes=r, block_lanes=b, vector_lanes=vl, x_lanes=x_lanes(lanes), multiplier=multiplier,
-                          wide_bits=wide_bits, matrices=[MatrixShape(Step.O, *job.shape) for job in stored])
+        self.dut = Matvec(
+            row_lanes=r,
+            block_lanes=b,
+            vector_lanes=vl,
+            x_lanes=x_lanes(lanes),
+            multiplier=multiplier,
+            wide_bits=wide_bits,
+            matrices=[MatrixShape(Step.O, *job.shape) for job in stored],
+        )
         self.weight_rom = WeightRom(width=9 * b // 2, depth=len(weights[0]), lanes=r, init=weights)
         self.row_rom = RowRom(width=10, depth=len(rows), lanes=r, init=rows)
         members = self.dut.signature.members
@@ -116,22 +123,28 @@ def x_lanes(lanes):
 
 
 def commands(jobs):
-    return [{"tag": job.tag, "restart": job.restart or i == 0, "blocks": job.shape[1],
-             "two_planes": job.shape[2] == 2, "rows": job.shape[0]} for i, job in enumerate(jobs)]
+    return [
+        {
+            "tag": job.tag,
+            "restart": job.restart or i == 0,
+            "blocks": job.shape[1],
+            "two_planes": job.shape[2] == 2,
+            "rows": job.shape[0],
+        }
+        for i, job in enumerate(jobs)
+    ]
 
 
 def vector_beats(job, vl):
     mant = job.mant.reshape(-1, vl).tolist()
     per_block = 32 // vl
-    return [{"mant": values, "exp": int(job.exp[i // per_block]), "last": i == len(mant) - 1}
-            for i, values in enumerate(mant)]
+    return [{"mant": values, "exp": int(job.exp[i // per_block]), "last": i == len(mant) - 1} for i, values in enumerate(mant)]
 
 
 def expected(job, vl, wide_bits):
     y = matvec(job.matrix, job.mant, job.exp, wide_bits).tolist()
     y += [0] * (-len(y) % vl)
-    return [{"data": y[i:i + vl], "tag": job.tag, "last": int(i + vl == len(y))}
-            for i in range(0, len(y), vl)]
+    return [{"data": y[i : i + vl], "tag": job.tag, "last": int(i + vl == len(y))} for i in range(0, len(y), vl)]
 
 
 def check(jobs, lanes, *, stalls=(0.0,), seed=0, wide_bits=32, **more):
@@ -208,12 +221,13 @@ def test_corners(wide_bits):
     q = np.zeros((4, len(e), 1, 32), np.uint8)
     d = np.zeros((4, len(e), 1), np.uint8)
     m = np.zeros_like(d)
-    q[0], d[0] = 15, 255                     # P at its largest, no minimum
-    m[1] = 255                               # the minimum alone
-    q[2], d[2], m[2] = 15, 255, 255          # both
-    q[3, ..., 0], d[3] = 1, 1                # T = x[0]
-    matrix = QuantisedMatrix(q.reshape(-1, 1, 32), d.reshape(-1, 1), m.reshape(-1, 1),
-                             np.tile(e, 4).astype(np.int8), np.full(4 * len(e), 4, np.uint8), 4)
+    q[0], d[0] = 15, 255  # P at its largest, no minimum
+    m[1] = 255  # the minimum alone
+    q[2], d[2], m[2] = 15, 255, 255  # both
+    q[3, ..., 0], d[3] = 1, 1  # T = x[0]
+    matrix = QuantisedMatrix(
+        q.reshape(-1, 1, 32), d.reshape(-1, 1), m.reshape(-1, 1), np.tile(e, 4).astype(np.int8), np.full(4 * len(e), 4, np.uint8), 4
+    )
     jobs = [Job(matrix, np.full((1, 32), x), np.array([-16]), 0, restart=True) for x in (127, -127, 1, -1)]
     check(jobs, (2, 32, 2), wide_bits=wide_bits)
 
@@ -237,8 +251,9 @@ def test_cycles(lanes):
     assert busy == want_busy
     latency = {32: 17, 16: 17, 8: 16}[b]
     groups_per_beat = max(1, vl // r)
-    want_out = [end + latency + beat for end in group_ends[groups_per_beat - 1::groups_per_beat]
-                for beat in range(max(1, r // vl))]
+    want_out = [
+        end + latency + beat for end in group_ends[groups_per_beat - 1 :: groups_per_beat] for beat in range(max(1, r // vl))
+    ]
     assert out == want_out
 
 
@@ -286,14 +301,24 @@ def test_the_check_catches(what, monkeypatch):
         check_broken()
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"block_lanes": 12}, "block_lanes must be 4, 8, 16 or 32, not 12"),
-    ({"multiplier": "dsp"}, "multiplier must be one of booth, magic, plain, not 'dsp'"),
-    ({"matrices": []}, "matrices must not be empty"),
-    ({"row_lanes": 3}, r"one of row_lanes \(3\) and vector_lanes \(4\) must divide the other"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"block_lanes": 12}, "block_lanes must be 4, 8, 16 or 32, not 12"),
+        ({"multiplier": "dsp"}, "multiplier must be one of booth, magic, plain, not 'dsp'"),
+        ({"matrices": []}, "matrices must not be empty"),
+        ({"row_lanes": 3}, r"one of row_lanes \(3\) and vector_lanes \(4\) must divide the other"),
+    ],
+)
 def test_refusals(change, message):
-    arguments = {"row_lanes": 4, "block_lanes": 8, "vector_lanes": 4, "x_lanes": 8, "multiplier": "booth", "wide_bits": 32,
-                 "matrices": [MatrixShape(Step.O, 8, 2, 1)]} | change
+    arguments = {
+        "row_lanes": 4,
+        "block_lanes": 8,
+        "vector_lanes": 4,
+        "x_lanes": 8,
+        "multiplier": "booth",
+        "wide_bits": 32,
+        "matrices": [MatrixShape(Step.O, 8, 2, 1)],
+    } | change
     with pytest.raises(ValueError, match=f"^{message}$"):
         Matvec(**arguments)

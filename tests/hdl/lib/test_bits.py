@@ -45,11 +45,22 @@ def test_bitlen_of_wide_values():
     assert evaluate(bitlen(x), [x], [[v] for v in values]) == [v.bit_length() for v in values]
 
 
-@pytest.mark.parametrize("shape, shift_bits, width, unit", [
-    (signed(8), 3, 8, 1), (signed(8), 4, 8, 1), (signed(8), 4, 12, 1), (signed(63), 6, 9, 1), (63, 6, 9, 1),
-    (signed(64), 3, 16, 8), (32, 5, 32, 2), (8, 0, 8, 1), (8, 2, 20, 1), (signed(5), 2, 3, 4),
-    (signed(9), 5, 1, 1),
-])
+@pytest.mark.parametrize(
+    "shape, shift_bits, width, unit",
+    [
+        (signed(8), 3, 8, 1),
+        (signed(8), 4, 8, 1),
+        (signed(8), 4, 12, 1),
+        (signed(63), 6, 9, 1),
+        (63, 6, 9, 1),
+        (signed(64), 3, 16, 8),
+        (32, 5, 32, 2),
+        (8, 0, 8, 1),
+        (8, 2, 20, 1),
+        (signed(5), 2, 3, 4),
+        (signed(9), 5, 1, 1),
+    ],
+)
 def test_shift_right(shape, shift_bits, width, unit):
     x, shift = Signal(shape), Signal(shift_bits)
     rng = random.Random(width)

@@ -10,7 +10,13 @@ from hdl.lib.narrow import Narrow
 from tests.support.streams import collect, drive, simulate
 
 SHAPES = [  # lanes, to, n
-    (8, 4, 64), (8, 2, 61), (8, 1, 17), (4, 4, 12), (4, 2, 5), (8, 4, 4), (2, 1, 1),
+    (8, 4, 64),
+    (8, 2, 61),
+    (8, 1, 17),
+    (4, 4, 12),
+    (4, 2, 5),
+    (8, 4, 4),
+    (2, 1, 1),
 ]
 WIDTH = 12
 
@@ -18,7 +24,7 @@ WIDTH = 12
 def beats(vector, lanes, rng):
     """Filled up with noise, which a narrow beat may hold only beyond the vector's end."""
     padded = vector + [rng.randrange(-2048, 2048) for _ in range(-len(vector) % lanes)]
-    return [{"data": padded[k:k + lanes], "last": int(k + lanes >= len(padded))} for k in range(0, len(padded), lanes)]
+    return [{"data": padded[k : k + lanes], "last": int(k + lanes >= len(padded))} for k in range(0, len(padded), lanes)]
 
 
 def check(lanes, to, n, stall_in, stall_out):
@@ -28,10 +34,13 @@ def check(lanes, to, n, stall_in, stall_out):
     times_in, times_out = [], []
     dut = Narrow(lanes=lanes, to=to, n=n, width=WIDTH)
     per_vector = -(-n // to)
-    _, got = simulate(dut, lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
-                      lambda ctx: collect(ctx, dut.o, 5 * per_vector, stall_out, times=times_out))
+    _, got = simulate(
+        dut,
+        lambda ctx: drive(ctx, dut.i, sent, stall_in, times=times_in),
+        lambda ctx: collect(ctx, dut.o, 5 * per_vector, stall_out, times=times_out),
+    )
     for k, vector in enumerate(vectors):
-        of_vector = got[k * per_vector:(k + 1) * per_vector]
+        of_vector = got[k * per_vector : (k + 1) * per_vector]
         assert [beat["last"] for beat in of_vector] == [0] * (per_vector - 1) + [1]
         assert [x for beat in of_vector for x in beat["data"]][:n] == vector, f"vector {k}"
     return times_in, times_out

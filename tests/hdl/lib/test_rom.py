@@ -100,13 +100,11 @@ def test_hex_file_in_verilator(tmp_path, monkeypatch):
     sources, instances, wires, inputs, outputs, sequences = [], [], [], [], [], []
     for name, width, depth in SHAPES:
         rom = Rom(width=width, depth=depth, name=name)
-        sources += [verilog.convert(rom, name=f"top_{name}", ports=[rom.en, rom.addr, rom.data]),
-                    rom_verilog(name, width, depth)]
+        sources += [verilog.convert(rom, name=f"top_{name}", ports=[rom.en, rom.addr, rom.data]), rom_verilog(name, width, depth)]
         (tmp_path / f"{name}.hex").write_text("".join(f"{word:x}\n" for word in words(width, depth)))
         bits = address_bits(depth)
         wires.append(f"  reg en_{name}; reg [{bits - 1}:0] addr_{name}; wire [{width - 1}:0] data_{name};")
-        instances.append(f"  top_{name} rom_{name}(.clk(clk), .rst(1'b0), .en(en_{name}), "
-                         f".addr(addr_{name}), .data(data_{name}));")
+        instances.append(f"  top_{name} rom_{name}(.clk(clk), .rst(1'b0), .en(en_{name}), .addr(addr_{name}), .data(data_{name}));")
         inputs += [f"en_{name}", f"addr_{name}"]
         outputs.append(f"data_{name}")
         sequences.append(reads(depth))
@@ -124,9 +122,18 @@ def test_hex_file_in_verilator(tmp_path, monkeypatch):
             value = ((value << 1 | en) << address_bits(depth)) | addr
         stimulus.append(value)
     (tmp_path / "stimulus.hex").write_text("".join(f"{value:x}\n" for value in [*stimulus, 0]))
-    (tmp_path / "bench.v").write_text(text + BENCH.format(
-        n=len(stimulus), stimulus_bits=total_bits - 1, wires="\n".join(wires), inputs=", ".join(inputs),
-        formats=" ".join(["%h"] * len(outputs)), outputs=", ".join(outputs), instances="\n".join(instances)))
+    (tmp_path / "bench.v").write_text(
+        text
+        + BENCH.format(
+            n=len(stimulus),
+            stimulus_bits=total_bits - 1,
+            wires="\n".join(wires),
+            inputs=", ".join(inputs),
+            formats=" ".join(["%h"] * len(outputs)),
+            outputs=", ".join(outputs),
+            instances="\n".join(instances),
+        )
+    )
     binary, environment = verilator_environment()
     options = ["--binary", "--timing", "-Wno-fatal", "--top-module", "bench", "-Mdir", "build", "-j", "1"]
     run(tmp_path, environment, str(binary), *options, "-CFLAGS", "-O0 -std=c++20", "bench.v")
@@ -153,7 +160,7 @@ def read_all(dut, addresses):
             await ctx.tick()
             out.append([ctx.get(data) for data in dut.port.data])
         assert out.pop() == out[-1], "words stay while nothing is read"
-        del out[:dut.latency - 1], out[len(addresses):]
+        del out[: dut.latency - 1], out[len(addresses) :]
 
     sim = Simulator(dut)
     sim.add_clock(1e-6)
@@ -176,15 +183,17 @@ def test_lanes_side_by_side():
     assert dut.spec == RomSpec("rows", 30, 6)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"width": 0, "depth": 4}, "width must be a positive integer, not 0"),
-    ({"width": 4, "depth": -1}, "depth must be a positive integer, not -1"),
-    ({"width": 4, "depth": 3, "init": [1, 2]}, "t: init must have 3 words, not 2"),
-    ({"width": 4, "depth": 2, "init": [1, 16]}, "t: word 1 must be an int of 4 unsigned bits, not 16"),
-    ({"width": 4, "depth": 2, "init": [-1, 0]}, "t: word 0 must be an int of 4 unsigned bits, not -1"),
-    ({"width": 4, "depth": 1, "init": [np.int64(3)]},
-     "t: word 0 must be an int of 4 unsigned bits, not np.int64(3)"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"width": 0, "depth": 4}, "width must be a positive integer, not 0"),
+        ({"width": 4, "depth": -1}, "depth must be a positive integer, not -1"),
+        ({"width": 4, "depth": 3, "init": [1, 2]}, "t: init must have 3 words, not 2"),
+        ({"width": 4, "depth": 2, "init": [1, 16]}, "t: word 1 must be an int of 4 unsigned bits, not 16"),
+        ({"width": 4, "depth": 2, "init": [-1, 0]}, "t: word 0 must be an int of 4 unsigned bits, not -1"),
+        ({"width": 4, "depth": 1, "init": [np.int64(3)]}, "t: word 0 must be an int of 4 unsigned bits, not np.int64(3)"),
+    ],
+)
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Rom(name="t", **arguments)

@@ -30,11 +30,14 @@ def test_all_lora_lanes_are_one_module():
     assert two["lora_lane"] == four["lora_lane"] > 1000
 
 
-@pytest.mark.parametrize(("text", "short"), [
-    ("{ a[3], a[3], a[3], a }", "{ {3{a[3]}}, a }"),
-    ("{ a, b, a }", "{ a, b, a }"),
-    (r"{ \$1 [2], \$1 [2], 2'h0, 2'h0 }", r"{ {2{\$1 [2]}}, {2{2'h0}} }"),
-    ("x = { a, a } & { b, b, b };", "x = { {2{a}} } & { {3{b}} };"),
-])
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("{ a[3], a[3], a[3], a }", "{ {3{a[3]}}, a }"),
+        ("{ a, b, a }", "{ a, b, a }"),
+        (r"{ \$1 [2], \$1 [2], 2'h0, 2'h0 }", r"{ {2{\$1 [2]}}, {2{2'h0}} }"),
+        ("x = { a, a } & { b, b, b };", "x = { {2{a}} } & { {3{b}} };"),
+    ],
+)
 def test_what_is_repeated_is_said_once(text, short):
     assert _replicated(text) == short

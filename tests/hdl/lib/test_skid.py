@@ -33,7 +33,7 @@ def test_ready_is_a_register():
     async def bench(ctx):
         ctx.set(dut.o.ready, 0)
         ctx.set(dut.i.valid, 1)
-        assert ctx.get(dut.i.ready)             # whatever o.ready says
+        assert ctx.get(dut.i.ready)  # whatever o.ready says
         await ctx.tick()
         ctx.set(dut.o.ready, 1)
         assert not ctx.get(dut.i.ready) and ctx.get(dut.o.valid)

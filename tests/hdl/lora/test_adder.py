@@ -31,9 +31,9 @@ class Token:
     number: int
     adapter: IntegerAdapter | None
     steps: int
-    vectors: list   # (mant[blocks, 32], exp[blocks]), steps in order
-    results: list   # y[rows] of each projection, steps in order
-    head: list      # beats of the LM head
+    vectors: list  # (mant[blocks, 32], exp[blocks]), steps in order
+    results: list  # y[rows] of each projection, steps in order
+    head: list  # beats of the LM head
 
 
 def random_token(rng, fmt, number, adapter, exponents="near", steps=None) -> Token:
@@ -51,8 +51,9 @@ def random_token(rng, fmt, number, adapter, exponents="near", steps=None) -> Tok
                 exp = rng.integers(-128, 128, blocks) if exponents == "far" else rng.integers(-24, 20, blocks)
             vectors.append((mant, exp))
             wild = exponents != "near" or rng.random() < 0.2
-            results.append([rng.integers(-reach, reach, rows) if wild else rng.integers(-1 << 20, 1 << 20, rows)
-                            for rows, _ in shapes])
+            results.append(
+                [rng.integers(-reach, reach, rows) if wild else rng.integers(-1 << 20, 1 << 20, rows) for rows, _ in shapes]
+            )
     steps = adapter.steps if adapter and steps is None else steps
     return Token(number, adapter, steps, vectors, results, [int(v) for v in rng.integers(-reach, reach, 3)])
 
@@ -88,9 +89,17 @@ class Bench:
 
     def __init__(self, fmt, rank, lanes, vl=4, n_adapters=2):
         self.fmt, self.rank, self.lanes, self.vl, self.x_lanes = fmt, rank, lanes, vl, min(2 * vl, 32)
-        self.dut = Lora(matrices=lora_matrices(fmt), n_layers=fmt.n_layers, k_rows=fmt.n_kv_heads * fmt.head_dim, rank=rank,
-                        lora_lanes=lanes, n_adapters=n_adapters, vector_lanes=vl, x_lanes=self.x_lanes,
-                        wide_bits=fmt.wide_bits)
+        self.dut = Lora(
+            matrices=lora_matrices(fmt),
+            n_layers=fmt.n_layers,
+            k_rows=fmt.n_kv_heads * fmt.head_dim,
+            rank=rank,
+            lora_lanes=lanes,
+            n_adapters=n_adapters,
+            vector_lanes=vl,
+            x_lanes=self.x_lanes,
+            wide_bits=fmt.wide_bits,
+        )
 
     def writes(self, number, adapter):
         """What a frame writes: (address, lane, word), from the frame as section 6 tells it."""
@@ -99,7 +108,7 @@ class Bench:
         assert len(words) == self.dut.words * self.lanes * parts
         for k in range(0, len(words), parts):
             address, lane = divmod(k // parts, self.lanes)
-            word = sum(w << 32 * j for j, w in enumerate(words[k:k + parts]))
+            word = sum(w << 32 * j for j, w in enumerate(words[k : k + parts]))
             yield (number - 1) * self.dut.words + address, lane, word
 
     def run(self, tokens, loads, stall=0.0, seed=0):
@@ -123,8 +132,12 @@ class Bench:
                             ctx.set(dut.write.en, 0)
                             ctx.set(dut.write.addr, int(rng.integers(1 << 16)) % (1 << len(dut.write.addr)))
                             await ctx.tick()
-                        for port, value in ((dut.write.en, 1), (dut.write.addr, address), (dut.write.lane, lane),
-                                            (dut.write.data, word)):
+                        for port, value in (
+                            (dut.write.en, 1),
+                            (dut.write.addr, address),
+                            (dut.write.lane, lane),
+                            (dut.write.data, word),
+                        ):
                             ctx.set(port, value)
                         await ctx.tick()
                 ctx.set(dut.write.en, 0)
@@ -204,7 +217,17 @@ def check(fmt, rank, lanes, vl=4, *, exponents="near", masks=(15, 15, 15), stall
 
 
 SHAPES = [  # rank, lora_lanes, vector_lanes
-    (2, 1, 4), (2, 2, 8), (4, 4, 2), (8, 1, 4), (8, 2, 4), (8, 4, 8), (16, 2, 2), (32, 4, 4), (64, 1, 4), (64, 2, 2), (64, 4, 8),
+    (2, 1, 4),
+    (2, 2, 8),
+    (4, 4, 2),
+    (8, 1, 4),
+    (8, 2, 4),
+    (8, 4, 8),
+    (16, 2, 2),
+    (32, 4, 4),
+    (64, 1, 4),
+    (64, 2, 2),
+    (64, 4, 8),
 ]
 
 
@@ -214,12 +237,16 @@ def test_equals_golden(rank, lanes, vl):
     check(fmt, rank, lanes, vl, masks=(15, 1 + (5 * rank + lanes) % 14, 15), seed=vl)
 
 
-@pytest.mark.parametrize("changes, rank, lanes", [
-    ({"n_layers": 3}, 8, 2),
-    ({"dim": 96, "n_layers": 1}, 8, 2),                                                     # several blocks
-    ({"dim": 40, "n_heads": 3, "n_kv_heads": 1, "head_dim": 8, "ffn_dim": 70, "n_layers": 1}, 4, 4),    # padding everywhere
-    ({"n_heads": 3, "n_kv_heads": 3, "head_dim": 24, "n_layers": 1}, 2, 2),                 # words with rows of k, v and q
-], ids=str)
+@pytest.mark.parametrize(
+    "changes, rank, lanes",
+    [
+        ({"n_layers": 3}, 8, 2),
+        ({"dim": 96, "n_layers": 1}, 8, 2),  # several blocks
+        ({"dim": 40, "n_heads": 3, "n_kv_heads": 1, "head_dim": 8, "ffn_dim": 70, "n_layers": 1}, 4, 4),  # padding everywhere
+        ({"n_heads": 3, "n_kv_heads": 3, "head_dim": 24, "n_layers": 1}, 2, 2),  # words with rows of k, v and q
+    ],
+    ids=str,
+)
 def test_models(changes, rank, lanes):
     check(random_format(**changes), rank, lanes, seed=1)
 
@@ -245,8 +272,7 @@ def test_every_mask():
     Bench(fmt, 8, 2).run(tokens, [[(1, adapter)], *([] for _ in tokens)], 0.2)
 
 
-@pytest.mark.parametrize("rank, exponents, wide_bits", [
-    (8, "wild", 24), (8, "far", 32), (64, "wild", 32), (64, "far", 24)])
+@pytest.mark.parametrize("rank, exponents, wide_bits", [(8, "wild", 24), (8, "far", 32), (64, "wild", 32), (64, "far", 24)])
 def test_corners(rank, exponents, wide_bits):
     """Shifts of all sizes; terms, addends and results that saturate, some by all three; exponents at both ends."""
     check(random_format(n_layers=1, ffn_dim=32, wide_bits=wide_bits), rank, 2, exponents=exponents, stall=0.0, seed=wide_bits)
@@ -263,7 +289,8 @@ def constant_adapter(fmt, rank, a, b):
             mant[::2] = -127
             exp = np.broadcast_to(np.resize(b, rows)[:, None], (rows, rank // nb))
             matrices[f"layers.{layer}.{kind}"] = LoraBlocks(
-                np.full((rank, blocks, 32), 127, np.int8), np.full((rank, blocks), a, np.int8), mant, exp.astype(np.int8))
+                np.full((rank, blocks, 32), 127, np.int8), np.full((rank, blocks), a, np.int8), mant, exp.astype(np.int8)
+            )
     return IntegerAdapter(rank, matrices)
 
 
@@ -299,9 +326,9 @@ def test_cycles(rank, lanes, vl):
     shapes = lora_matrices(fmt)
     last_x = np.cumsum([shape.blocks * 32 // min(2 * vl, 32) for shape in shapes]) - 1
     first_o = np.cumsum([0, *(shape.rows // vl for shape in shapes)])[:-1]
-    addresses = max(1, rank // 32 // lanes)                 # of a row of B
-    sharing = 2 if rank == 64 and lanes > 1 else 1          # lanes that share one
-    rows = max(1, 32 * lanes // rank)                       # of an address
+    addresses = max(1, rank // 32 // lanes)  # of a row of B
+    sharing = 2 if rank == 64 and lanes > 1 else 1  # lanes that share one
+    rows = max(1, 32 * lanes // rank)  # of an address
     fills = (max(1, vl // rows) - 1) * addresses
     nb = min(32, rank)
     begins = x[last_x[0]] + 2
@@ -323,14 +350,16 @@ def test_a_beat_a_cycle():
     qkv = lora_matrices(fmt)[Step.QKV].rows // 2
     half = len(o) // 2
     for first in (0, half):
-        assert o[first:first + qkv] == list(range(o[first], o[first] + qkv))
+        assert o[first : first + qkv] == list(range(o[first], o[first] + qkv))
 
 
 def _wraps_in(which):
     """``saturate`` that cuts bits off in the sum of result and addend, or everywhere else."""
+
     def wrap(value, width):
         is_result = len(value) == width + 1
         return value[:width].as_signed() if is_result == which else saturate(value, width)
+
     return wrap
 
 
@@ -364,6 +393,7 @@ def test_the_check_catches(what, monkeypatch):
 def test_the_check_catches_rows_of_another_projection():
     def change(bench):
         bench.dut.k_rows -= 8
+
     with pytest.raises(AssertionError, match=r"^token 0, layer 0, QKV"):
         check_broken(change)
 
@@ -376,21 +406,33 @@ def test_verilog(tmp_path, shape):
     verilator("--lint-only", "-Wall", "--top-module", "lora", str(WAIVERS), str(tmp_path / "lora.v"))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"n_layers": 0}, "n_layers must be a positive integer, not 0"),
-    ({"k_rows": 1.0}, "k_rows must be a positive integer, not 1.0"),
-    ({"n_adapters": 0}, "n_adapters must be a positive integer, not 0"),
-    ({"matrices": []}, r"matrices must be those of QKV, O, GATE_UP and DOWN, not \[\]"),
-    ({"k_rows": 32}, "k_rows must leave some of the 64 rows of QKV to q, not 32"),
-    ({"rank": 12}, "rank must be a power of two from 2 to 64, not 12"),
-    ({"rank": 128}, "rank must be a power of two from 2 to 64, not 128"),
-    ({"lora_lanes": 3}, r"lora_lanes must be a power of two from 1 to min\(32, rank\) = 8, not 3"),
-    ({"lora_lanes": 16}, r"lora_lanes must be a power of two from 1 to min\(32, rank\) = 8, not 16"),
-    ({"vector_lanes": 64}, "vector_lanes must be a power of two from 1 to 32, not 64"),
-    ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_layers": 0}, "n_layers must be a positive integer, not 0"),
+        ({"k_rows": 1.0}, "k_rows must be a positive integer, not 1.0"),
+        ({"n_adapters": 0}, "n_adapters must be a positive integer, not 0"),
+        ({"matrices": []}, r"matrices must be those of QKV, O, GATE_UP and DOWN, not \[\]"),
+        ({"k_rows": 32}, "k_rows must leave some of the 64 rows of QKV to q, not 32"),
+        ({"rank": 12}, "rank must be a power of two from 2 to 64, not 12"),
+        ({"rank": 128}, "rank must be a power of two from 2 to 64, not 128"),
+        ({"lora_lanes": 3}, r"lora_lanes must be a power of two from 1 to min\(32, rank\) = 8, not 3"),
+        ({"lora_lanes": 16}, r"lora_lanes must be a power of two from 1 to min\(32, rank\) = 8, not 16"),
+        ({"vector_lanes": 64}, "vector_lanes must be a power of two from 1 to 32, not 64"),
+        ({"wide_bits": 16}, "wide_bits must be 24 or 32, not 16"),
+    ],
+)
 def test_refusals(change, message):
-    arguments = {"matrices": lora_matrices(random_format()), "n_layers": 2, "k_rows": 16, "rank": 8, "lora_lanes": 2,
-                 "n_adapters": 2, "vector_lanes": 4, "x_lanes": 8, "wide_bits": 32} | change
+    arguments = {
+        "matrices": lora_matrices(random_format()),
+        "n_layers": 2,
+        "k_rows": 16,
+        "rank": 8,
+        "lora_lanes": 2,
+        "n_adapters": 2,
+        "vector_lanes": 4,
+        "x_lanes": 8,
+        "wide_bits": 32,
+    } | change
     with pytest.raises(ValueError, match=f"^{message}$"):
         Lora(**arguments)

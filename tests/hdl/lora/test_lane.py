@@ -53,7 +53,7 @@ def random_sums(nb, seed):
                 at, extreme = slice(nb * g, nb * (g + 1)), extremes[rng.integers(len(extremes))]
                 if extreme:
                     mant[at], x[at] = extreme
-                elif rng.random() < 0.5:    # P = 1 or -1
+                elif rng.random() < 0.5:  # P = 1 or -1
                     mant[at] = x[at] = 0
                     mant[nb * g], x[nb * g] = 1, rng.choice([-1, 1])
             e, exp = zip(*(exponents(shift if g == 0 else int(rng.integers(-30, 45)), rng) for g in range(groups)), strict=True)
@@ -95,7 +95,7 @@ def check(nb, wide_bits, seed=0, make=LoraLane):
             word = at(cycle - LoraLane.LATENCY)
             if word and word[2]:
                 expected = next(want)
-                assert [ctx.get(s) for s in dut.sum][:len(expected)] == expected, f"word {cycle - LoraLane.LATENCY}"
+                assert [ctx.get(s) for s in dut.sum][: len(expected)] == expected, f"word {cycle - LoraLane.LATENCY}"
             await ctx.tick()
         assert not list(want)
 
@@ -128,5 +128,6 @@ def test_the_check_catches_terms_that_saturate_a_bit_off(change):
         lane = LoraLane(**arguments)
         lane.term_bits += change
         return lane
+
     with pytest.raises(AssertionError, match=r"^word"):
         check(32, 32, make=broken)

@@ -22,20 +22,28 @@ from weights_to_rom.adapters.lora import adapter_memory, adapter_words, frame, l
 FMT = random_format(n_layers=1)
 VECTOR_LANES = 4
 WAIVERS = Path(hdl.__file__).with_name("lint.vlt")
-SHAPES = [(2, 1), (8, 4), (16, 2), (32, 8)]     # rank, lora_lanes: words of 384, 288, 272 and 264 bits
+SHAPES = [(2, 1), (8, 4), (16, 2), (32, 8)]  # rank, lora_lanes: words of 384, 288, 272 and 264 bits
 
 
 def loader(rank, lanes, n_adapters=3, words=None) -> LoraLoader:
-    return LoraLoader(n_adapters=n_adapters, words=words or adapter_words(FMT, rank, lanes), lora_lanes=lanes,
-                      word_bits=word_bits(rank), layout=layout_word(FMT, rank, lanes, VECTOR_LANES))
+    return LoraLoader(
+        n_adapters=n_adapters,
+        words=words or adapter_words(FMT, rank, lanes),
+        lora_lanes=lanes,
+        word_bits=word_bits(rank),
+        layout=layout_word(FMT, rank, lanes, VECTOR_LANES),
+    )
 
 
 def packed(rank, lanes, number, seed, steps=15):
     """An adapter's frame, and what it writes: {(address, lane): word}."""
     adapter = random_adapter(np.random.default_rng(seed), FMT, rank, steps)
     memory = adapter_memory(adapter, FMT, lanes, VECTOR_LANES)
-    writes = {((number - 1) * len(memory) + address, lane): int.from_bytes(memory[address, lane].tobytes(), "little")
-              for address in range(len(memory)) for lane in range(lanes)}
+    writes = {
+        ((number - 1) * len(memory) + address, lane): int.from_bytes(memory[address, lane].tobytes(), "little")
+        for address in range(len(memory))
+        for lane in range(lanes)
+    }
     return [int(word) for word in frame(adapter, FMT, number, lanes, VECTOR_LANES)], writes
 
 
@@ -82,6 +90,7 @@ class Bench:
 
     def run(self, words, replies, stall=0.0, seed=0, *others):
         """Offer the words, expect the replies; then nothing more may be written or said."""
+
         async def end(ctx):
             got = await collect(ctx, self.dut.o, len(replies), stall, seed)
             assert got == replies
@@ -126,11 +135,12 @@ def test_writes_what_is_in_the_frame(rank, lanes, stall):
     # A change is seen in the cycle after the word that made it moved, in which the next may move.
     assert bench.ready_changes == changes
     assert steps == {number: 0 for number in range(4)} | dict(plan)
-    if not stall:       # a word a cycle but where a reply was to be taken; each word of memory when its last part is there
+    if not stall:  # a word a cycle but where a reply was to be taken; each word of memory when its last part is there
         parts = -(-word_bits(rank) // 32)
         assert times == list(range(len(words)))
-        assert bench.write_times == [n * k + 1 + parts * (j + 1) + 1 for k in range(len(plan))
-                                     for j in range(bench.dut.words * lanes)]
+        assert bench.write_times == [
+            n * k + 1 + parts * (j + 1) + 1 for k in range(len(plan)) for j in range(bench.dut.words * lanes)
+        ]
 
 
 RANK, LANES = 16, 2
@@ -143,13 +153,17 @@ def short():
 
     def words(number, steps=15, layout=dut.layout):
         return checked([number | steps << 8, layout, *(rng.getrandbits(32) for _ in range(3 * LANES * 9))])
+
     return dut, words
 
 
 def writes_of(words, number):
     """What a small frame writes, from its words."""
-    return {((number - 1) * 3 + k // LANES, k % LANES):
-            sum(word << 32 * j for j, word in enumerate(words[2 + 9 * k:11 + 9 * k])) % (1 << word_bits(RANK)) for k in range(6)}
+    return {
+        ((number - 1) * 3 + k // LANES, k % LANES): sum(word << 32 * j for j, word in enumerate(words[2 + 9 * k : 11 + 9 * k]))
+        % (1 << word_bits(RANK))
+        for k in range(6)
+    }
 
 
 def status(number, what):
@@ -165,9 +179,9 @@ def test_refusals(stall):
     flipped[20] ^= 1 << 17
     late = words(2)
     late[-1] ^= 1
-    frames = [                                              # words, reply, ready afterwards
+    frames = [  # words, reply, ready afterwards
         (beats(good), [ok(1)], 0b0011),
-        (beats([1, 2, 3], first=False), [], 0b0011),        # between frames
+        (beats([1, 2, 3], first=False), [], 0b0011),  # between frames
         (beats(words(0)), [status(0, LoadStatus.NO_ADAPTER)], 0b0011),
         (beats(words(4)), [status(4, LoadStatus.NO_ADAPTER)], 0b0011),
         (beats(words(255)), [status(255, LoadStatus.NO_ADAPTER)], 0b0011),
@@ -176,18 +190,17 @@ def test_refusals(stall):
         (beats(other), [ok(2)], 0b0111),
         (beats(flipped), [status(1, LoadStatus.BAD_CHECKSUM)], 0b0101),
         (beats(late), [status(2, LoadStatus.BAD_CHECKSUM)], 0b0001),
-        (beats(third[:1]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),      # before its layout
-        (beats(third[:2]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),      # before its memory
-        (beats(third[:30]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),     # within
-        (beats(third[:-1]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),     # before its checksum
-        (beats(words(9)), [status(9, LoadStatus.NO_ADAPTER)], 0b0001),       # two replies in a row
+        (beats(third[:1]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),  # before its layout
+        (beats(third[:2]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),  # before its memory
+        (beats(third[:30]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),  # within
+        (beats(third[:-1]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),  # before its checksum
+        (beats(words(9)), [status(9, LoadStatus.NO_ADAPTER)], 0b0001),  # two replies in a row
         (beats(third), [ok(3)], 0b1001),
-        (beats(good[-1:], first=False), [], 0b1001),        # behind a frame
+        (beats(good[-1:], first=False), [], 0b1001),  # behind a frame
         (beats(good), [ok(1)], 0b1011),
     ]
     bench = Bench(dut)
-    bench.run([beat for data, *_ in frames for beat in data], [reply for _, replies, _ in frames for reply in replies],
-              stall, 1)
+    bench.run([beat for data, *_ in frames for beat in data], [reply for _, replies, _ in frames for reply in replies], stall, 1)
     after = [ready for *_, ready in frames]
     assert [now for _, now in bench.ready_changes] == [now for last, now in zip([1, *after], after, strict=False) if now != last]
     assert bench.memory == writes_of(good, 1) | writes_of(late, 2) | writes_of(third, 3)
@@ -208,7 +221,7 @@ def test_waits_for_tokens(seed):
         while bench.moved < sum(map(len, frames)):
             ready = ctx.get(dut.ready)
             number = rng.choice([n for n in range(4) if ready >> n & 1])
-            await idle(ctx, 2)      # as late as it may be
+            await idle(ctx, 2)  # as late as it may be
             ctx.set(dut.in_use, number)
             bench.in_use = number
             used.add(number)
@@ -219,8 +232,9 @@ def test_waits_for_tokens(seed):
 
     bench.run([beat for data in frames for beat in beats(data)], [ok(number) for number in numbers], 0.1, seed, tokens)
     assert used == {0, 1, 2, 3}
-    assert bench.memory == {at: word for number, data in zip(numbers, frames, strict=True)
-                            for at, word in writes_of(data, number).items()}
+    assert bench.memory == {
+        at: word for number, data in zip(numbers, frames, strict=True) for at, word in writes_of(data, number).items()
+    }
 
 
 def test_the_other_adapters_do_not_wait():
@@ -295,7 +309,7 @@ def test_the_checksum_is_zlibs(n):
     frames = []
     for _ in range(4):
         words = [1, dut.layout, *(rng.getrandbits(32) for _ in range(54))]
-        words[2:2 + n] = [rng.choice([0, 2**32 - 1])] * min(n, 54)
+        words[2 : 2 + n] = [rng.choice([0, 2**32 - 1])] * min(n, 54)
         frames += beats(checked(words))
     Bench(dut).run(frames, [ok(1)] * 4)
 
@@ -322,14 +336,17 @@ def test_verilog(tmp_path, shape):
     verilator("--lint-only", "-Wall", "--top-module", "loader", str(WAIVERS), str(tmp_path / "loader.v"))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"n_adapters": 0}, "n_adapters must be a positive integer, not 0"),
-    ({"n_adapters": 256}, "n_adapters must be at most 255, not 256"),
-    ({"words": 0}, "words must be a positive integer, not 0"),
-    ({"lora_lanes": 1.5}, "lora_lanes must be a positive integer, not 1.5"),
-    ({"word_bits": -1}, "word_bits must be a positive integer, not -1"),
-    ({"layout": 1 << 32}, "layout must be an unsigned integer of 32 bits, not 4294967296"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_adapters": 0}, "n_adapters must be a positive integer, not 0"),
+        ({"n_adapters": 256}, "n_adapters must be at most 255, not 256"),
+        ({"words": 0}, "words must be a positive integer, not 0"),
+        ({"lora_lanes": 1.5}, "lora_lanes must be a positive integer, not 1.5"),
+        ({"word_bits": -1}, "word_bits must be a positive integer, not -1"),
+        ({"layout": 1 << 32}, "layout must be an unsigned integer of 32 bits, not 4294967296"),
+    ],
+)
 def test_arguments(change, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         LoraLoader(**{"n_adapters": 2, "words": 4, "lora_lanes": 1, "word_bits": 288, "layout": 7} | change)

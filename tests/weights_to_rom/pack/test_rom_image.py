@@ -81,9 +81,7 @@ def test_every_weight_is_in_its_place(model, row_lanes, block_lanes, vector_lane
     f = model.format
     images = {
         image.name: image.ints()
-        for image in rom_images(
-            model, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes
-        )
+        for image in rom_images(model, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
     }
     lanes = [images[f"weights_{lane:02d}"] for lane in range(row_lanes)]
     reader = Reader(lanes, images["rows"], block_lanes)
@@ -112,15 +110,10 @@ def test_every_weight_is_in_its_place(model, row_lanes, block_lanes, vector_lane
 @pytest.mark.parametrize("vector_lanes", [2, 8])
 def test_constants(model, vector_lanes):
     f = model.format
-    images = {
-        image.name: image.ints()
-        for image in rom_images(model, row_lanes=2, block_lanes=32, vector_lanes=vector_lanes)
-    }
+    images = {image.name: image.ints() for image in rom_images(model, row_lanes=2, block_lanes=32, vector_lanes=vector_lanes)}
     order = [f"layers.{i}.{kind}" for i in range(f.n_layers) for kind in ("attn_norm", "ffn_norm")] + ["norm"]
     norms = [model.norms[name] for name in order]
-    gains = [
-        signed(word >> (16 * lane) & 0xFFFF, 16) for word in images["gain"] for lane in range(vector_lanes)
-    ]
+    gains = [signed(word >> (16 * lane) & 0xFFFF, 16) for word in images["gain"] for lane in range(vector_lanes)]
     assert gains == [int(gain) for norm in norms for gain in norm.gain_q]
     assert [(word & 0xFFFFFFFF, signed(word >> 32, 8)) for word in images["norm"]] == [
         (norm.eps_q, norm.gain_exp) for norm in norms
@@ -139,9 +132,7 @@ def test_a_model_without_an_end_of_text():
 
 @pytest.mark.parametrize(("row_lanes", "block_lanes", "vector_lanes"), LANES)
 def test_the_verilog_expects_just_these(model, row_lanes, block_lanes, vector_lanes):
-    config = ChipConfig.for_model(
-        model.format, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes
-    )
+    config = ChipConfig.for_model(model.format, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
     images = rom_images(model, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
     assert [(i.name, i.width, i.depth) for i in images] == [
         (spec.name, spec.width, spec.depth) for spec in rom_specs(model.format, config)

@@ -65,9 +65,7 @@ def test_capture_sees_the_input_of_every_matrix(name):
     matrices = {key: shape for key, shape in config.tensor_shapes().items() if len(shape) == 2}
     if not config.tied:
         del matrices["embed"]
-    assert {key: x.shape for key, x in seen.items()} == {
-        key: (len(tokens), shape[1]) for key, shape in matrices.items()
-    }
+    assert {key: x.shape for key, x in seen.items()} == {key: (len(tokens), shape[1]) for key, shape in matrices.items()}
     head = "embed" if config.tied else "head"
     np.testing.assert_array_equal(seen[head] @ random_weights(config)[head].T, logits)
     np.testing.assert_array_equal(seen["layers.0.q"], seen["layers.0.v"])

@@ -8,9 +8,7 @@ from weights_to_rom.quantise.blocks import BLOCK, fit_blocks, quantise
 from weights_to_rom.quantise.float_llama import FloatLlama
 from weights_to_rom.quantise.gptq import DAMPING, gptq, quantise_with_hessian
 
-CONFIG = LlamaConfig(
-    dim=48, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, ffn_dim=72, vocab_size=97, max_seq_len=64
-)
+CONFIG = LlamaConfig(dim=48, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, ffn_dim=72, vocab_size=97, max_seq_len=64)
 
 
 def correlated(rng, length, inputs, rank):
@@ -116,9 +114,7 @@ def test_a_whole_model():
     seen = {}
     exact.forward(fresh[0], capture=seen.__setitem__)
     for name in linears[:3]:  # those whose inputs no quantised matrix has changed
-        assert output_error(seen[name], weights[name], ours[name]) < 0.8 * output_error(
-            seen[name], weights[name], nearest[name]
-        )
+        assert output_error(seen[name], weights[name], ours[name]) < 0.8 * output_error(seen[name], weights[name], nearest[name])
 
     def logit_error(matrices):
         changed = weights | {n: m.dequantise()[:, : weights[n].shape[1]] for n, m in matrices.items()}

@@ -23,9 +23,7 @@ def test_each_source_finds_its_reader(tmp_path):
 
 @pytest.mark.parametrize("name", ["nothing_here", "nothing_here.gguf", "some/where"])
 def test_unknown_source_lists_the_known_names(name):
-    with pytest.raises(
-        CheckpointError, match=f"{name}: no such file or directory.*stories-260k.*smollm2-135m"
-    ):
+    with pytest.raises(CheckpointError, match=f"{name}: no such file or directory.*stories-260k.*smollm2-135m"):
         open_checkpoint(name)
 
 
@@ -86,9 +84,7 @@ def test_tensor_is_float32_and_of_its_shape():
 def test_values_that_are_not_finite_are_named(value, kind):
     array = np.ones((64, 160), np.float32)
     array[3, 150:] = value
-    with pytest.raises(
-        CheckpointError, match=rf"here: layers.1.down holds 10 values .*{kind}, at \(3, 150\)"
-    ):
+    with pytest.raises(CheckpointError, match=rf"here: layers.1.down holds 10 values .*{kind}, at \(3, 150\)"):
         OneTensor(array).tensor("layers.1.down")
 
 

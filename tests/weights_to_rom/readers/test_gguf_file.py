@@ -103,17 +103,13 @@ def test_other_types_are_dequantised_with_a_note(tmp_path):
     for name, kind in kinds.items():
         assert checkpoint.blocks(name) is None
         raw = gguf.quants.quantize(interleaved(SHAPE, weights)[name], kind)
-        assert np.array_equal(
-            to_file_order(SHAPE, name, checkpoint.tensor(name)), gguf.quants.dequantize(raw, kind)
-        )
+        assert np.array_equal(to_file_order(SHAPE, name, checkpoint.tensor(name)), gguf.quants.dequantize(raw, kind))
 
 
 def divisors(config, scaling):
     """As the converter of llama.cpp writes ``rope_freqs``: what each frequency is divided by."""
     factors = []
-    for frequency in config.rope_theta ** -(
-        np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-    ):
+    for frequency in config.rope_theta ** -(np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim):
         wavelength = 2 * np.pi / frequency
         if wavelength < scaling.original_max_seq_len / scaling.high_freq_factor:
             factors.append(1)
@@ -151,9 +147,7 @@ def test_rope_divisors_of_one_are_no_scaling(tmp_path):
 
 
 def rope(**options):
-    return lambda writer: [
-        getattr(writer, f"add_rope_scaling_{name}")(value) for name, value in options.items()
-    ]
+    return lambda writer: [getattr(writer, f"add_rope_scaling_{name}")(value) for name, value in options.items()]
 
 
 def test_linear_scaling_by_one_is_none(tmp_path):
@@ -242,9 +236,7 @@ def test_missing_and_repeated_fields(tmp_path):
     path = tmp_path / "model.gguf"
     write_gguf(path)
     data = path.read_bytes()
-    path.write_bytes(
-        data.replace(b"llama.attention.layer_norm_rms_epsilon", b"llama.attention.layer_norm_rms_epsilom")
-    )
+    path.write_bytes(data.replace(b"llama.attention.layer_norm_rms_epsilon", b"llama.attention.layer_norm_rms_epsilom"))
     refused(path, "llama.attention.layer_norm_rms_epsilon is missing")
     path.write_bytes(data.replace(b"token_embd.weight", b"token_emby.weight"))
     refused(path, "the tensor token_embd.weight is missing")

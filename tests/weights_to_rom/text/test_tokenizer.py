@@ -76,9 +76,7 @@ def write_llama2c_tokenizer(path, source):
 
 def write_gguf_tokenizer(path, source):
     n = range(source.get_piece_size())
-    kinds = [
-        2 if source.is_unknown(i) else 3 if source.is_control(i) else 6 if source.is_byte(i) else 1 for i in n
-    ]
+    kinds = [2 if source.is_unknown(i) else 3 if source.is_control(i) else 6 if source.is_byte(i) else 1 for i in n]
 
     def fields(writer):
         writer.add_tokenizer_model("llama")
@@ -158,9 +156,7 @@ def train_byte_level(split, corpus):
     model.pre_tokenizer = split
     model.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     model.train_from_iterator(corpus, trainer)
     return model
 
@@ -186,9 +182,7 @@ def byte_level_gguf(path, source, pre, **options):
 def test_byte_level_bpe_from_gguf(tmp_path, pre, page):
     # Trained on the page too, with digits and accents, so that a wrong split shows as other merges.
     source = train_byte_level(SPLITS[pre], [*CORPUS, *[page, "x ½ 1234 12345 123 don't DON'T"] * 50])
-    byte_level_gguf(
-        tmp_path / "model.gguf", source, pre, add_chat_template="{{ messages[0].content }}{{ eos_token }}"
-    )
+    byte_level_gguf(tmp_path / "model.gguf", source, pre, add_chat_template="{{ messages[0].content }}{{ eos_token }}")
     tokenizer = open_checkpoint(tmp_path / "model.gguf").tokenizer
     bos = [1] if pre == "llama-bpe" else []
     for text in [page, OTHER, *page.splitlines(), "x ½ 1234", "DON'T", "", " "]:
@@ -216,15 +210,10 @@ def test_tokenizers_in_gguf_that_are_refused(tmp_path):
     source = train_byte_level(SPLITS["gpt-2"], CORPUS)
     path = tmp_path / "model.gguf"
     byte_level_gguf(path, source, "klingon")
-    with pytest.raises(
-        CheckpointError, match=r"model\.gguf: the pre-tokenizer 'klingon' is not known.*--tokenizer"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.gguf: the pre-tokenizer 'klingon' is not known.*--tokenizer"):
         open_checkpoint(path)
     source.save(str(tmp_path / "tokenizer.json"))
-    assert (
-        open_checkpoint(path, tokenizer=tmp_path / "tokenizer.json").tokenizer.encode("dog")
-        == source.encode("dog").ids
-    )
+    assert open_checkpoint(path, tokenizer=tmp_path / "tokenizer.json").tokenizer.encode("dog") == source.encode("dog").ids
     byte_level_gguf(path, source, "gpt-2", add_token_merges=["a b", "Q QQ"])
     with pytest.raises(CheckpointError, match=r"model\.gguf: the merges do not fit the vocabulary"):
         open_checkpoint(path)
@@ -253,9 +242,7 @@ def test_tokenizer_of_transformers():
 
 @pytest.mark.parametrize("kind", ["json", "model"])
 def test_a_saved_tokenizer_is_the_same(tmp_path, sp, page, kind):
-    first = (
-        read_tokenizer(sp[0]) if kind == "model" else open_checkpoint(FIXTURES / "transformers_gqa").tokenizer
-    )
+    first = read_tokenizer(sp[0]) if kind == "model" else open_checkpoint(FIXTURES / "transformers_gqa").tokenizer
     first.chat_template = "{{ bos_token }}{{ messages[0].content }}é"
     first.save(tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
@@ -379,9 +366,7 @@ def test_tokens_added_by_the_configuration(tmp_path, sp):
     (tmp_path / "tokenizer.model").write_bytes(sp[0].read_bytes())
     tokenizer = open_checkpoint(tmp_path).tokenizer
     assert tokenizer.encode("<|user|>") == [1, 900] and tokenizer.vocab_size == 901
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"added_tokens_decoder": {"905": added["900"]}})
-    )
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"905": added["900"]}}))
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json has '<\|user\|>' as 905, not 900"):
         open_checkpoint(tmp_path)
 
@@ -406,9 +391,7 @@ def test_a_tokenizer_larger_than_the_model(tmp_path):
     model = train_byte_level(SPLITS["gpt-2"], CORPUS)
     write_hugging_face(tmp_path)
     (tmp_path / "tokenizer.json").write_text(model.to_str())
-    with pytest.raises(
-        CheckpointError, match=r"its tokenizer has 900 tokens, the model only 75: .*--tokenizer"
-    ):
+    with pytest.raises(CheckpointError, match=r"its tokenizer has 900 tokens, the model only 75: .*--tokenizer"):
         open_checkpoint(tmp_path)
     model.add_special_tokens([AddedToken("<pad>", special=True)])
     write_hugging_face(tmp_path, replace(SHAPE, vocab_size=900))

@@ -13,9 +13,11 @@ A, B, P, Q, CLK, CE, RESET = range(0, 100, 4), range(100, 200, 4), range(200, 23
 
 def flip_flop(d, q, **changes):
     """One as Yosys writes it; capital letters are its inputs, others its parameters."""
-    cell = {"type": "TRELLIS_FF", "parameters": {"CEMUX": "CE", "CLKMUX": "CLK", "GSR": "DISABLED", "LSRMUX": "LSR",
-                                                  "REGSET": "RESET"},
-            "connections": {"CE": [CE], "CLK": [CLK], "DI": [d], "LSR": ["0"], "Q": [q]}}
+    cell = {
+        "type": "TRELLIS_FF",
+        "parameters": {"CEMUX": "CE", "CLKMUX": "CLK", "GSR": "DISABLED", "LSRMUX": "LSR", "REGSET": "RESET"},
+        "connections": {"CE": [CE], "CLK": [CLK], "DI": [d], "LSR": ["0"], "Q": [q]},
+    }
     for name, value in changes.items():
         cell["connections" if name in cell["connections"] else "parameters"][name] = value
     cell["port_directions"] = {port: "output" if port == "Q" else "input" for port in cell["connections"]}
@@ -25,8 +27,14 @@ def flip_flop(d, q, **changes):
 def design(bits=36, **changes) -> dict:
     """A multiplier of which ``bits`` are used, and a flip-flop behind each; ``changes`` are those of the last one."""
     connections = {f"A{k}": [A[k]] for k in range(18)} | {f"B{k}": [B[k]] for k in range(18)} | {f"P{k}": [P[k]] for k in range(36)}
-    cells = {"multiply": {"type": "MULT18X18D", "parameters": {}, "connections": connections,
-                          "port_directions": {port: "output" if port[0] == "P" else "input" for port in connections}}}
+    cells = {
+        "multiply": {
+            "type": "MULT18X18D",
+            "parameters": {},
+            "connections": connections,
+            "port_directions": {port: "output" if port[0] == "P" else "input" for port in connections},
+        }
+    }
     cells |= {f"register_{k}": flip_flop(P[k], Q[k], **(changes if k == bits - 1 else {})) for k in range(bits)}
     return {"ports": {"product": {"direction": "output", "bits": list(Q[:bits])}}, "cells": cells}
 
@@ -43,7 +51,10 @@ def test_a_multiplier_takes_the_register_behind_it(bits, enabled):
     (cell,) = top["cells"].values()
     assert [cell["connections"][f"P{k}"] for k in range(36)] == [[bit] for bit in (*Q[:bits], *P[bits:])]
     assert {port: cell["connections"][port] for port in ("CLK0", "CE0", "RST0")} == {
-        "CLK0": [CLK], "CE0": [CE if enabled else "1"], "RST0": ["0"]}
+        "CLK0": [CLK],
+        "CE0": [CE if enabled else "1"],
+        "RST0": ["0"],
+    }
     assert cell["parameters"] == {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0", "REG_OUTPUT_RST": "RST0"}
     assert all(cell["port_directions"][port] == "input" for port in ("CLK0", "CE0", "RST0"))
 
@@ -67,14 +78,44 @@ def without(name) -> dict:
     return top
 
 
-@pytest.mark.parametrize("top", [
-    design(CE=[499]), design(CLK=[499]), design(LSR=[RESET]), design(REGSET="SET"), design(CEMUX="INV"), design(CLKMUX="INV"),
-    design(LSRMUX="INV"), other(flip_flop(P[3], 500)),
-    other({"type": "LUT4", "parameters": {}, "connections": {"A": [P[3]], "Z": [500]},
-           "port_directions": {"A": "input", "Z": "output"}}),
-    shown(), without("register_35"), design(0),
-], ids=["another_enable", "another_clock", "a_reset", "begins_with_1", "enable_inverted", "clock_inverted", "always_reset",
-        "two_registers", "a_lut_too", "a_port_too", "a_bit_without", "no_product"])
+@pytest.mark.parametrize(
+    "top",
+    [
+        design(CE=[499]),
+        design(CLK=[499]),
+        design(LSR=[RESET]),
+        design(REGSET="SET"),
+        design(CEMUX="INV"),
+        design(CLKMUX="INV"),
+        design(LSRMUX="INV"),
+        other(flip_flop(P[3], 500)),
+        other(
+            {
+                "type": "LUT4",
+                "parameters": {},
+                "connections": {"A": [P[3]], "Z": [500]},
+                "port_directions": {"A": "input", "Z": "output"},
+            }
+        ),
+        shown(),
+        without("register_35"),
+        design(0),
+    ],
+    ids=[
+        "another_enable",
+        "another_clock",
+        "a_reset",
+        "begins_with_1",
+        "enable_inverted",
+        "clock_inverted",
+        "always_reset",
+        "two_registers",
+        "a_lut_too",
+        "a_port_too",
+        "a_bit_without",
+        "no_product",
+    ],
+)
 def test_what_is_not_just_a_register_stays(top):
     before = copy.deepcopy(top)
     assert take_registers(top) == 0
@@ -84,8 +125,12 @@ def test_what_is_not_just_a_register_stays(top):
 def test_a_lut_between_stays():
     top = design()
     top["cells"]["register_3"]["connections"]["DI"] = [500]
-    top["cells"]["lut"] = {"type": "LUT4", "parameters": {}, "connections": {"A": [P[3]], "Z": [500]},
-                           "port_directions": {"A": "input", "Z": "output"}}
+    top["cells"]["lut"] = {
+        "type": "LUT4",
+        "parameters": {},
+        "connections": {"A": [P[3]], "Z": [500]},
+        "port_directions": {"A": "input", "Z": "output"},
+    }
     before = copy.deepcopy(top)
     assert take_registers(top) == 0
     assert top == before
@@ -100,9 +145,14 @@ def block_ram(width, bits, name="rom.mem.0.0", **changes) -> dict:
     connections = {"CLKA": [CLK], "CLKB": [CLK], "OCEA": ["1"], "OCEB": ["1"], "CEA": [CE]}
     connections |= {output: [bit] for output, bit in zip(outputs, WORD, strict=True)}
     connections |= {f"ADA{k}": [bit] for k, bit in enumerate(ADDRESS)}
-    cells = {name: {"type": "DP16KD", "connections": connections,
-                    "parameters": {f"DATA_WIDTH_{port}": f"{width:b}" for port in "AB"},
-                    "port_directions": {port: "output" if port[:2] == "DO" else "input" for port in connections}}}
+    cells = {
+        name: {
+            "type": "DP16KD",
+            "connections": connections,
+            "parameters": {f"DATA_WIDTH_{port}": f"{width:b}" for port in "AB"},
+            "port_directions": {port: "output" if port[:2] == "DO" else "input" for port in connections},
+        }
+    }
     cells |= {f"register_{k}": flip_flop(WORD[k], HELD[k], **(changes if k == bits - 1 else {})) for k in range(bits)}
     return {"ports": {}, "cells": cells}
 
@@ -115,7 +165,8 @@ def test_a_block_ram_takes_the_register_behind_it(width, bits):
     ports = "AB" if width == 36 else "A"
     assert [cell["connections"][f"DO{'AB'[k // 18]}{k % 18}"] for k in range(36)] == [[bit] for bit in (*HELD[:bits], *WORD[bits:])]
     assert {port: cell["parameters"].get(f"REGMODE_{port}") for port in "AB"} == {
-        port: "OUTREG" if port in ports else None for port in "AB"}
+        port: "OUTREG" if port in ports else None for port in "AB"
+    }
     assert {port: cell["connections"][f"OCE{port}"] for port in "AB"} == {port: [CE] if port in ports else ["1"] for port in "AB"}
 
 
@@ -133,8 +184,11 @@ def test_of_two_ports_each_has_its_own():
     assert top["cells"]["rom.mem.0.0"]["parameters"]["REGMODE_A"] == "OUTREG"
 
 
-@pytest.mark.parametrize("top", [block_ram(9, 9, CLK=[499]), block_ram(9, 9, LSR=[RESET]), block_ram(36, 36, CE=[499])],
-                         ids=["another_clock", "a_reset", "another_enable"])
+@pytest.mark.parametrize(
+    "top",
+    [block_ram(9, 9, CLK=[499]), block_ram(9, 9, LSR=[RESET]), block_ram(36, 36, CE=[499])],
+    ids=["another_clock", "a_reset", "another_enable"],
+)
 def test_what_is_not_just_a_register_stays_behind_a_block_ram(top):
     before = copy.deepcopy(top)
     assert take_registers(top) == 0
@@ -155,12 +209,12 @@ def test_an_address_has_a_register_for_each_memory():
     rams = {name: cell["connections"] for name, cell in top["cells"].items() if cell["type"] == "DP16KD"}
     for k in range(len(ADDRESS)):
         bits = {name: wires[f"ADA{k}"][0] for name, wires in rams.items()}
-        assert bits["a.mem.0.0"] == bits["a.mem.0.1"] == ADDRESS[k]         # the first keeps what it had, as others may have it
+        assert bits["a.mem.0.0"] == bits["a.mem.0.1"] == ADDRESS[k]  # the first keeps what it had, as others may have it
         assert len(set(bits.values())) == 3
         for bit in bits.values():
             of, original = driver[bit], registers[f"address_{k}"]
             assert of["connections"] | {"Q": 0} == original["connections"] | {"Q": 0} and of["parameters"] == original["parameters"]
-    assert {wires["CEA"][0] for wires in rams.values()} == {CE}             # no flip-flop's
+    assert {wires["CEA"][0] for wires in rams.values()} == {CE}  # no flip-flop's
 
 
 def test_one_memory_keeps_its_registers():
@@ -187,7 +241,7 @@ def operands(source="flip_flop", **changes) -> dict:
     for k in range(12):
         if source == "flip_flop":
             top["cells"][f"before_{k}"] = flip_flop(1100 + k, BEFORE[k])
-        else:   # a LUT, behind a flip-flop or behind another LUT
+        else:  # a LUT, behind a flip-flop or behind another LUT
             top["cells"][f"before_{k}"] = lut(1100 + k, BEFORE[k])
             top["cells"][f"first_{k}"] = flip_flop(1200 + k, 1100 + k) if source == "lut" else lut(1200 + k, 1100 + k)
     return top
@@ -195,8 +249,12 @@ def operands(source="flip_flop", **changes) -> dict:
 
 def lut(a, z, b="0", init="1010101010101010") -> dict:
     connections = {"A": [a], "B": [b], "C": ["0"], "D": ["0"], "Z": [z]}
-    return {"type": "LUT4", "parameters": {"INIT": init}, "connections": connections,
-            "port_directions": {port: "output" if port == "Z" else "input" for port in connections}}
+    return {
+        "type": "LUT4",
+        "parameters": {"INIT": init},
+        "connections": connections,
+        "port_directions": {port: "output" if port == "Z" else "input" for port in connections},
+    }
 
 
 @pytest.mark.parametrize("source", ["flip_flop", "lut"])
@@ -234,11 +292,27 @@ def plain_product() -> dict:
     return top
 
 
-@pytest.mark.parametrize("top", [
-    operands(CE=[499]), operands(CLK=[499]), operands(LSR=[RESET]), operands(REGSET="SET"), operands("logic"), plain_product(),
-    one_of_two(),
-], ids=["another_enable", "another_clock", "a_reset", "begins_with_1", "much_before_it", "a_product_without_register",
-        "one_of_two"])
+@pytest.mark.parametrize(
+    "top",
+    [
+        operands(CE=[499]),
+        operands(CLK=[499]),
+        operands(LSR=[RESET]),
+        operands(REGSET="SET"),
+        operands("logic"),
+        plain_product(),
+        one_of_two(),
+    ],
+    ids=[
+        "another_enable",
+        "another_clock",
+        "a_reset",
+        "begins_with_1",
+        "much_before_it",
+        "a_product_without_register",
+        "one_of_two",
+    ],
+)
 def test_an_operand_that_is_not_just_a_register_stays(top):
     before = copy.deepcopy(top)
     assert take_operands(top) == 0
@@ -266,7 +340,7 @@ def deep(bits=9, init="1111000011001100", **changes) -> dict:
 
 def test_the_register_behind_a_choice_goes_before_it():
     top = deep()
-    assert choose_behind(top) == 8          # nine flip-flops, and one of the choice instead
+    assert choose_behind(top) == 8  # nine flip-flops, and one of the choice instead
     for name in ("deep.mem.0.0", "deep.mem.0.1"):
         cell = top["cells"][name]
         assert cell["parameters"]["REGMODE_A"] == "OUTREG" and cell["connections"]["OCEA"] == [CE]
@@ -275,7 +349,11 @@ def test_the_register_behind_a_choice_goes_before_it():
     for k in range(9):
         wires = top["cells"][f"choice_{k}"]["connections"]
         assert (wires["A"], wires["B"], wires["C"], wires["Z"]) == (
-            [1400 + k], [1420 + k], register["connections"]["Q"], [1700 + k])
+            [1400 + k],
+            [1420 + k],
+            register["connections"]["Q"],
+            [1700 + k],
+        )
 
 
 def read_directly() -> dict:
@@ -306,10 +384,19 @@ def logic_behind() -> dict:
     return top
 
 
-@pytest.mark.parametrize("top", [
-    read_directly(), held_already(), logic_behind(), deep(CE=[499]), deep(LSR=[RESET]), deep(init="1111000011001101"),
-    constant_above(),
-], ids=["read_directly", "held_already", "logic_behind", "another_enable", "a_reset", "begins_with_1", "a_constant_above"])
+@pytest.mark.parametrize(
+    "top",
+    [
+        read_directly(),
+        held_already(),
+        logic_behind(),
+        deep(CE=[499]),
+        deep(LSR=[RESET]),
+        deep(init="1111000011001101"),
+        constant_above(),
+    ],
+    ids=["read_directly", "held_already", "logic_behind", "another_enable", "a_reset", "begins_with_1", "a_constant_above"],
+)
 def test_a_choice_of_more_than_words_stays(top):
     before = copy.deepcopy(top)
     assert choose_behind(top) == 0
@@ -320,8 +407,9 @@ def test_a_reset_has_a_register_for_each_unit(monkeypatch):
     monkeypatch.setattr(fpga.ecp5.netlist.registers, "RESETS", 4)
     units = ["board.core.chip.stage.rope", "board.core.chip.stage.mx_norm", "board.core.link"]
     top = {"ports": {}, "cells": {"reset": flip_flop(1, RESET)}}
-    top["cells"] |= {f"{unit}.x.r{k}": flip_flop(10 * k + n, 2000 + 10 * k + n, LSR=[RESET])
-                     for n, unit in enumerate(units) for k in range(2)}
+    top["cells"] |= {
+        f"{unit}.x.r{k}": flip_flop(10 * k + n, 2000 + 10 * k + n, LSR=[RESET]) for n, unit in enumerate(units) for k in range(2)
+    }
     top["cells"]["board.core.link.x.q"] = lut(RESET, 3000)
     assert copy_registers(top) == 2
     of = {unit: {top["cells"][f"{unit}.x.r{k}"]["connections"]["LSR"][0] for k in range(2)} for unit in units}
