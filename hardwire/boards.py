@@ -259,8 +259,8 @@ def build_lines(report: dict) -> list[str]:
     """For people."""
     return [
         (
-            f"measured after route: {report['luts']:,} LUTs, {report['flip_flops']:,} flip-flops, {report['block_rams']} block RAMs, "
-            f"{report['dsps']} DSPs"
+            f"measured after route: {report['luts']:,} LUTs, {report['flip_flops']:,} flip-flops, "
+            f"{report['block_rams']} block RAMs, {report['dsps']} DSPs"
         ),
         f"measured after route: {report['fmax_mhz']} MHz; the clock is {report['clock_mhz']:g} MHz"
         + ("" if report["timing_met"] else ", which is MISSED"),

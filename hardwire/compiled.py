@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from hardwire.source import Source
 from weights_to_rom.adapters.lora import IntegerAdapter, frame
 from weights_to_rom.adapters.peft import PeftAdapter
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.readers.base import CheckpointError
@@ -49,7 +50,7 @@ ABOUT = ("source", "tokenizer", "chip_config", "model_format", "ports", "files")
 BACKENDS = ("rtl", "golden", "float")
 
 
-class CompiledError(ValueError):
+class CompiledError(HardwireError):
     """A folder that is no compiled model, or a damaged one: one line that says which file and what to do."""
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from weights_to_rom.errors import HardwireError
+
 if TYPE_CHECKING:
     from sim.rtl.chip import RtlChip
 
 
-class SavedError(ValueError):
+class SavedError(HardwireError):
     """A file that --save did not write, or not of this chip: one line that says which and what to do."""
 
 

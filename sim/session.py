@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from weights_to_rom.errors import HardwireError
+
 if TYPE_CHECKING:
     from sim.rtl.chip import RtlReply
 
 
-class SessionError(ValueError):
+class SessionError(HardwireError):
     """A token that the model cannot take: one line that says why."""
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import ModelFormat, ceil_to
 from weights_to_rom.quantise.blocks import QuantisedMatrix, block_error, keep_codes, quantise
 from weights_to_rom.readers.base import Checkpoint
@@ -20,7 +21,7 @@ from weights_to_rom.readers.base import Checkpoint
 KIND = "hardwire integer model 1"
 
 
-class IntegerModelError(ValueError):
+class IntegerModelError(HardwireError):
     """An integer model file that cannot be used: one line that says why."""
 
 

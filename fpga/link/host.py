@@ -12,6 +12,7 @@ from fpga.link.protocol import HISTORY, STATUS_SHIFT, Deframer, Flag, Kind, fram
 from hdl.interface import Status
 from sim.golden.sampler import inverse_temperature
 from sim.session import Reply, Sampling, Session, SessionError
+from weights_to_rom.errors import HardwireError
 
 AHEAD = HISTORY // 2
 """Tokens on their way at most, so that what is lost can still be asked for."""
@@ -26,7 +27,7 @@ GREETINGS = 4
 SLOW = 10
 
 
-class LinkError(ValueError):
+class LinkError(HardwireError):
     """The board does not answer, or is not the one it should be: one line that says so."""
 
 

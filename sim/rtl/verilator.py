@@ -11,6 +11,8 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
+from weights_to_rom.errors import HardwireError
+
 HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
 VERILATOR_FLAGS = (
@@ -68,7 +70,7 @@ class Addition:
 PLAIN = Addition()
 
 
-class SimulationError(RuntimeError):
+class SimulationError(HardwireError):
     """The simulation cannot be built or run: one line that says why."""
 
 

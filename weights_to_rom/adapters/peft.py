@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.readers.safetensors_file import SafetensorsError, SafetensorsFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -43,7 +44,7 @@ _KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 _PLAIN = "the chip computes plain LoRA: train the adapter without it"
 
 
-class AdapterError(ValueError):
+class AdapterError(HardwireError):
     """An adapter that the chip cannot use: one line with the folder, the offending thing, and what to do."""
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.text.tokenizer import Tokenizer
 
 # Far above any Llama; a damaged header must not make us list billions of names.
 MAX_LAYERS = 1000
 
 
-class CheckpointError(ValueError):
+class CheckpointError(HardwireError):
     """A checkpoint that cannot be cast: one line with the file, the offending thing, and what to do."""
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from weights_to_rom.errors import HardwireError
+
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
-class SafetensorsError(ValueError):
+class SafetensorsError(HardwireError):
     """A file that is damaged, or of a type that is not read; names the file and the tensor."""
 
 

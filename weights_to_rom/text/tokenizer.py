@@ -15,10 +15,12 @@ import jinja2.ext
 import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from weights_to_rom.errors import HardwireError
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class TokenizerError(ValueError):
+class TokenizerError(HardwireError):
     """A tokenizer that cannot be read or used: one line with the file and what is wrong."""
 
 
