@@ -11,8 +11,8 @@ from hdl.config import SHARED_CONTEXT, ChipConfig
 from hdl.cycles.token import token_cycles
 from hdl.engine.cycles import shared_token_cycles
 from hdl.lib.rom import SMALL_ROM_BITS
-from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.rom_map import rom_map
 
 CLOCK_MHZ = {"LFE5U-85F": 75.0, "LFE5U-25F": 60.0, "iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 """What designs have reached after route."""
@@ -136,11 +136,13 @@ def block_rams(model: ModelFormat, config: ChipConfig, family: Family, narrow: t
 
     if config.shared:
         return SHARED.block_rams + sum(
-            family.block_rams(rom.depth, rom.width) for rom in rom_specs(model, config) if rom.name in SHARED_ROMS
+            family.block_rams(rom.depth, rom.width)
+            for rom in rom_map(model, **config.rom_lanes).values()
+            if rom.name in SHARED_ROMS
         )
     roms = sum(
         family.block_rams(rom.depth, rom.width, widest(NARROW_ROMS) if rom.name.startswith("weights_") else None)
-        for rom in rom_specs(model, config)
+        for rom in rom_map(model, **config.rom_lanes).values()
         if rom.width * rom.depth >= SMALL_ROM_BITS
     )
     banks = max(1, config.attention_heads // model.n_rep)

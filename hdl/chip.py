@@ -9,9 +9,7 @@ from amaranth.utils import bits_for
 from hdl.config import ChipConfig
 from hdl.embedding import Embedding
 from hdl.engine.engine import SharedEngine
-from hdl.fabric.matvec import ROW_BITS
-from hdl.fabric.row_lane import word_bits
-from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, TOKEN_BITS, Status
+from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, Status
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.narrow import Narrow
 from hdl.lib.rom import Rom, RowRom, WeightRom
@@ -19,6 +17,7 @@ from hdl.lib.streams import struct
 from hdl.sampler import Sampler
 from hdl.stage import Stage
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.rom_map import CONSTANT_WORD, ROW_WORD, weight_word
 from weights_to_rom.schedule import embedding_matrix, layer_matrices
 
 
@@ -59,7 +58,7 @@ class Chip(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         model, config = self.model, self.config
-        m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
+        m.submodules.constant = constant = Rom(width=CONSTANT_WORD.width, depth=1, name="constant")
         sampler_lanes = config.sampler_lanes or config.vector_lanes
         sampler = Sampler(vocab_size=model.vocab_size, lanes=sampler_lanes, wide_bits=model.wide_bits, noise=not config.shared)
         add_gated(m, "sampler", sampler)
@@ -79,7 +78,7 @@ class Chip(wiring.Component):
         connect(m, logits, sampler.i)
         m.d.comb += [
             constant.en.eq(1),
-            shifted.residual_shift.eq(constant.data[:6].as_signed()),
+            shifted.residual_shift.eq(constant.data[CONSTANT_WORD.slice("residual_shift")].as_signed()),
             self.logits_valid.eq(stage.logits.valid & stage.logits.ready),
             self.logits.eq(stage.logits.payload.data),
             self.busy.eq(stage.busy),
@@ -204,7 +203,7 @@ class Chip(wiring.Component):
                 with m.If(sampler.o.valid):
                     m.d.sync += [
                         reply.token.eq(sampler.o.payload.token),
-                        reply.end.eq(sampler.o.payload.token == constant.data[6:]),
+                        reply.end.eq(sampler.o.payload.token == constant.data[CONSTANT_WORD.slice("end_token")]),
                     ]
                     m.next = "reply"
             with m.State("reply"):
@@ -244,8 +243,8 @@ class Chip(wiring.Component):
             connect(m, embedding.weights, stage.weights)
             connect(m, embedding.rows, stage.rows)
         else:
-            m.submodules.embedding_rom = weights = WeightRom(width=word_bits(b), depth=depth, lanes=1, name="embedding")
-            m.submodules.embedding_rows = rows = RowRom(width=ROW_BITS, depth=groups, lanes=1, name="embedding_rows")
+            m.submodules.embedding_rom = weights = WeightRom(width=weight_word(b).width, depth=depth, lanes=1, name="embedding")
+            m.submodules.embedding_rows = rows = RowRom(width=ROW_WORD.width, depth=groups, lanes=1, name="embedding_rows")
             connect(m, embedding.weights, weights.port)
             connect(m, embedding.rows, rows.port)
         return embedding

@@ -205,6 +205,11 @@ class ChipConfig:
             raise ValueError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
 
     @property
+    def rom_lanes(self) -> dict[str, int]:
+        """The lanes that the ROM layout depends on, as ``weights_to_rom.rom_map`` and the packers take them."""
+        return {"row_lanes": self.row_lanes, "block_lanes": self.block_lanes, "vector_lanes": self.vector_lanes}
+
+    @property
     def x_lanes(self) -> int:
         """Elements a cycle of the vectors that enter the fabric, which wait for their last block: twice those of others."""
         return min(2 * self.vector_lanes, self.block_lanes)

@@ -6,8 +6,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.attention.attention import Attention
 from hdl.config import ChipConfig
-from hdl.fabric.matvec import ROW_BITS, Matvec
-from hdl.fabric.row_lane import word_bits
+from hdl.fabric.matvec import Matvec
 from hdl.interface import LOAD_REPLY, LOAD_WORD
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.rom import RomPort, RowRom, WeightRom
@@ -22,6 +21,7 @@ from hdl.rope import RoPE
 from hdl.swiglu import SwiGLU
 from weights_to_rom.adapters.lora import layout_word
 from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.rom_map import ROW_WORD, weight_word
 from weights_to_rom.schedule import Step, head_matrix, layer_matrices, lora_matrices
 
 
@@ -74,8 +74,8 @@ class Stage(wiring.Component):
         r, b, vl = config.row_lanes, config.block_lanes, config.vector_lanes
         self.n_words = sum(m.words(r, b) for m in self.all_matrices)
         self.n_groups = sum(m.groups(r) for m in self.all_matrices)
-        self.weights_port = RomPort(width=word_bits(b), depth=self.n_words, lanes=r)
-        self.rows_port = RomPort(width=ROW_BITS, depth=self.n_groups, lanes=r)
+        self.weights_port = RomPort(width=weight_word(b).width, depth=self.n_words, lanes=r)
+        self.rows_port = RomPort(width=ROW_WORD.width, depth=self.n_groups, lanes=r)
         context = context_layout(config.n_sequences, config.max_context, config.position_bits)
         beat = stage_beat(vl, model.wide_bits, context)
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
@@ -351,8 +351,8 @@ class Stage(wiring.Component):
     def _roms(self, m, matvec):
         """The ROMs, and who reads them: the fabric, or the embedding while no token is here."""
         b, r = self.config.block_lanes, self.config.row_lanes
-        m.submodules.weight_rom = weight_rom = WeightRom(width=word_bits(b), depth=self.n_words, lanes=r)
-        m.submodules.row_rom = row_rom = RowRom(width=ROW_BITS, depth=self.n_groups, lanes=r)
+        m.submodules.weight_rom = weight_rom = WeightRom(width=weight_word(b).width, depth=self.n_words, lanes=r)
+        m.submodules.row_rom = row_rom = RowRom(width=ROW_WORD.width, depth=self.n_groups, lanes=r)
         for rom, reader, guest in ((weight_rom, matvec.weights, "weights"), (row_rom, matvec.rows, "rows")):
             m.d.comb += [to.eq(data) for to, data in zip(reader.data, rom.port.data, strict=True)]
             if not self.head:

@@ -24,15 +24,15 @@ from hdl.config import ChipConfig
 from hdl.embedding import Embedding
 from hdl.fabric.matvec import Matvec
 from hdl.lib.clock_gate import CLOCK_GATE_VERILOG
-from hdl.lib.rom import RomSpec
 from hdl.mx import Mx
 from hdl.residual import Residual
 from hdl.rmsnorm import RMSNorm
 from hdl.rope import RoPE
 from hdl.sampler import Sampler
 from hdl.swiglu import SwiGLU
-from hdl.verilog import convert, rom_specs
+from hdl.verilog import convert
 from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.rom_map import Rom, rom_map
 from weights_to_rom.schedule import all_matrices
 
 FOLDER = Path("build/probe")
@@ -122,7 +122,7 @@ def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiri
     }
 
 
-def write_verilog(name: str, component: wiring.Component, roms: list[RomSpec]) -> None:
+def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> None:
     """``name``.v and ROM contents in FOLDER: random, for nothing is a constant that Yosys could fold."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
@@ -156,7 +156,7 @@ def synthesise(name: str, *, mac16: bool) -> Cells:
 
 def probe(name: str, model: ModelFormat, config: ChipConfig) -> dict[str, Cells]:
     """A unit's cells with MAC16 and with LUTs alone."""
-    write_verilog(name, units(model, config)[name](), rom_specs(model, config))
+    write_verilog(name, units(model, config)[name](), list(rom_map(model, **config.rom_lanes).values()))
     cells = synthesise(name, mac16=True)
     return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells.mac16 else cells}
 

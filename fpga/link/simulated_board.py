@@ -13,9 +13,10 @@ from fpga.link.board_top import BoardTop
 from fpga.link.requests import IDENTITY_BITS
 from hdl.config import ChipConfig
 from hdl.lib.rom import RomSpec
-from hdl.verilog import rom_specs, whole_verilog
+from hdl.verilog import whole_verilog
 from sim.rtl.verilator import Addition, SimulationError, build_library
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.rom_map import rom_map
 
 DIVISOR = 4
 """Cycles of a bit: a line so fast that it is hardly waited for."""
@@ -29,7 +30,7 @@ QUIET = 1_000_000
 
 def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
     """The board's chip with its line: top module ``board``."""
-    roms = [*rom_specs(model, config), RomSpec("identity", IDENTITY_BITS, 1)]
+    roms = [*rom_map(model, **config.rom_lanes).values(), RomSpec("identity", IDENTITY_BITS, 1)]
     return whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)
 
 
