@@ -22,7 +22,7 @@ from sim.golden.llama import GoldenLlama
 from sim.session import Sampling
 from tests.support.cli import Hardwire, write_model, write_talker
 from tests.weights_to_rom.adapters.test_lora import random_adapter, write_adapter
-from weights_to_rom.adapters.lora import frame
+from weights_to_rom.adapters.lora import load_image
 from weights_to_rom.adapters.peft import PeftAdapter
 from weights_to_rom.readers.open import open_checkpoint
 
@@ -77,7 +77,7 @@ def test_two_sequences_and_an_adapter(folder):
     integers, config = subject.integer_adapter, output.config
     chip, other = output.chip(), output.chip()
     goldens = GoldenLlama(output.model, WINDOW, N_SINKS), GoldenLlama(output.model, WINDOW, N_SINKS)
-    chip.load(frame(integers, output.format, 2, config.lora_lanes, config.vector_lanes))
+    chip.load(load_image(integers, output.format, 2, config.lora_lanes, config.vector_lanes))
 
     def go_on(chip, first: int, last: int) -> list:
         """Both sequences in turns, the second with the adapter."""

@@ -27,8 +27,8 @@ from weights_to_rom.adapters.lora import (
     adapter_bits,
     adapter_memory,
     adapter_words,
-    frame,
     layout_word,
+    load_image,
     matrix_shape,
     quantise_adapter,
 )
@@ -291,7 +291,7 @@ def random_integers(rank: int, fmt: ModelFormat = FMT, without=()) -> IntegerAda
 )  # fmt: skip
 def test_frame_word_by_word(rank, lora_lanes, vector_lanes):
     adapter = random_integers(rank, without=("0.q", "1.gate", "0.down", "1.down"))
-    words = frame(adapter, FMT, 3, lora_lanes, vector_lanes)
+    words = load_image(adapter, FMT, 3, lora_lanes, vector_lanes)
     assert words.dtype == np.uint32
     memory = slow_words(adapter, FMT, lora_lanes, vector_lanes)
     word_bits = 256 + 8 * 32 // min(32, rank)
@@ -325,13 +325,13 @@ def test_refused_frames():
     adapter = random_integers(8)
     for number in (0, 256, -1):
         with pytest.raises(ValueError, match=f"number must be 1 to 255, not {number}"):
-            frame(adapter, FMT, number, 1, 4)
+            load_image(adapter, FMT, number, 1, 4)
     for lanes in (0, 3, 16):
         with pytest.raises(ValueError, match=rf"lora_lanes must divide the rank \(8\), not be {lanes}"):
-            frame(adapter, FMT, 1, lanes, 4)
+            load_image(adapter, FMT, 1, lanes, 4)
     for change in ({"n_layers": 1}, {"ffn_dim": 99}):
         with pytest.raises(AdapterError, match=r"the adapter of layers\..* has another shape than the chip's"):
-            frame(adapter, replace(FMT, **change), 1, 1, 4)
+            load_image(adapter, replace(FMT, **change), 1, 1, 4)
 
 
 # -------------------------------------------------------------------------------------------- hardwire lora pack
@@ -392,7 +392,7 @@ def test_pack(hardwire_command, compiled, out):
     loaded = IntegerAdapter.load(folder / "adapter.safetensors")
     same(integers, loaded)
     words = np.fromfile(folder / "frame.bin", "<u4")
-    np.testing.assert_array_equal(words, frame(loaded, output.format, 2, 2, output.config.vector_lanes))
+    np.testing.assert_array_equal(words, load_image(loaded, output.format, 2, 2, output.config.vector_lanes))
     # 4 + 2 + 2 heads of 8, dim 32, ffn 40 in 64: one or two blocks; L = 2 rows of A, L * 32 / 8 = 8 rows of B an address
     addresses = (3 * 4 + 8) + (4 + 4) + (2 * 4 + 16) + (4 * 2 + 4)
     assert figures["sram_bits"] == addresses * 2 * (256 + 32)
