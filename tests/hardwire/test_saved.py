@@ -20,8 +20,8 @@ from hardwire.target import Target
 from hdl.interface import Status
 from sim.golden.llama import GoldenLlama
 from sim.session import Sampling
+from tests.support.adapters import random_peft_adapter, write_adapter
 from tests.support.cli import Hardwire, write_model, write_talker
-from tests.weights_to_rom.adapters.test_lora import random_adapter, write_adapter
 from weights_to_rom.adapters.lora import load_image
 from weights_to_rom.adapters.peft import PeftAdapter
 from weights_to_rom.readers.open import open_checkpoint
@@ -37,7 +37,7 @@ def hardwire(capsys, monkeypatch) -> Hardwire:
 
 
 def adapter_of(config, seed: int) -> PeftAdapter:
-    return random_adapter(2, config, ("q", "v", "down"), 0.5, seed)
+    return random_peft_adapter(2, config, ("q", "v", "down"), 0.5, seed)
 
 
 @pytest.fixture(scope="module")
