@@ -1,13 +1,12 @@
 """Print the pages of docs/reference that code decides: the command line, the ports of the chip, the layout of the ROMs.
 
-    python tools/reference.py            write docs/reference/cli.md, and the printed parts of the other pages
+    python tools/reference.py            write cli.md and rom-layout.md, and the printed parts of ports.md
     python tools/reference.py --check    name the pages that differ from what would be written; exit 1 if any does
 
 A printed part stands between `<!-- printed: NAME -->` and `<!-- end -->`.
 """
 
 import ast
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs/reference"
 sys.path.insert(0, str(ROOT))
-os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1", TERMINAL_WIDTH="100")
 
 import typer  # noqa: E402
 
-import hdl.interface as interface  # noqa: E402
 from hardwire.cli.main import app  # noqa: E402
+from hdl import interface  # noqa: E402
+from weights_to_rom.rom_map import rom_map_page  # noqa: E402
 
 CLI_HEAD = """\
 # The command line
@@ -154,7 +153,7 @@ def parts() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """Every printed page as it should be."""
     printed = parts()
-    found = {FOLDER / "cli.md": cli_page()}
+    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page()}
     for path in sorted(FOLDER.glob("*.md")):
         text = path.read_text()
         new = re.sub(
@@ -168,14 +167,19 @@ def pages() -> dict[Path, str]:
     return found
 
 
+def differing() -> dict[Path, str]:
+    """The pages that are not what this script prints, with what they should be."""
+    return {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
+
+
 def main(arguments: list[str]) -> int:
-    differing = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    found = differing()
     if arguments == ["--check"]:
-        for path in differing:
+        for path in found:
             print(f"{path.relative_to(ROOT)}: is not what tools/reference.py prints")
-        return bool(differing)
-    for path in differing:
-        path.write_text(pages()[path])
+        return bool(found)
+    for path, text in found.items():
+        path.write_text(text)
     return 0
 
 
