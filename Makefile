@@ -45,7 +45,7 @@ demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a 
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
 
 $(DEMO)/report.json: $(wildcard models/stories-260k/* weights_to_rom/*.py weights_to_rom/*/*.py hdl/*.py hdl/*/*.py sim/*.py sim/rtl/*) \
-                     hardwire/compile.py hardwire/compiled.py | $(CORE)
+                     hardwire/compiler.py hardwire/compiled.py | $(CORE)
 	$(BIN)/hardwire compile stories-260k --out $(DEMO) --row-lanes 2
 
 test: $(TEST) ## run the test suite, but for the slow parts below

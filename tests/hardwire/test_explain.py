@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import hdl.cycles.token
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from hdl.config import ChipConfig

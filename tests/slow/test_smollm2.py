@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hardwire.check import verify
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
 from hardwire.run import run
 from hardwire.source import Source

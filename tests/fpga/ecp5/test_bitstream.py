@@ -15,7 +15,7 @@ from fpga.link.uart import divisor_for
 from fpga.memories import contents
 from fpga.verify import verify
 from hardwire import boards as fpga
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from tests.support.board import check_it_writes_what_golden_writes

@@ -8,7 +8,7 @@ import pytest
 
 from fpga.link.host import LinkError
 from hardwire.board_session import board_session
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.source import Source
 from sim.backends import GoldenSession

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import sim.rtl.verilator
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel, sha256
 from hardwire.source import Source
 from sim.golden.llama import GoldenLlama

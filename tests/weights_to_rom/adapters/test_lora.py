@@ -12,7 +12,7 @@ import pytest
 
 import hardwire.adapters
 import hdl.verilog
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
 from hardwire.source import Source
 from sim.golden.lora import lora
