@@ -134,7 +134,7 @@ def status_table(codes: type[IntEnum]) -> str:
     """Codes with their values and meanings."""
     body = next(node.body for node in SOURCE if isinstance(node, ast.ClassDef) and node.name == codes.__name__)
     texts = described(body)
-    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name])} |" for code in codes]
+    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name]) or 'accepted'} |" for code in codes]
     return "| value | name | meaning |\n|--:|---|---|\n" + "\n".join(rows)
 
 
