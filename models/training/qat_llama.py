@@ -7,7 +7,6 @@ here (RMSNorm, RoPE, softmax, SiLU) costs the chip next to nothing.
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -338,11 +337,11 @@ def save(model: Llama, tokenizer: Tokenizer, out: Path) -> None:
     for name, value in texts.items():
         partial = out / f"{name}.partial"
         partial.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(partial, out / name)
+        partial.replace(out / name)
     tokenizer.save(str(out / "tokenizer.json.partial"))
-    os.replace(out / "tokenizer.json.partial", out / "tokenizer.json")
+    (out / "tokenizer.json.partial").replace(out / "tokenizer.json")
     (out / "model.safetensors.partial").write_bytes(to_safetensors(weights, metadata={"format": "pt"}))
-    os.replace(out / "model.safetensors.partial", out / "model.safetensors")
+    (out / "model.safetensors.partial").replace(out / "model.safetensors")
 
 
 def load(directory: Path, numbers: Numbers) -> tuple[Llama, Tokenizer]:

@@ -9,7 +9,6 @@ Needs torch, transformers and peft (``pip install -e .[train]``).
 
 import argparse
 import math
-import os
 import tempfile
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def save(model: PeftModel, out: Path, base: str) -> None:
         model.save_pretrained(scratch, save_embedding_layers=False)
         for name in FILES:
             (Path(scratch) / name).chmod(0o644)  # safetensors makes its file private
-            os.replace(Path(scratch) / name, out / name)
+            (Path(scratch) / name).replace(out / name)
 
 
 def train(base: Path, text_file: Path, out: Path, *, targets: list[str], rank: int, alpha: float, steps: int, tokens: int,
