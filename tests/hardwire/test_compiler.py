@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hardwire.check import verify
-from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
 from hdl.interface import Status

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import hdl.cycles.token
-from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.cycles.token import FABRIC, UNITS, token_cycles

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import hdl.verilog
-from hardwire.compiler import compile_model, respin
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model, respin
 from hardwire.run import run as run_model
 from hardwire.saved import KIND, load
 from hardwire.source import Source
