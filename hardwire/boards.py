@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from hardwire.board_session import board_rom
 from hardwire.cli.console import say, step
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledError, CompiledModel, is_output, write_json
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from weights_to_rom.errors import HardwireError
 

@@ -7,19 +7,16 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import bits_for
 
 from hdl.config import ChipConfig
-from hdl.embedding import Embedding
 from hdl.engine.engine import SharedEngine
-from hdl.fabric.matvec import ROW_BITS
-from hdl.fabric.row_lane import word_bits
-from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, TOKEN_BITS, Status
+from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, Status
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.narrow import Narrow
 from hdl.lib.rom import Rom, RowRom, WeightRom
 from hdl.lib.streams import struct
-from hdl.sampler import Sampler
 from hdl.stage import Stage
+from hdl.units import embedding_unit, sampler_unit
 from weights_to_rom.model_format import ModelFormat
-from weights_to_rom.schedule import embedding_matrix, layer_matrices
+from weights_to_rom.rom_map import CONSTANT_WORD, rom_map
 
 
 class Chip(wiring.Component):
@@ -59,15 +56,15 @@ class Chip(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         model, config = self.model, self.config
-        m.submodules.constant = constant = Rom(width=6 + TOKEN_BITS, depth=1, name="constant")
+        m.submodules.constant = constant = Rom(width=CONSTANT_WORD.width, depth=1, name="constant")
         sampler_lanes = config.sampler_lanes or config.vector_lanes
-        sampler = Sampler(vocab_size=model.vocab_size, lanes=sampler_lanes, wide_bits=model.wide_bits, noise=not config.shared)
+        sampler = sampler_unit(model, config).component
         add_gated(m, "sampler", sampler)
         if config.shared:
             m.submodules.engine = stage = SharedEngine(model=model, config=config)
             shifted = stage
         else:
-            m.submodules.stage = stage = Stage(model=model, config=config, n_layers=model.n_layers, head=True)
+            m.submodules.stage = stage = Stage(model=model, config=config)
             shifted = embedding = self._embedding(m, stage)
         logits = stage.logits
         if sampler_lanes < config.vector_lanes:
@@ -79,7 +76,7 @@ class Chip(wiring.Component):
         connect(m, logits, sampler.i)
         m.d.comb += [
             constant.en.eq(1),
-            shifted.residual_shift.eq(constant.data[:6].as_signed()),
+            shifted.residual_shift.eq(constant.data[CONSTANT_WORD.slice("residual_shift")].as_signed()),
             self.logits_valid.eq(stage.logits.valid & stage.logits.ready),
             self.logits.eq(stage.logits.payload.data),
             self.busy.eq(stage.busy),
@@ -204,7 +201,7 @@ class Chip(wiring.Component):
                 with m.If(sampler.o.valid):
                     m.d.sync += [
                         reply.token.eq(sampler.o.payload.token),
-                        reply.end.eq(sampler.o.payload.token == constant.data[6:]),
+                        reply.end.eq(sampler.o.payload.token == constant.data[CONSTANT_WORD.slice("end_token")]),
                     ]
                     m.next = "reply"
             with m.State("reply"):
@@ -217,35 +214,17 @@ class Chip(wiring.Component):
     def _embedding(self, m, stage):
         """The embedding unit on the LM head's ROM, or on its own where the table is not shared."""
         model, config = self.model, self.config
-        b, vl = config.block_lanes, config.vector_lanes
-        table = embedding_matrix(model)
-        if model.tied:
-            r, depth, groups = config.row_lanes, stage.n_words, stage.n_groups
-            layers = layer_matrices(model) * model.n_layers
-            base, row_base = sum(s.words(r, b) for s in layers), sum(s.groups(r) for s in layers)
-        else:
-            r, depth, groups, base, row_base = 1, table.words(1, b), table.groups(1), 0, 0
-        embedding = Embedding(
-            row_lanes=r,
-            block_lanes=b,
-            vector_lanes=vl,
-            n_blocks=table.blocks,
-            bits=model.embed_bits,
-            wide_bits=model.wide_bits,
-            n_words=depth,
-            n_groups=groups,
-            base=base,
-            row_base=row_base,
-            vocab_size=model.vocab_size,
-        )
+        embedding = embedding_unit(model, config).component
         add_gated(m, "embedding", embedding)
         if model.tied:
             m.d.comb += stage.peek.eq(embedding.active)
             connect(m, embedding.weights, stage.weights)
             connect(m, embedding.rows, stage.rows)
         else:
-            m.submodules.embedding_rom = weights = WeightRom(width=word_bits(b), depth=depth, lanes=1, name="embedding")
-            m.submodules.embedding_rows = rows = RowRom(width=ROW_BITS, depth=groups, lanes=1, name="embedding_rows")
+            roms = rom_map(model, **config.rom_lanes)
+            table, rows = roms["embedding_00"], roms["embedding_rows"]
+            m.submodules.embedding_rom = weights = WeightRom(width=table.width, depth=table.depth, lanes=1, name="embedding")
+            m.submodules.embedding_rows = rows = RowRom(width=rows.width, depth=rows.depth, lanes=1, name=rows.name)
             connect(m, embedding.weights, weights.port)
             connect(m, embedding.rows, rows.port)
         return embedding

@@ -18,10 +18,10 @@ FOR_HEADS = tuple(few.cells for few in WHERE_DSPS_ARE_FEW if few.lanes == "head"
 
 
 def test_the_estimate_of_what_is_built(monkeypatch):
-    """That of docs/fpga/ulx3s-85f-report.json, which the command chooses; and where there may be as many DSPs, it takes more."""
+    """That of docs/reports/ulx3s-85f.json, which the command chooses; and where there may be as many DSPs, it takes more."""
     model = Source.open("stories-260k").format()
     best = fastest(model, ULX3S, 256)
-    report = json.loads((Path(__file__).parents[2] / "docs/fpga/ulx3s-85f-report.json").read_text())
+    report = json.loads((Path(__file__).parents[2] / "docs/reports/ulx3s-85f.json").read_text())
     assert best.config.as_dict() == report["lanes"] and best.cycles == report["cycles_per_token"]
     monkeypatch.setitem(fpga.ecp5.estimate.DSPS_FULL, "LFE5U-85F", 1.0)
     more_dsps = estimate(model, best.config, ULX3S)

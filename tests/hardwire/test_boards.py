@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 import synth.run
 from fpga.boards import BOARDS
 from hardwire.cli.main import app
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from synth.run import BuildError
 

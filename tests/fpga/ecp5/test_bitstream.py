@@ -15,8 +15,8 @@ from fpga.memories import contents
 from fpga.toolchain import toolchain_of
 from fpga.verify import verify
 from hardwire import boards as fpga
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from synth.run import BuildError, run_tool
 from tests.support.board import check_it_writes_what_golden_writes

@@ -18,8 +18,8 @@ from fpga.link.simulated_board import SimulatedBoard
 from fpga.verify import memory_words
 from hardwire.board_session import board_rom
 from hardwire.boards import verify
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from synth.run import BuildError, run_tool
 from tests.support.board import check_it_writes_what_golden_writes

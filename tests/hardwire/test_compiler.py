@@ -1,4 +1,4 @@
-"""compile --shared, and what its users are told."""
+"""compile --shared, and the errors of its users."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hardwire.check import verify
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
 from hdl.interface import Status
@@ -37,7 +37,7 @@ def test_an_epsilon_that_is_too_large(tmp_path):
 
 
 def test_units_that_cannot_be_looked_at(tmp_path):
-    with pytest.raises(ValueError, match="has one engine for all units, and no ports between them to look at: leave out --sample"):
+    with pytest.raises(ValueError, match="has one engine for all units, and no ports between them to look at: leave out --units"):
         verify(Target(str(compiled(tmp_path))), [], 1, layers=[])
 
 

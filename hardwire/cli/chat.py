@@ -1,4 +1,4 @@
-"""A conversation with a model: lines in, answers out."""
+"""The loop of ``hardwire chat``: lines in, answers out."""
 
 import json
 import signal
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 from hardwire.cli.console import say, stderr, write
 from hardwire.conversation import READ_AGAIN, Conversation
+from hardwire.progress import step
 from hardwire.saved import check_writable, load, save
+from hardwire.sessions import rtl_session
 from hardwire.state import SavedError
 from hardwire.target import Target
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.text.tokenizer import TokenizerError
 
 if TYPE_CHECKING:
@@ -27,11 +30,11 @@ HELP = """\
 /quit        end, as Ctrl-D does; Ctrl-C stops an answer"""
 
 NEARLY_FULL = 8
-"""A context of which less than one in so many positions is left is nearly full."""
+"""A context is nearly full when less than this fraction of its positions, 1 / 8, is left."""
 
 
 def chat(
-    subject: Target,
+    target: Target,
     *,
     backend: str | None = None,
     sampling: "Sampling",
@@ -42,30 +45,45 @@ def chat(
     board: "Callable[[], Session] | None" = None,
     as_json: bool = False,
 ) -> None:
-    """Answer the lines of stdin on stdout, by up to ``n_tokens`` tokens each, and say on stderr what there is to say.
+    """Answer the lines of stdin on stdout; remarks and figures go to stderr.
 
-    ``board`` opens a session with a board that has the model in it, instead of ``backend``.
-    With ``as_json`` an answer is a line of JSON.  ``save_to`` and ``resume`` are files as of ``run``.
-    Raises what ``Target`` and ``load`` raise; a line that cannot be answered only is complained about.
+    A line that cannot be answered gets a remark, and the conversation goes on.
+
+    Parameters
+    ----------
+    target : Target                     the model
+    backend : str                       rtl, golden or float; by default rtl, and golden for a checkpoint
+    sampling : Sampling                 how a token is chosen
+    system : str                        a message to the model that comes first
+    n_tokens : int                      tokens of an answer at most
+    save_to : Path                      keep the simulated chip and the conversation in this file at the end
+    resume : Path                       a file of ``save_to`` to go on from
+    board : Callable[[], Session]       opens a session with a board, instead of ``backend``
+    as_json : bool                      print an answer as a line of JSON
+
+    Raises TokenizerError, SavedError, and the errors of a session.
     """
-    backend = "board" if board else subject.backend(backend)
+    backend = "board" if board else target.backend(backend)
     if save_to is not None:
         check_writable(save_to, backend)
     if resume is not None and system is not None:
         raise SavedError(f"{resume}: has a conversation that began with another --system: leave one of them out")
-    saved = load(resume, subject.output, backend) if resume else None
-    templated = subject.tokenizer is not None and subject.tokenizer.chat_template is not None
+    saved = load(resume, target, backend) if resume else None
+    templated = target.tokenizer is not None and target.tokenizer.chat_template is not None
     if system is not None and not templated:
-        raise TokenizerError(f"{subject.name}: has no chat template, which --system needs")
-    conversation = Conversation(subject, templated, system, saved)
-    session = board() if board else subject.session(backend, saved=saved)
-    _Chat(subject, conversation, session, backend, sampling, n_tokens, as_json).run(save_to)
+        raise TokenizerError(f"{target.name}: has no chat template, which --system needs")
+    conversation = Conversation(target, templated, system, saved)
+    if board:
+        session = board()
+    else:
+        session = rtl_session(target, saved=saved) if backend == "rtl" else target.session(backend)
+    _Chat(target, conversation, session, backend, sampling, n_tokens, as_json).run(save_to)
 
 
 class _Chat:
     def __init__(
         self,
-        subject: Target,
+        target: Target,
         conversation: Conversation,
         session: "Session",
         backend: str,
@@ -73,13 +91,13 @@ class _Chat:
         n_tokens: int,
         as_json: bool,
     ):
-        self._subject, self._conversation, self._session = subject, conversation, session
+        self._target, self._conversation, self._session = target, conversation, session
         self._backend, self._sampling, self._n_tokens, self._as_json = backend, sampling, n_tokens, as_json
         self._answers: list[dict] = []
 
     def run(self, save_to: Path | None) -> None:
         if not self._conversation.chat:
-            say(f"{self._subject.name}: has no chat template: the model continues what you write, line by line")
+            say(f"{self._target.name}: has no chat template: the model continues what you write, line by line")
         elif sys.stdin.isatty():
             say("/help lists what there is beside talking")
         for line in _lines():
@@ -116,8 +134,8 @@ class _Chat:
             say(f"there is no {name}: /help lists what there is")
 
     def _save(self, path: Path) -> None:
-        save(path, self._subject.output, self._session, self._conversation)
-        say(f"saved in {path}: hardwire chat {self._subject.name} --resume {path} goes on from here")
+        save(path, self._session, self._conversation)
+        say(f"saved in {path}: hardwire chat {self._target.name} --resume {path} goes on from here")
 
     def _answer(self, line: str) -> None:
         from sim.session import ContextFull
@@ -135,10 +153,14 @@ class _Chat:
             return
         if asked.again:
             say(READ_AGAIN)
-        replies, stop = [], self._subject.eos_token_ids
+        replies, stop = [], self._target.eos_token_ids
         with _stoppable() as stopped:
             start = time.monotonic()
-            if not conversation.feed(session, asked, stopped):
+            with step("read the prompt") as running:
+                read = conversation.feed(
+                    session, asked, stopped, lambda done, total: running.update(f"token {done + 1} of {total + 1}", done, total)
+                )
+            if not read:
                 say("stopped before the answer")
                 return
             middle = time.monotonic()
@@ -180,11 +202,14 @@ class _Chat:
 
 
 def _lines() -> Iterator[str]:
-    """What a person types, with the line editing of the shell, or what comes through a pipe."""
+    """The lines that a person types, with line editing, or that come through a pipe."""
     if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        try:
+            yield from (line.rstrip("\r\n") for line in sys.stdin)
+        except UnicodeDecodeError as error:
+            raise HardwireError(f"stdin: is not UTF-8 text ({error.reason})") from None
         return
-    with suppress(ImportError):  # not every Python has it
+    with suppress(ImportError):  # not every Python has readline
         import readline  # noqa: F401 (input uses it)
 
     while True:
@@ -199,7 +224,7 @@ def _lines() -> Iterator[str]:
 
 @contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
-    """Meanwhile Ctrl-C does not interrupt, which would leave a token half counted: it asks to stop; twice, it interrupts."""
+    """A function that says whether Ctrl-C was pressed.  A first Ctrl-C only asks: an interrupt would leave a token half counted."""
     asked = False
 
     def handle(*_: object) -> None:
@@ -216,7 +241,9 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
 
 
 def _sum(answers: list[dict]) -> dict:
-    total = {name: sum(answer[name] for answer in answers) for name in ("prompt_tokens", "tokens", "prompt_seconds", "seconds")}
+    total: dict[str, float] = {
+        name: sum(answer[name] for answer in answers) for name in ("prompt_tokens", "tokens", "prompt_seconds", "seconds")
+    }
     total["tokens_per_second"] = round(total["tokens"] / total["seconds"], 2)
     if "cycles_per_token" in answers[0]:
         cycles = sum(answer["cycles_per_token"] * answer["tokens"] for answer in answers)

@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 import hdl.verilog
-from hardwire.compile import compile_model
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from sim.backends import GoldenSession
 from sim.golden.llama import GoldenLlama
