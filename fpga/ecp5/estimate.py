@@ -27,7 +27,7 @@ A large device has its DSPs in few rows.  If most of them are used, the wires to
 NARROW = ("LFE5U-85F",)
 """Devices on which weight ROMs are made of narrow block RAMs if there are enough, and then the KV cache, too."""
 
-# LUTs of each part, as counted in placed designs of ``stories-260k`` (docs/fpga).
+# LUTs of each part, as counted in placed designs of ``stories-260k`` (docs/explanation/ecp5-timing.md).
 LUTS_ANY = 2_500  # control and serial line, which do not grow
 LUTS_ROW_LANE = 2_350  # a row lane of 32 block lanes
 LUTS_ROW_LANE_REST = 750  # the part of a row lane that does not grow with block lanes: scale, alignment, accumulator

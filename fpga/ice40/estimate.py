@@ -16,7 +16,7 @@ CLOCK_MHZ: Mapping[str, float] = {"iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 FULL: Mapping[str, float] = {"iCE40UP5K": 0.98, "iCE40HX8K": 0.92}
 
 SHARED = Cells(luts=5_041, flip_flops=1_778, block_rams=8, dsps=8)
-"""The shared engine, with chip, link and serial line (docs/up5k.md).  Little of it depends on the model.
+"""The shared engine, with chip, link and serial line (docs/explanation/shared-engine.md).  Little of it depends on the model.
 
 Its block RAMs hold the program, the tables and the bytes of the line.
 """
