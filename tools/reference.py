@@ -239,9 +239,7 @@ def parts() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """Every printed page as it should be."""
     printed = parts()
-    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page()}
-    if hasattr(hardwire, "__all__"):
-        found[FOLDER / "python-api.md"] = api_page()
+    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page(), FOLDER / "python-api.md": api_page()}
     for path in sorted(FOLDER.glob("*.md")):
         text = path.read_text()
         new = re.sub(
