@@ -42,7 +42,7 @@ Printed from the code by `tools/reference.py`.
 def plain(text: str) -> str:
     """Join the lines of each paragraph, and keep what a table cell would take for its end."""
     paragraphs = (" ".join(part.split()) for part in text.replace("\b", "").split("\n\n"))
-    return "\n\n".join(paragraphs).replace("|", "\\|").replace("<", "&lt;")
+    return "\n\n".join(paragraphs).replace("``", "`").replace("|", "\\|").replace("<", "&lt;")
 
 
 def default(option: typer.core.TyperOption) -> str:
