@@ -15,8 +15,8 @@ from fpga.link.uart import divisor_for
 from fpga.memories import contents
 from fpga.verify import verify
 from hardwire import boards as fpga
-from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from tests.support.board import check_it_writes_what_golden_writes
 

@@ -21,8 +21,8 @@ from fpga.ecp5.toolchain import BuildError, bitstream, check_memories, critical_
 from fpga.estimate import CLOCK_MHZ, DSPS_FULL, cells_of, estimate, fastest, overflows
 from hardwire.boards import clock_of
 from hardwire.cli.main import app
-from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hdl.lib.rom import rom_verilog
 

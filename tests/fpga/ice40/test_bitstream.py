@@ -15,8 +15,8 @@ from fpga.ice40.routed import routed_verilog
 from fpga.link.simulated_board import SimulatedBoard
 from hardwire.board_session import board_rom
 from hardwire.boards import verify
-from hardwire.compiler import compile_model
 from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from tests.support.board import check_it_writes_what_golden_writes
 
