@@ -17,7 +17,7 @@ from weights_to_rom.model_format import ModelFormat
 
 
 class Estimator(Protocol):
-    """What a family's module ``estimate`` offers."""
+    """Figures and candidates of a family: its module ``estimate`` has them."""
 
     WIDE_BITS: int
     """Bits of a Wide value in a model that is compiled for the family."""

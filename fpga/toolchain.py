@@ -12,10 +12,10 @@ from synth.run import Progress
 
 
 class Toolchain(Protocol):
-    """What a family's module ``toolchain`` offers."""
+    """The tools of a family: its module ``toolchain`` has these members."""
 
     SUFFIX: str
-    """Of the names of bitstreams, with the dot."""
+    """The end of the name of a bitstream, with the dot."""
 
     def clock(self, board: Board, mhz: float) -> float:
         """Return the fastest clock in MHz that the board can make and that is not above ``mhz``.

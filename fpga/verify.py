@@ -15,7 +15,7 @@ WordsOf = Callable[[Sequence[int], int], list[int]]
 
 @dataclass(frozen=True)
 class Equal:
-    """A memory of the design whose block RAMs hold what they should.
+    """A memory of the design whose block RAMs hold the right words.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def memory_words(
     """Put the words of a memory together from its block RAMs.
 
     Yosys leaves out a bit that is the same in all words of a ROM.  Such a bit is taken from ``expected``, every other one from the
-    bitstream.  A column of block RAMs has the next ``width`` bits that vary.  The rows of a column have the next words, or the same
-    words again, as a ROM with several readers has copies.
+    bitstream.  Each column of block RAMs has the next ``width`` of the bits that vary.  The rows of a column have further words, or
+    the same words again: a ROM with several readers has copies.
 
     Parameters
     ----------

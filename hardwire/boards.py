@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fpga.boards import Board
     from fpga.devices import Cells
     from fpga.estimate import Estimate
+    from fpga.job import Job
 
 MAX_CONTEXT = 256
 """The context of a chip that is compiled for a board, if the model has as much."""
@@ -124,7 +125,7 @@ def clock_of(board: "Board", mhz: float) -> float:
     return clock_mhz
 
 
-def _job(output: CompiledModel, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate"):
+def _job(output: CompiledModel, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate") -> "Job":
     """Return the job of a compiled model.  Writes the links to its ROM images."""
     from fpga.job import Job
     from fpga.link.board_top import board_verilog

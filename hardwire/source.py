@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hardwire.progress import step
+from weights_to_rom.compile import class_bits, quantise_checkpoint
 from weights_to_rom.errors import HardwireError
-from weights_to_rom.integer_model import IntegerModel, class_bits, matrix_names, quantise_checkpoint
+from weights_to_rom.integer_model import IntegerModel, matrix_names
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 from weights_to_rom.readers.base import Checkpoint, CheckpointError

@@ -53,21 +53,19 @@ class Sample:
 
     def _result(self, unit: str, layer: int | None, parts: Mapping[str, Values]) -> None:
         offset = self._golden.position - self._first
+        pairs = {name: part if isinstance(part, tuple) else (part, None) for name, part in parts.items()}
         if unit == "kv_cache":
-            for name, (mant, exp) in parts.items():
-                self._cached(layer, name, mant, exp, offset)
+            for name, (mant, exp) in pairs.items():
+                self._cached(layer, name, mant, np.asarray(exp), offset)
         elif unit in self._chip.taps:
-            enters_fabric = unit in ("mx_norm", "mx_attention", "mx_swiglu")
-            lanes = self._config.x_lanes if enters_fabric else self._config.vector_lanes
-            shapes, values, exponents = {}, [], []
-            for name, part in parts.items():
-                array, exp = part if isinstance(part, tuple) else (part, None)
-                shapes[name] = array.shape[1:]
-                values.append(_in_beats(array, lanes))
-                if exp is not None:
-                    exponents.append(_of_each_beat(exp, values[-1]))
+            lanes = len(self._chip.taps[unit].values)
+            shapes = {name: array.shape[1:] for name, (array, _) in pairs.items()}
+            values = [_in_beats(array, lanes) for array, _ in pairs.values()]
+            exponents = [
+                _of_each_beat(exp, beats) for (_, exp), beats in zip(pairs.values(), values, strict=True) if exp is not None
+            ]
             turns = tuple(parts) == IN_TURNS
-            expected = np.stack(values, 2).reshape(len(array), -1, lanes) if turns else np.concatenate(values, 1)
+            expected = np.stack(values, 2).reshape(len(values[0]), -1, lanes) if turns else np.concatenate(values, 1)
 
             def where(beat: int, lane: int) -> str:
                 beats = [[(name, k * lanes) for k in range(part.shape[1])] for name, part in zip(shapes, values, strict=True)]

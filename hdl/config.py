@@ -207,6 +207,11 @@ class ChipConfig:
             raise ConfigError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
 
     @property
+    def rom_lanes(self) -> dict[str, int]:
+        """The lanes that the ROM layout depends on, as ``weights_to_rom.rom_map`` and the packers take them."""
+        return {"row_lanes": self.row_lanes, "block_lanes": self.block_lanes, "vector_lanes": self.vector_lanes}
+
+    @property
     def x_lanes(self) -> int:
         """Elements a cycle of the vectors that enter the fabric: ``min(2 * vector_lanes, block_lanes)``.
 

@@ -1,13 +1,13 @@
-"""The unit of replication: a run of layers behind one fabric, and the LM head in the last stage of a chain."""
+"""The unit of replication: a run of layers that share one fabric, and the LM head in the last stage of a chain."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from amaranth.hdl import Array, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.attention.attention import Attention
 from hdl.config import ChipConfig
-from hdl.fabric.matvec import ROW_BITS, Matvec
-from hdl.fabric.row_lane import word_bits
 from hdl.interface import LOAD_REPLY, LOAD_WORD
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.rom import RomPort, RowRom, WeightRom
@@ -15,18 +15,15 @@ from hdl.lib.skid import Skid
 from hdl.lib.streams import context_layout, stage_beat, struct, vector_beat
 from hdl.lora.adder import Lora
 from hdl.lora.loader import LoraLoader
-from hdl.mx import Mx
-from hdl.residual import Residual
-from hdl.rmsnorm import RMSNorm
-from hdl.rope import RoPE
-from hdl.swiglu import SwiGLU
+from hdl.units import FABRIC, Unit, stage_units
 from weights_to_rom.adapters.lora import layout_word
-from weights_to_rom.model_format import BLOCK, ModelFormat
-from weights_to_rom.schedule import Step, head_matrix, layer_matrices, lora_matrices
+from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.rom_map import ROW_WORD, weight_word
+from weights_to_rom.schedule import Step, head_matrix, layer_matrices
 
 
 class Stage(wiring.Component):
-    """A run of ``n_layers`` layers, one token at a time.
+    """A run of layers, one token at a time.
 
     ::
 
@@ -39,43 +36,65 @@ class Stage(wiring.Component):
                                +-- gate, up -> swiglu -> mx -------------+
                                +-- head rows -> logits
 
-    The fabric (``matvec``) reads its ROM once from end to end for a token, in the order of
-    ``weights_to_rom.schedule``; everything else waits for data.  Queries meet the cache while later rows of q are
-    computed, SwiGLU and the residual addition work on rows as they come, and each vector unit writes the half of
-    the input buffer that the fabric does not read.
+    The units stand in the table of ``hdl.units``; this component joins them.  The fabric (``matvec``) reads its ROM once from end
+    to end for a token, in the order of ``weights_to_rom.schedule``; all other units wait for data.  Queries meet the cache while
+    later rows of q are computed, SwiGLU and the residual addition work on rows as they come, and each conversion writes the half
+    of the input buffer that the fabric does not read.
 
-    With ``lora_rank`` the LoRA adder stands between matvec's results and their users, a cycle for each beat; it
-    multiplies beside the fabric, whose results wait for it in a queue that is long enough for the fabric to go on.
+    With ``lora_rank`` the LoRA adder takes the fabric's results and hands them on a cycle later.  It multiplies at the same time
+    as the fabric, whose results wait for the adder in a queue that is long enough for the fabric to go on.
 
-    The residual vector after the last layer leaves by ``o``; in a stage with the ``head`` it goes through the final
-    norm and the LM head instead, if its token's context asks for a sample, and is dropped if not.
+    The residual vector after the last layer leaves by ``o``.  In a stage with the ``head`` it goes through the final norm and the
+    LM head instead if its token's context asks for a sample, and is dropped if not.
+
+    Parameters
+    ----------
+    model : ModelFormat
+        The whole model.
+    config : ChipConfig
+        Lanes and memories.
+    layers : sequence of int, optional
+        The model's layers that the stage computes, in order; by default all.  KV cache and adapter memory hold just those.
+    head : bool
+        Whether the stage ends in the final norm and the LM head.
+    prefix : str
+        Begins the names of the stage's ROMs; the stages of one design need different ones.
 
     Members
     -------
-    i : In(stream stage_beat)            residual vectors, Wide; ready for all of a vector
+    i : In(stream stage_beat)            residual vectors, Wide; ready for all beats of a vector
     o : Out(stream stage_beat)           without head: after the last layer
     logits : Out(stream vector_beat)     with head: Wide, in token order
-    load : In(stream LOAD_WORD)         with LoRA: frames of adapters (docs/arithmetic.md, section 6),
+    load : In(stream LOAD_WORD)          with LoRA: load images of adapters (docs/arithmetic.md, section 6),
     loaded : Out(stream LOAD_REPLY)      an answer to each;
-    ready : Out(n_adapters + 1)          bit a: adapter a is there, and whole; bit 0, for none, is always set;
-    in_use : In                          the adapter of the token under way, from when ``ready`` was looked at
+    ready : Out(n_adapters + 1)          bit a: adapter a is loaded completely; bit 0, for no adapter, is always set;
+    in_use : In                          the adapter of the token under way, valid from the cycle that reads ``ready``
     weights, rows : In(RomPort)          with head: reads for the embedding, which shares the ROM of a tied head;
-    peek : In(1)                         it holds the ROM ports while this is high, with no token in the stage
-    done : Out(1)                        the last beat of a token's vector leaves in this cycle, or of its logits left in the one
-                                         before
+    peek : In(1)                         the embedding holds the ROM ports; only while no token is in the stage
+    done : Out(1)                        the last beat of a token's vector leaves in this cycle, or the last beat of its logits
+                                         left in the cycle before
     busy : Out(1)                        the fabric reads a weight word in this cycle
     step : Out(3)                        the matrix it belongs to (``schedule.Step``)
+
+    Raises
+    ------
+    ValueError
+        If ``layers`` is empty or names a layer that the model does not have.
     """
 
-    def __init__(self, *, model: ModelFormat, config: ChipConfig, n_layers: int, head: bool):
-        self.model, self.config, self.n_layers, self.head = model, config, n_layers, head
-        self.matrices = layer_matrices(model) if n_layers else ()
-        self.all_matrices = self.matrices * n_layers + ((head_matrix(model),) if head else ())
+    def __init__(
+        self, *, model: ModelFormat, config: ChipConfig, layers: Sequence[int] | None = None, head: bool = True, prefix: str = ""
+    ):
+        layers = range(model.n_layers) if layers is None else layers
+        if not layers or not all(0 <= layer < model.n_layers for layer in layers):
+            raise ValueError(f"layers must be some of 0 to {model.n_layers - 1}, not {list(layers)}")
+        self.config, self.head, self.prefix = config, head, prefix
+        self.model = model = replace(model, n_layers=len(layers))
+        self.matrices = layer_matrices(model)
+        self.all_matrices = self.matrices * model.n_layers + ((head_matrix(model),) if head else ())
         r, b, vl = config.row_lanes, config.block_lanes, config.vector_lanes
         self.n_words = sum(m.words(r, b) for m in self.all_matrices)
         self.n_groups = sum(m.groups(r) for m in self.all_matrices)
-        self.weights_port = RomPort(width=word_bits(b), depth=self.n_words, lanes=r)
-        self.rows_port = RomPort(width=ROW_BITS, depth=self.n_groups, lanes=r)
         context = context_layout(config.n_sequences, config.max_context, config.position_bits)
         beat = stage_beat(vl, model.wide_bits, context)
         members = {"i": In(stream.Signature(beat)), "done": Out(1), "busy": Out(1), "step": Out(3)}
@@ -89,8 +108,8 @@ class Stage(wiring.Component):
         if head:
             members |= {
                 "logits": Out(stream.Signature(vector_beat(vl, model.wide_bits))),
-                "weights": In(self.weights_port),
-                "rows": In(self.rows_port),
+                "weights": In(RomPort(width=weight_word(b).width, depth=self.n_words, lanes=r)),
+                "rows": In(RomPort(width=ROW_WORD.width, depth=self.n_groups, lanes=r)),
                 "peek": In(1),
             }
         else:
@@ -99,86 +118,65 @@ class Stage(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        model, config, n_layers = self.model, self.config, self.n_layers
-        vl, wide = config.vector_lanes, model.wide_bits
+        table = stage_units(self.model, self.config, head=self.head, prefix=self.prefix)
+        units = {name: unit.component for name, unit in table.items()}
+        token = _Token(self.i.payload.context.shape())
+        self._add_units(m, table)
+        self._roms(m, units[FABRIC])
+        self._arrive(m, token)
+        m.d.comb += units["rmsnorm"].restart.eq(token.begins)
+        result = self._results(m, units, token)
+        self._to_residual(m, units["residual"], result, token)
+        self._from_residual(m, units["residual"], units["rmsnorm"], token)
+        self._share_out(m, units, result, token)
+        self._to_fabric(m, table, token)
+        self._commands(m, units[FABRIC], token)
+        return m
 
-        residual = Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide)
-        rmsnorm = RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * n_layers + self.head)
-        mx_norm = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=len(rmsnorm.o.payload.data[0]))
-        rope = RoPE(
-            n_heads=model.n_heads,
-            n_kv_heads=model.n_kv_heads,
-            head_dim=model.head_dim,
-            lanes=vl,
-            wide_bits=wide,
-            sine_bits=model.sine_bits,
-            position_bits=config.position_bits,
-            sinks=config.n_sinks > 0,
-        )
-        mx_qkv = Mx(lanes=vl, block=model.kv_block, width=wide)
-        attention = Attention(model=model, config=config)
-        mx_attention = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 4)
-        swiglu = SwiGLU(lanes=vl, wide_bits=wide)
-        mx_swiglu = Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=2 * wide)
-        for name, unit in {
-            "residual": residual,
-            "mx_norm": mx_norm,
-            "rope": rope,
-            "mx_qkv": mx_qkv,
-            "attention": attention,
-            "mx_attention": mx_attention,
-            "swiglu": swiglu,
-            "mx_swiglu": mx_swiglu,
-        }.items():
-            add_gated(m, name, unit)
-        add_gated(m, "rmsnorm", rmsnorm, wake=rmsnorm.restart)
-        lora = self._lora_unit()
-        m.submodules.matvec = matvec = Matvec(
-            row_lanes=config.row_lanes,
-            block_lanes=config.block_lanes,
-            vector_lanes=vl,
-            x_lanes=config.x_lanes,
-            matrices=self.all_matrices,
-            wide_bits=wide,
-            multiplier=config.multiplier,
-            queue=self._queue(lora),
-        )
-        # The cache is ready for some beats, the queries for others: that is not to hold up what is before them within the cycle.
-        m.submodules.qkv_skid = qkv_skid = Skid(mx_qkv.o.payload.shape())
-        connect(m, qkv_skid.o, attention.i)
-        for producer, consumer in (
-            (rmsnorm, mx_norm),
-            (rope, mx_qkv),
-            (mx_qkv, qkv_skid),
-            (attention, mx_attention),
-            (swiglu, mx_swiglu),
-        ):
-            connect(m, producer.o, consumer.i)
-        self._roms(m, matvec)
+    def _add_units(self, m, table: dict[str, Unit]) -> None:
+        """The units as submodules, and the streams between those that have one partner."""
+        units = {name: unit.component for name, unit in table.items()}
+        for name, unit in table.items():
+            if unit.gated:
+                add_gated(m, name, unit.component)
+        add_gated(m, "rmsnorm", units["rmsnorm"], wake=units["rmsnorm"].restart)
+        m.submodules[FABRIC] = units[FABRIC]
+        # attention.i.ready depends on which of cache and queries the beat is for; the skid keeps that out of the path of ready
+        # through mx_qkv and rope.
+        m.submodules.qkv_skid = qkv_skid = Skid(units["mx_qkv"].o.payload.shape())
+        connect(m, qkv_skid.o, units["attention"].i)
+        for name, unit in table.items():
+            if unit.feeds not in (None, FABRIC):
+                taker = qkv_skid if unit.feeds == "attention" else units[unit.feeds]
+                connect(m, units[name].o, taker.i)
 
-        # The token that is here.
-        context, arrived = Signal(self.i.payload.context.shape()), Signal(self.i.payload.context.shape())
-        loading, running, begins = Signal(), Signal(), Signal()
-        # The cycle after that in which the first beat moved.  A register: it has to reach all of the stage.
-        m.d.sync += [begins.eq(self.i.valid & ~loading & ~running), arrived.eq(self.i.payload.context)]
-        with m.If(begins):
-            m.d.sync += context.eq(arrived)
-        m.d.comb += rmsnorm.restart.eq(begins)
+    def _arrive(self, m, token: "_Token") -> None:
+        """A token is in the stage from its first beat in until ``done``."""
+        # ``begins`` is registered because it reaches every part of the stage: it is high a cycle after the first beat moved.
+        m.d.sync += [
+            token.begins.eq(self.i.valid & ~token.loading & ~token.running),
+            token.arrived.eq(self.i.payload.context),
+        ]
+        with m.If(token.begins):
+            m.d.sync += token.context.eq(token.arrived)
 
-        # What takes the results, and what that gives them to, is not to hold up the fabric within the cycle.
-        m.submodules.results = results = Skid(matvec.o.payload.shape())
-        connect(m, matvec.o, results.i)
-        result = results.o
-        if lora is not None:
-            self._connect_lora(m, lora, result, rmsnorm.restart, context, arrived.adapter)
-            result = lora.o
+    def _results(self, m, units, token: "_Token"):
+        """The stream of the fabric's results, with the adapter's additions."""
+        # The skid cuts the path of ready from the units that take results to the fabric.
+        m.submodules.results = results = Skid(units[FABRIC].o.payload.shape())
+        connect(m, units[FABRIC].o, results.i)
+        if "lora" not in units:
+            return results.o
+        self._add_lora(m, units["lora"], results.o, token)
+        return units["lora"].o
 
-        # Residual: the vector that arrives replaces it, results of o and down are added.
+    def _to_residual(self, m, residual, result, token: "_Token") -> None:
+        """The vector that arrives replaces the residual; results of o and down are added to it."""
         to_residual = Signal()
-        m.d.comb += to_residual.eq(self._is(result, Step.O) | self._is(result, Step.DOWN))
-        with m.If(~running):
+        m.d.comb += to_residual.eq(_is(result, Step.O) | _is(result, Step.DOWN))
+        with m.If(~token.running):
             m.d.comb += [
-                # Nothing of a token before is left in residual and norm: they take a beat a cycle.
+                # No beat of an earlier token is left in residual and rmsnorm: they take a beat each cycle.
                 residual.i.valid.eq(self.i.valid),
                 self.i.ready.eq(1),
                 residual.i.payload.data.eq(self.i.payload.data),
@@ -186,7 +184,7 @@ class Stage(wiring.Component):
                 residual.i.payload.load.eq(1),
             ]
             with m.If(self.i.valid):
-                m.d.sync += [loading.eq(~self.i.payload.last), running.eq(self.i.payload.last)]
+                m.d.sync += [token.loading.eq(~self.i.payload.last), token.running.eq(self.i.payload.last)]
         with m.Else():
             m.d.comb += [
                 residual.i.valid.eq(result.valid & to_residual),
@@ -194,45 +192,49 @@ class Stage(wiring.Component):
                 residual.i.payload.last.eq(result.payload.last),
             ]
 
-        # Where the updated residual goes: through a norm to the next matrix, and after the last layer to the head.
+    def _from_residual(self, m, residual, rmsnorm, token: "_Token") -> None:
+        """The updated residual goes through a norm to the next matrix, and after the last layer to the head or to ``o``."""
+        n_layers = self.model.n_layers
         vector = Signal(range(2 * n_layers + 1))
-        final = Signal(init=n_layers == 0)  # vector == 2 * n_layers: a register, as all that is ready depends on it
-        done = Signal()
-        vector_ends = Signal()
+        final = Signal()  # vector == 2 * n_layers, registered because all readiness here depends on it
+        done, vector_ends = token.done, Signal()
         m.d.comb += vector_ends.eq(residual.o.valid & residual.o.ready & residual.o.payload.last)
         with m.If(vector_ends):
             m.d.sync += [vector.eq(vector + 1), final.eq(vector == 2 * n_layers - 1)]
         m.d.comb += [rmsnorm.i.payload.data.eq(residual.o.payload.data), rmsnorm.i.payload.last.eq(residual.o.payload.last)]
-        with m.If(~final | (context.sample & self.head)):
+        with m.If(~final | (token.context.sample & self.head)):
             m.d.comb += [rmsnorm.i.valid.eq(residual.o.valid), residual.o.ready.eq(rmsnorm.i.ready)]
         with m.Elif(Const(self.head)):
             m.d.comb += [residual.o.ready.eq(1), done.eq(residual.o.valid & residual.o.payload.last)]
         if not self.head:
             m.d.comb += [
                 self.o.payload.data.eq(residual.o.payload.data),
-                self.o.payload.context.eq(context),
+                self.o.payload.context.eq(token.context),
                 self.o.payload.last.eq(residual.o.payload.last),
             ]
             with m.If(final):
                 m.d.comb += [self.o.valid.eq(residual.o.valid), residual.o.ready.eq(self.o.ready), done.eq(vector_ends)]
         m.d.comb += self.done.eq(done)
         with m.If(done):
-            m.d.sync += [running.eq(0), vector.eq(0), final.eq(n_layers == 0)]
+            m.d.sync += [token.running.eq(0), vector.eq(0), final.eq(0)]
 
-        # Results of the fabric, by matrix.
-        layer = Signal(range(max(2, n_layers)))
+    def _share_out(self, m, units, result, token: "_Token") -> None:
+        """Each result goes to the unit that its matrix is for."""
+        rope, attention, swiglu = units["rope"], units["attention"], units["swiglu"]
+        context = token.context
+        layer = Signal(range(max(2, self.model.n_layers)))
         m.d.comb += [
-            rope.i.valid.eq(result.valid & self._is(result, Step.QKV)),
+            rope.i.valid.eq(result.valid & _is(result, Step.QKV)),
             rope.i.payload.data.eq(result.payload.data),
             rope.i.payload.last.eq(result.payload.last),
             rope.position.eq(context.position),
             # No sink is further away than in a context that is just full.
-            rope.sink_position.eq(Mux(context.whole, config.max_context - 1, context.place)),
+            rope.sink_position.eq(Mux(context.whole, self.config.max_context - 1, context.place)),
             attention.sequence.eq(context.sequence),
             attention.layer.eq(layer),
             attention.place.eq(context.place),
             attention.whole.eq(context.whole),
-            swiglu.i.valid.eq(result.valid & self._is(result, Step.GATE_UP)),
+            swiglu.i.valid.eq(result.valid & _is(result, Step.GATE_UP)),
             swiglu.i.payload.data.eq(result.payload.data),
             swiglu.i.payload.last.eq(result.payload.last),
         ]
@@ -245,96 +247,68 @@ class Stage(wiring.Component):
                 with m.Case(Step.HEAD):
                     m.d.comb += result.ready.eq(self.logits.ready)
             with m.Default():
-                m.d.comb += result.ready.eq(residual.i.ready & running)
+                m.d.comb += result.ready.eq(units["residual"].i.ready & token.running)
         result_ends = Signal()
         m.d.comb += result_ends.eq(result.valid & result.ready & result.payload.last)
-        # Attention of this layer ended before its o began, so nothing looks at the number any more.
+        # Attention of this layer ended before its o began, so that nothing reads ``layer`` when it changes.
         layer_ended = Signal()
-        m.d.sync += layer_ended.eq(result_ends & self._is(result, Step.DOWN))
+        m.d.sync += layer_ended.eq(result_ends & _is(result, Step.DOWN))
         with m.If(layer_ended):
             m.d.sync += layer.eq(layer + 1)
-        with m.If(done):
+        with m.If(token.done):
             m.d.sync += layer.eq(0)
         if self.head:
             m.d.comb += [
-                self.logits.valid.eq(result.valid & self._is(result, Step.HEAD)),
+                self.logits.valid.eq(result.valid & _is(result, Step.HEAD)),
                 self.logits.payload.data.eq(result.payload.data),
                 self.logits.payload.last.eq(result.payload.last),
             ]
-            # A register: it is long before the sampler's answer that the chip looks at it, and the sampler's ready is behind it.
+            # ``head_ended`` is registered because result_ends depends on the sampler's ready.  The cycle does no harm: the chip
+            # reads ``done`` long before the sampler answers.
             head_ended = Signal()
-            m.d.sync += head_ended.eq(result_ends & self._is(result, Step.HEAD))
+            m.d.sync += head_ended.eq(result_ends & _is(result, Step.HEAD))
             with m.If(head_ended):
-                m.d.comb += done.eq(1)
+                m.d.comb += token.done.eq(1)
 
-        # One vector at a time is on its way to the input buffer: the order of the matrices sees to that.
-        producers = (mx_norm, mx_attention, mx_swiglu)
+    def _to_fabric(self, m, table: dict[str, Unit], token: "_Token") -> None:
+        """Vectors for the input buffer of the fabric, and of the LoRA adder."""
+        matvec = table[FABRIC].component
         x = stream.Signature(matvec.x.payload.shape()).create(path=("x",))
-        for producer in producers:
+        # The order of the matrices lets only one producer have a vector at a time.
+        for producer in (unit.component for unit in table.values() if unit.feeds == FABRIC):
             with m.If(producer.o.valid):
                 m.d.comb += [x.valid.eq(1), x.payload.eq(producer.o.payload), producer.o.ready.eq(x.ready)]
         m.d.comb += [matvec.x.payload.eq(x.payload), matvec.x.valid.eq(x.valid), x.ready.eq(matvec.x.ready)]
-        if lora is not None:
-            # The adder gets the layers' vectors, too, but not the head's: a beat moves when both buffers have room,
-            # which does not depend on its being there.
-            vectors = Signal(range(len(self.matrices) * n_layers + 1))
-            with m.If(done):
-                m.d.sync += vectors.eq(0)
-            with m.Elif(x.valid & x.ready & x.payload.last):
-                m.d.sync += vectors.eq(vectors + 1)
-            m.d.comb += lora.x.payload.eq(x.payload)
-            with m.If((context.adapter != 0) & (vectors != len(self.matrices) * n_layers)):
-                m.d.comb += [
-                    matvec.x.valid.eq(x.valid & lora.x.ready),
-                    lora.x.valid.eq(x.valid & matvec.x.ready),
-                    x.ready.eq(matvec.x.ready & lora.x.ready),
-                ]
+        if "lora" not in table:
+            return
+        # The adder gets the layers' vectors too, but not the head's.  A beat moves when both buffers have room, which does not
+        # depend on whether there is a beat.
+        lora, n_vectors = table["lora"].component, len(self.matrices) * self.model.n_layers
+        vectors = Signal(range(n_vectors + 1))
+        with m.If(token.done):
+            m.d.sync += vectors.eq(0)
+        with m.Elif(x.valid & x.ready & x.payload.last):
+            m.d.sync += vectors.eq(vectors + 1)
+        m.d.comb += lora.x.payload.eq(x.payload)
+        with m.If((token.context.adapter != 0) & (vectors != n_vectors)):
+            m.d.comb += [
+                matvec.x.valid.eq(x.valid & lora.x.ready),
+                lora.x.valid.eq(x.valid & matvec.x.ready),
+                x.ready.eq(matvec.x.ready & lora.x.ready),
+            ]
 
-        self._commands(m, matvec, start=rmsnorm.restart, sample=context.sample)
-        with m.If(matvec.command.valid & matvec.command.ready):
-            m.d.sync += self.step.eq(matvec.command.payload.tag)
-        m.d.comb += self.busy.eq(matvec.busy)
-        return m
-
-    @staticmethod
-    def _is(result, step: Step):
-        return result.payload.tag == step
-
-    def _lora_unit(self) -> Lora | None:
-        config, model = self.config, self.model
-        if not config.lora_rank:
-            return None
-        return Lora(
-            matrices=lora_matrices(model),
-            n_layers=self.n_layers,
-            k_rows=model.n_kv_heads * model.head_dim,
-            rank=config.lora_rank,
-            lora_lanes=config.lora_lanes,
-            n_adapters=config.n_adapters,
-            vector_lanes=config.vector_lanes,
-            x_lanes=config.x_lanes,
-            wide_bits=model.wide_bits,
-        )
-
-    def _queue(self, lora: Lora | None) -> int:
-        """Groups of results that the fabric may have to hold until the adder has the first addend of their matrix."""
-        if lora is None:
-            return 0
-        r, b = self.config.row_lanes, self.config.block_lanes
-        return max(-(-lora.lead(of) // (m.words(r, b) // m.groups(r))) for m, of in zip(self.matrices, lora.matrices, strict=True))
-
-    def _connect_lora(self, m, lora, result, start, context, adapter):
-        """The adder behind the fabric, and the loader of its memory."""
-        config, model = self.config, self.model
+    def _add_lora(self, m, lora: Lora, result, token: "_Token") -> None:
+        """The adder, which takes the fabric's results, and the loader of its memory."""
+        config, start, adapter = self.config, token.begins, token.arrived.adapter
         m.submodules.lora_loader = loader = LoraLoader(
             n_adapters=config.n_adapters,
             words=lora.words,
             lora_lanes=config.lora_lanes,
             word_bits=lora.word_bits,
-            layout=layout_word(model, config.lora_rank, config.lora_lanes, config.vector_lanes),
+            layout=layout_word(self.model, config.lora_rank, config.lora_lanes, config.vector_lanes),
         )
         uses = Signal()
-        m.d.comb += uses.eq(context.adapter != 0)
+        m.d.comb += uses.eq(token.context.adapter != 0)
         add_gated(m, "lora", lora, wake=uses | lora.start | lora.write.en)
         connect(m, flipped(self.load), loader.i)
         connect(m, loader.o, flipped(self.loaded))
@@ -348,11 +322,13 @@ class Stage(wiring.Component):
             lora.steps.eq(Array(loader.steps)[adapter]),
         ]
 
-    def _roms(self, m, matvec):
-        """The ROMs, and who reads them: the fabric, or the embedding while no token is here."""
+    def _roms(self, m, matvec) -> None:
+        """The ROMs and their readers: the fabric, and the embedding while no token is in the stage."""
         b, r = self.config.block_lanes, self.config.row_lanes
-        m.submodules.weight_rom = weight_rom = WeightRom(width=word_bits(b), depth=self.n_words, lanes=r)
-        m.submodules.row_rom = row_rom = RowRom(width=ROW_BITS, depth=self.n_groups, lanes=r)
+        m.submodules.weight_rom = weight_rom = WeightRom(
+            width=weight_word(b).width, depth=self.n_words, lanes=r, name=self.prefix + "weights"
+        )
+        m.submodules.row_rom = row_rom = RowRom(width=ROW_WORD.width, depth=self.n_groups, lanes=r, name=self.prefix + "rows")
         for rom, reader, guest in ((weight_rom, matvec.weights, "weights"), (row_rom, matvec.rows, "rows")):
             m.d.comb += [to.eq(data) for to, data in zip(reader.data, rom.port.data, strict=True)]
             if not self.head:
@@ -363,8 +339,8 @@ class Stage(wiring.Component):
                 # Each reads only while the other does not.
                 m.d.comb += [rom.port.en.eq(reader.en | port.en), rom.port.addr.eq(Mux(self.peek, port.addr, reader.addr))]
 
-    def _commands(self, m, matvec, *, start, sample):
-        """Tell the fabric its matrices, one token's worth from each start; it waits for their inputs by itself."""
+    def _commands(self, m, matvec, token: "_Token") -> None:
+        """The fabric's matrices in order, once for each token that begins; the fabric waits for their inputs by itself."""
         active = Signal()
         matrix = Signal(range(len(self.all_matrices)))
         command = matvec.command.payload
@@ -377,7 +353,7 @@ class Stage(wiring.Component):
             ("two_planes", [k.planes == 2 for k in kinds]),
         ):
             m.d.comb += command[name].eq(Array(Const(int(v), len(command[name])) for v in values)[kind])
-        last_layer_matrix = len(self.matrices) * self.n_layers - 1
+        last_layer_matrix = len(self.matrices) * self.model.n_layers - 1
         m.d.comb += [command.restart.eq(matrix == 0), matvec.command.valid.eq(active)]
         with m.If(active & matvec.command.ready):
             m.d.sync += [matrix.eq(matrix + 1), kind.eq(kind + 1)]
@@ -385,8 +361,31 @@ class Stage(wiring.Component):
                 m.d.sync += kind.eq(0)
             ends = matrix == len(self.all_matrices) - 1
             if self.head:
-                ends = ends | ((matrix == last_layer_matrix) & ~sample)
+                ends = ends | ((matrix == last_layer_matrix) & ~token.context.sample)
             with m.If(ends):
                 m.d.sync += active.eq(0)
-        with m.If(start):
+        with m.If(token.begins):
             m.d.sync += [active.eq(1), matrix.eq(0), kind.eq(0)]
+        with m.If(matvec.command.valid & matvec.command.ready):
+            m.d.sync += self.step.eq(matvec.command.payload.tag)
+        m.d.comb += self.busy.eq(matvec.busy)
+
+
+class _Token:
+    """The token in the stage.
+
+    ``loading``: some beats of its vector have arrived; ``running``: all of them.  ``arrived`` is the context in the cycle in which
+    ``begins`` is high, ``context`` from the next cycle on.
+    """
+
+    def __init__(self, context_shape):
+        self.context = Signal(context_shape)
+        self.arrived = Signal(context_shape)
+        self.loading = Signal()
+        self.running = Signal()
+        self.begins = Signal()
+        self.done = Signal()
+
+
+def _is(result, step: Step):
+    return result.payload.tag == step

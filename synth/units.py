@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,22 +19,14 @@ from amaranth.lib import wiring
 from rich.console import Console
 from rich.table import Table
 
-from hdl.attention.attention import Attention
 from hdl.chip import Chip
 from hdl.config import ChipConfig
-from hdl.embedding import Embedding
-from hdl.fabric.matvec import Matvec
 from hdl.lib.clock_gate import CLOCK_GATE_VERILOG
-from hdl.lib.rom import RomSpec
-from hdl.mx import Mx
-from hdl.residual import Residual
-from hdl.rmsnorm import RMSNorm
-from hdl.rope import RoPE
 from hdl.sampler import Sampler
-from hdl.swiglu import SwiGLU
-from hdl.verilog import convert, rom_specs
-from weights_to_rom.model_format import BLOCK, ModelFormat
-from weights_to_rom.schedule import all_matrices
+from hdl.units import asked, chip_units
+from hdl.verilog import convert
+from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.rom_map import Rom, rom_map
 
 FOLDER = Path("build/probe")
 """Relative: the tools, being WebAssembly, see the working directory and little else."""
@@ -71,58 +64,13 @@ CONFIG = ChipConfig(
 
 
 def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiring.Component]]:
-    """Every unit as the stage and the chip make it, by name; the chip comes last."""
-    wide, r, b, vl = model.wide_bits, config.row_lanes, config.block_lanes, config.vector_lanes
-    matrices = all_matrices(model)
-    head = matrices[-1]
-    n_words, n_groups = sum(m.words(r, b) for m in matrices), sum(m.groups(r) for m in matrices)
-    return {
-        "embedding": lambda: Embedding(
-            row_lanes=r,
-            block_lanes=b,
-            vector_lanes=vl,
-            n_blocks=head.blocks,
-            bits=model.embed_bits,
-            wide_bits=wide,
-            n_words=n_words,
-            n_groups=n_groups,
-            base=n_words - head.words(r, b),
-            row_base=n_groups - head.groups(r),
-            vocab_size=model.vocab_size,
-        ),
-        "matvec": lambda: Matvec(
-            row_lanes=r,
-            block_lanes=b,
-            vector_lanes=vl,
-            x_lanes=config.x_lanes,
-            multiplier=config.multiplier,
-            wide_bits=wide,
-            matrices=matrices,
-        ),
-        "residual": lambda: Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide),
-        "rmsnorm": lambda: RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * model.n_layers + 1),
-        "mx_norm": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 31),
-        "rope": lambda: RoPE(
-            n_heads=model.n_heads,
-            n_kv_heads=model.n_kv_heads,
-            head_dim=model.head_dim,
-            lanes=vl,
-            wide_bits=wide,
-            sine_bits=model.sine_bits,
-            position_bits=config.position_bits,
-        ),
-        "mx_qkv": lambda: Mx(lanes=vl, block=model.kv_block, width=wide),
-        "attention": lambda: Attention(model=model, config=config),
-        "mx_attention": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=wide + 4),
-        "swiglu": lambda: SwiGLU(lanes=vl, wide_bits=wide),
-        "mx_swiglu": lambda: Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=2 * wide),
-        "sampler": lambda: Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=wide),
-        "sampler_greedy": lambda: Sampler(vocab_size=model.vocab_size, lanes=vl, wide_bits=wide, noise=False),
-        "chip": lambda: Chip(model=model, config=config),
-    }
+    """Every unit as the stage and the chip make it, by name; then a sampler without noise, and the whole chip."""
+    greedy = partial(Sampler, vocab_size=model.vocab_size, lanes=config.vector_lanes, wide_bits=model.wide_bits, noise=False)
+    table = {name: partial(getattr, unit, "component") for name, unit in asked(chip_units(model, config)).items()}
+    return {**table, "sampler_greedy": greedy, "chip": partial(Chip, model=model, config=config)}
 
 
-def write_verilog(name: str, component: wiring.Component, roms: list[RomSpec]) -> None:
+def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> None:
     """``name``.v and ROM contents in FOLDER: random, for nothing is a constant that Yosys could fold."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
@@ -156,7 +104,7 @@ def synthesise(name: str, *, mac16: bool) -> Cells:
 
 def probe(name: str, model: ModelFormat, config: ChipConfig) -> dict[str, Cells]:
     """A unit's cells with MAC16 and with LUTs alone."""
-    write_verilog(name, units(model, config)[name](), rom_specs(model, config))
+    write_verilog(name, units(model, config)[name](), list(rom_map(model, **config.rom_lanes).values()))
     cells = synthesise(name, mac16=True)
     return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells.mac16 else cells}
 

@@ -7,8 +7,8 @@ from fpga.devices import Cells, Device, Family
 from fpga.ecp5.script import ALWAYS_CHAINS, NARROW_BITS, NARROW_CACHE, NARROW_ROMS, WHERE_DSPS_ARE_FEW
 from hdl.config import ChipConfig
 from hdl.lib.rom import SMALL_ROM_BITS
-from hdl.verilog import rom_specs
 from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.rom_map import rom_map
 
 WIDE_BITS: int = 32
 CONTEXT: int = 128
@@ -27,7 +27,7 @@ A large device has its DSPs in few rows.  If most of them are used, the wires to
 NARROW = ("LFE5U-85F",)
 """Devices on which weight ROMs are made of narrow block RAMs if there are enough, and then the KV cache, too."""
 
-# LUTs of each part, as counted in placed designs of ``stories-260k`` (docs/fpga).
+# LUTs of each part, as counted in placed designs of ``stories-260k`` (docs/explanation/ecp5-timing.md).
 LUTS_ANY = 2_500  # control and serial line, which do not grow
 LUTS_ROW_LANE = 2_350  # a row lane of 32 block lanes
 LUTS_ROW_LANE_REST = 750  # the part of a row lane that does not grow with block lanes: scale, alignment, accumulator
@@ -84,7 +84,7 @@ def _block_rams(model: ModelFormat, config: ChipConfig, family: Family, narrow: 
 
     roms = sum(
         family.block_rams(rom.depth, rom.width, widest(NARROW_ROMS) if rom.name.startswith("weights_") else None)
-        for rom in rom_specs(model, config)
+        for rom in rom_map(model, **config.rom_lanes).values()
         if rom.width * rom.depth >= SMALL_ROM_BITS
     )
     banks = max(1, config.attention_heads // model.n_rep)

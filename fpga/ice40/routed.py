@@ -69,7 +69,7 @@ def cells_sim() -> str:
 
 
 def _connect(top: dict) -> None:
-    """Connect what nextpnr leaves open because the silicon has it: the clock through the PLL, and the values of open inputs."""
+    """Make the connections that silicon has without wires, and that nextpnr leaves out: the clock through the PLL, open inputs."""
     cells = top["cells"]
     (clock,) = top["ports"]["clk"]["bits"]
     fast = 1 + max(bit for net in top["netnames"].values() for bit in net["bits"])

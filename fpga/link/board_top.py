@@ -13,8 +13,9 @@ from fpga.link.uart import UartRx, UartTx
 from hdl.chip import Chip
 from hdl.config import ChipConfig
 from hdl.lib.rom import RomSpec
-from hdl.verilog import rom_specs, whole_verilog
+from hdl.verilog import whole_verilog
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.rom_map import rom_map
 
 FIFO_BYTES = 512
 """Bytes of requests that can wait.
@@ -82,5 +83,5 @@ class BoardTop(wiring.Component):
 
 def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
     """Return the Verilog of a chip with its line, top module ``board``.  ``divisor`` is the cycles of a bit."""
-    roms = [*rom_specs(model, config), RomSpec("identity", IDENTITY_BITS, 1)]
+    roms = [*rom_map(model, **config.rom_lanes).values(), RomSpec("identity", IDENTITY_BITS, 1)]
     return whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)

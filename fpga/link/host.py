@@ -211,7 +211,7 @@ class BoardSession(Session):
                     self.said_again += 1
 
     def _run(self, token: int, last: int) -> Iterator[Reply]:
-        """Yield what the board writes after ``token``, which it sampled, up to position ``last`` or to its end token."""
+        """Yield the tokens that the board samples after ``token``, up to position ``last`` or to its end token."""
         until, asked, tries = 0, -1, _Tries(TRIES * self._times)
         while self.position < last and token != self._end_token:
             if until - self.position <= AHEAD // 2 and until < last:

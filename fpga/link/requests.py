@@ -38,7 +38,7 @@ class Link(wiring.Component):
     -------
     i, o : stream PAYLOAD_BITS      requests in, replies out
     command : Out(stream COMMAND)   tokens to the chip
-    reply : In(stream REPLY)        what the chip answers
+    reply : In(stream REPLY)        results of the chip
     """
 
     i: Any

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Attention: query heads against the KV cache (docs/arithmetic.md, attention)."""
 
 from amaranth.hdl import Module, Mux, Signal
@@ -17,21 +18,41 @@ from weights_to_rom.model_format import ModelFormat
 
 
 class AttentionHeads(wiring.Component):
-    """``heads`` query heads at once against the positions that k and v bring.
+    """o = softmax(q k^T) v for ``heads`` query heads at once, over the positions that ``k`` and ``v`` bring.
 
         q, k -> scores -> sums -> output -> o
                     v ---'
 
-    The units overlap: while one pass is divided and leaves, the next one is summed and the q after that
-    comes in.  A word of k and of v a cycle, head_dim / lanes cycles a position, without a gap between
-    positions or passes; from the last word of k to the first beat of o ``latency`` cycles.  Passes leave
-    ``interval`` cycles apart, or as far as their words take.
+    One run over all positions is a pass: q of ``heads`` heads, then every position's k and v, then ``heads`` * head_dim
+    results.  The units overlap: while ``output`` divides the sums of one pass, ``sums`` adds up the next pass and ``scores``
+    takes in the q of the pass after that.
+
+    Latency: ``latency`` cycles from the last word of ``k`` to the first beat of ``o``.  Rate: one word of ``k`` and one of
+    ``v`` a cycle, so head_dim / lanes cycles a position, without a gap between positions or passes.  The first beats of two
+    passes are ``interval`` cycles apart, or as many cycles as the pass has words where that is more.
+
+    Parameters
+    ----------
+    heads : query heads of a pass
+    banks : kv heads of a word of ``k`` and ``v``; heads / banks query heads share one, which is GQA
+    head_dim : elements of a head
+    block : elements of an MX block of q, k and v: 8, 16 or 32
+    lanes : elements of one kv head in a word of ``k`` and ``v``; divides ``block``
+    vector_lanes : elements of a beat of ``q`` and ``o``; divides ``block``
+    max_context : positions of a pass, at most
+    n_sinks : positions at the start that meet a second q of their own (docs/arithmetic.md, attention); 0 for none
+    wide_bits : width of the residual vector, 24 or 32; a result has 4 bits more
+    passes : passes of a vector of ``o``, which has n_heads heads
 
     Members
     -------
     q : In(stream mx_beat(vector_lanes))      heads * head_dim values a pass; with ``n_sinks`` each head twice
-    k, v : In(stream kv_beat(banks, lanes))   places of a pass; heads / banks heads work on each bank's
-    o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    ``last`` ends every ``passes``-th pass
+    k, v : In(stream kv_beat(banks, lanes))   the positions of a pass in order, ``last`` on the last word
+    o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    LSB 2**-16; ``last`` ends every ``passes``-th pass
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(
@@ -48,14 +69,14 @@ class AttentionHeads(wiring.Component):
         wide_bits: int,
         passes: int,
     ):
-        for name, value, whole_name, whole in (
+        for name, value, multiple_name, multiple in (
             ("banks", banks, "heads", heads),
             ("block", block, "head_dim", head_dim),
             ("lanes", lanes, "block", block),
             ("vector_lanes", vector_lanes, "block", block),
         ):
-            if not isinstance(value, int) or value < 1 or whole % value:
-                raise ValueError(f"{name} must divide {whole_name} ({whole}), not {value!r}")
+            if not isinstance(value, int) or value < 1 or multiple % value:
+                raise ValueError(f"{name} must divide {multiple_name} ({multiple}), not {value!r}")
         if block not in (8, 16, 32):
             raise ValueError(f"block must be 8, 16 or 32, not {block!r}")
         if wide_bits not in (24, 32):
@@ -66,11 +87,12 @@ class AttentionHeads(wiring.Component):
         self._output = AttentionOutput(
             **shape, vector_lanes=vector_lanes, max_context=max_context, wide_bits=wide_bits, passes=passes
         )
-        # A position's score meets the first of its words of v; head_words - 1 more follow.
+        # One cycle for the register of k.  A position's score moves together with the first of its words of v, and
+        # head_words - 1 more words of v follow.
         head_words = head_dim // lanes
-        self.latency = 1 + self._scores.latency + head_words - 1 + AttentionSums.latency + self._output.latency
-        # The words of the last position can follow when all that came before them has left ``sums``.
-        self.interval = AttentionOutput.division + heads * head_dim // vector_lanes + 1 + head_words
+        self.latency = 1 + self._scores.latency + head_words - 1 + self._sums.latency + self._output.latency
+        # The last position of the next pass, head_words words, enters ``sums`` when ``output`` has taken this pass's sums.
+        self.interval = self._output.interval + head_words
         super().__init__(
             {
                 "q": In(stream.Signature(mx_beat(vector_lanes))),
@@ -86,8 +108,9 @@ class AttentionHeads(wiring.Component):
         m.submodules.sums = sums = self._sums
         m.submodules.output = output = self._output
         connect(m, flipped(self.q), scores.q)
-        # The cache's memories are slow: a register is all that is behind them.  And when sums wait, that is not to reach the
-        # cache and all of the scores within the cycle.
+        # k and v come from large memories with a long access time, so that a register takes each word without any logic in
+        # between.  The skid buffers keep the ready of ``sums`` out of the cycle in which the cache and ``scores`` decide
+        # whether they move.
         words = {}
         for name, word in (("k", self.k), ("v", self.v)):
             m.submodules[f"{name}_register"] = register = Register(word.payload.shape())
@@ -103,39 +126,53 @@ class AttentionHeads(wiring.Component):
 
 
 class Attention(wiring.Component):
-    """o = softmax(q k^T) v over the places of a sequence, for every head of one layer.
+    """o = softmax(q k^T) v over the positions of a sequence, for every head of one layer.
 
         i -> k, v -> KV cache --k, v--> heads -> o
           -> q -------------------------'
 
-    k and v of the position are written to its ``place`` first; then places 0 .. place are read, or all of
-    them if ``whole``.  ``attention_heads`` heads are worked on at once, in passes: with the first beat of a pass's q
-    its kv heads are asked for, and their words wait until q is complete, so attention runs beside the rows of q still
-    to come.
+    The KV cache keeps each position of a sequence at a place, 0 .. max_context - 1.  k and v of the new position are
+    written to ``place``; then places 0 .. place are read, or every place if ``whole``, which says that the sliding window
+    is full.  The heads are worked on in passes of ``attention_heads``.  The first beat of a pass's q requests the pass's kv
+    heads from the cache, and their words wait until q is complete: the cache is read while the fabric still computes
+    further rows of q.
 
-    A pass reads words = places * head_dim / attention_lanes.  If q comes a beat a cycle and o does not stall, the first beat of
-    a layer leaves ``latency`` + words cycles after the last beat of the first pass's q, and those of further
-    passes follow max(words, ``interval``) apart, if their q has come by then.  The next layer's beats wait
-    until all of a layer's words have been read.
+    Latency: a pass reads words = places * head_dim / attention_lanes.  Without stalls the first beat of ``o`` follows
+    ``latency`` + words cycles after the last beat of the first pass's q.  Rate: the first beats of two passes are
+    max(words, ``interval``) cycles apart, if the second one's q is there.  The next layer's first beat waits until every
+    word of this layer has been read.
+
+    Parameters
+    ----------
+    model : shape of the model: n_heads, n_kv_heads, head_dim, kv_block (elements of an MX block), wide_bits
+    config : options of the chip: attention_heads (heads of a pass), attention_lanes (elements of one kv head that are read a
+        cycle), vector_lanes, max_context, n_sequences, n_sinks
+    n_layers : layers whose k and v the cache holds; those of ``model`` if None
 
     Members
     -------
     i : In(stream mx_beat(vector_lanes))      k and v of n_kv_heads, then q of n_heads; exponents -12 .. 13.
-                                              With ``n_sinks``: each head of q, then the same for the sinks
-    sequence, layer, place, whole : In        of a layer, while its first beat waits
+                                              With ``n_sinks``: each head of q, then the same head for the sinks
+    sequence : In(range(n_sequences))         the sequence whose position is written and read
+    layer : In(range(n_layers))               number of the layer within the cache
+    place : In(range(max_context))            where the position is written
+    whole : In(1)                             every place of the sequence holds a position: the window is full
     o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    n_heads * head_dim values, LSB 2**-16
+
+    ``sequence``, ``layer``, ``place`` and ``whole`` are taken while the first beat of a layer waits on ``i``.
     """
 
-    def __init__(self, *, model: ModelFormat, config: ChipConfig):
-        self.heads, self.rep = config.attention_heads, model.n_rep
+    def __init__(self, *, model: ModelFormat, config: ChipConfig, n_layers: int | None = None):
+        heads = config.attention_heads
         self.vector_lanes = config.vector_lanes
-        self.passes = model.n_heads // self.heads
-        banks = max(1, self.heads // self.rep)
-        self.passes_an_index = banks * self.rep // self.heads
+        self.passes = model.n_heads // heads
+        banks = max(1, heads // model.n_rep)
+        # Consecutive passes whose kv heads are the same request: more than one where a kv head has more query heads than a pass.
+        self.passes_a_request = banks * model.n_rep // heads
         self.kv_beats = 2 * model.n_kv_heads * model.head_dim // self.vector_lanes
-        self.pass_beats = self.heads * model.head_dim // self.vector_lanes * (2 if config.n_sinks else 1)
-        self._heads = AttentionHeads(
-            heads=self.heads,
+        self.pass_beats = heads * model.head_dim // self.vector_lanes * (2 if config.n_sinks else 1)
+        self.heads = AttentionHeads(
+            heads=heads,
             banks=banks,
             head_dim=model.head_dim,
             block=model.kv_block,
@@ -152,12 +189,13 @@ class Attention(wiring.Component):
             lanes=config.attention_lanes,
             vector_lanes=self.vector_lanes,
             banks=banks,
-            n_layers=model.n_layers,
+            n_layers=model.n_layers if n_layers is None else n_layers,
             max_context=config.max_context,
             n_sequences=config.n_sequences,
         )
-        self.latency = max(0, 4 - self.pass_beats) + self._heads.latency
-        self.interval = self._heads.interval
+        # The request is registered a cycle after q's first beat; q's beats cover the cache's latency where there are enough.
+        self.latency = max(0, 1 + self.cache.latency - self.pass_beats) + self.heads.latency
+        self.interval = self.heads.interval
         super().__init__(
             {
                 "i": In(stream.Signature(mx_beat(self.vector_lanes))),
@@ -172,7 +210,7 @@ class Attention(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.cache = cache = self.cache
-        m.submodules.heads = heads = self._heads
+        m.submodules.heads = heads = self.heads
         connect(m, cache.k, heads.k)
         connect(m, cache.v, heads.v)
         connect(m, heads.o, flipped(self.o))
@@ -188,7 +226,7 @@ class Attention(wiring.Component):
         beat = Signal(address_bits(max(self.kv_beats, self.pass_beats)))
         passed = Signal(address_bits(self.passes))
         index = Signal.like(cache.request.payload)
-        same = Signal(address_bits(self.passes_an_index))  # passes that have read this index
+        same = Signal(address_bits(self.passes_a_request))  # passes so far that made the request ``index``
         with m.If(cache.request.ready):
             m.d.sync += cache.request.valid.eq(0)
         with m.FSM(name="part"):
@@ -200,7 +238,7 @@ class Attention(wiring.Component):
                         m.d.sync += beat.eq(0)
                         m.next = "Q"
             with m.State("Q"):
-                # The request of a pass is made with the first beat of its q; until it is accepted, no other can be.
+                # The first beat of a pass's q makes the request.  It waits while the request of the pass before is not accepted.
                 begin, end = beat == 0, beat == self.pass_beats - 1
                 open_ = ~(begin & cache.request.valid)
                 m.d.comb += [heads.q.valid.eq(self.i.valid & open_), self.i.ready.eq(heads.q.ready & open_)]
@@ -210,7 +248,7 @@ class Attention(wiring.Component):
                         m.d.sync += [cache.request.valid.eq(1), cache.request.payload.eq(index)]
                     with m.If(end):
                         m.d.sync += [same.eq(same + 1), passed.eq(passed + 1)]
-                        with m.If(same == self.passes_an_index - 1):
+                        with m.If(same == self.passes_a_request - 1):
                             m.d.sync += [same.eq(0), index.eq(index + 1)]
                         with m.If(passed == self.passes - 1):
                             m.d.sync += [passed.eq(0), index.eq(0)]

@@ -1,4 +1,8 @@
-"""The KV cache: keys and values of every sequence, layer and place, in the MX blocks of attention."""
+"""The KV cache: keys and values of every sequence, layer and place, as MX blocks of attention.
+
+A place holds k and v of one position of a sequence.  A slot holds the max_context places of one kv head.  A word is what a
+memory holds at one address: ``lanes`` elements of one head at one place.
+"""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -12,45 +16,61 @@ from hdl.lib.streams import EXP_BITS, mx_beat
 
 
 def kv_word(lanes: int) -> data.StructLayout:
-    """What a memory holds at one address: ``lanes`` mantissas of an MX block, and the block's exponent."""
+    """A word of one kv head: ``lanes`` mantissas of an MX block and the block's exponent."""
     return data.StructLayout({"mant": data.ArrayLayout(signed(8), lanes), "exp": signed(EXP_BITS)})
 
 
 def kv_beat(banks: int, lanes: int) -> data.StructLayout:
-    """The same word of ``banks`` consecutive kv heads; ``last`` is on the last word of the last place."""
+    """The same word of ``banks`` consecutive kv heads; ``last`` marks the last word of a request's last place."""
     return data.StructLayout({"bank": data.ArrayLayout(kv_word(lanes), banks), "last": 1})
 
 
 class KvCache(wiring.Component):
-    """Writes k and v of one position to its place in a layer; streams the places back, as often as asked.
+    """Writes k and v of one position to its place in a layer; streams the places back, as often as requested.
 
-    A layer begins with the first beat on ``write``: ``sequence``, ``layer``, ``place`` and ``whole`` are taken
-    with it and hold until the next layer begins.  kv_heads * head_dim values of k come first, then as many of
-    v, heads in order.  Then requests are served: each streams kv heads banks * index + (0 .. banks - 1), one
-    from each bank, word by word, place by place, on ``k`` and on ``v``: places 0 .. place, or all of them if
-    ``whole`` (docs/arithmetic.md, attention).  The next layer's first beat waits until everything that was
-    asked for has been read: a memory is never read and written in the same cycle (a single-port SRAM will
-    do), and a request always sees the position just written.
+    Writing: a layer begins with the first beat on ``write``.  The cache takes ``sequence``, ``layer``, ``place`` and
+    ``whole`` with it and keeps them until the next layer begins.  kv_heads * head_dim values of k come first, then as many
+    of v, heads in order.
 
-    kv head j lives in bank j % banks.  Each bank has a memory for k and one for v, of
+    Reading: each request streams ``banks`` kv heads, banks * index and up, one from each bank, on ``k`` and on ``v``, word
+    by word and place by place: places 0 .. place, or all of them if ``whole`` (docs/arithmetic.md, attention).
+
+    The next layer's first beat waits until every request has been read to its end.  Therefore no memory is read and written
+    in one cycle (a single-port SRAM is enough), and a request always brings the position that was just written.
+
+    kv head j lives in bank j % banks.  Each bank has a memory for k and one for v, each of
 
         n_sequences * n_layers * (kv_heads / banks) * max_context * (head_dim / lanes) words
 
-    of 8 * lanes + 8 bits, the indices from left to right being sequence, layer, j // banks, place and
-    word.  No other word is written.
+    of 8 * lanes + 8 bits.  The address counts through sequence, layer, j // banks, place and word; word counts fastest.
 
-    Two cycles pass before a layer's first beat moves; then one moves each cycle, or each vector_lanes /
-    lanes cycles where that is more.  From a request to its first word: 3 cycles, if the streams are idle;
-    then a word a cycle on ``k`` and on ``v``, each at its own pace.  A request made while another is served
-    follows it without a gap.
+    Latency: ``latency`` = 3 cycles from a request to its first word, if the streams are idle.  Rate: one word a cycle on
+    ``k`` and on ``v``, each at its own pace.  A request that is made while another one is served follows it without a gap.
+    A layer's first beat takes 2 cycles more than the others; then a beat moves each cycle, or each vector_lanes / lanes
+    cycles where that is more.
+
+    Parameters
+    ----------
+    kv_heads : kv heads of a layer
+    head_dim : elements of a head
+    lanes : elements of a word; divides ``head_dim``, and divides ``vector_lanes`` or is a multiple of it
+    vector_lanes : elements of a beat of ``write``; divides ``head_dim``
+    banks : kv heads that are read at once; divides ``kv_heads``
+    n_layers : layers that the cache holds
+    max_context : places of a sequence
+    n_sequences : sequences that the cache holds
 
     Members
     -------
     write : In(stream mx_beat(vector_lanes))      k, then v, of one position of one layer
-    sequence, layer, place : In                   where they go
-    whole : In(1)                                 all places hold a position of the sequence
-    request : In(stream, index)                   kv heads banks * index and up
-    k, v : Out(stream kv_beat(banks, lanes))
+    sequence, layer, place : In                   where they go; each below its parameter
+    whole : In(1)                                 every place holds a position of the sequence
+    request : In(stream, index)                   kv heads banks * index .. banks * index + banks - 1
+    k, v : Out(stream kv_beat(banks, lanes))      words of the requests in order
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(
@@ -86,6 +106,7 @@ class KvCache(wiring.Component):
             raise ValueError(f"one of lanes ({lanes}) and vector_lanes ({vector_lanes}) must divide the other")
         self.lanes, self.vector_lanes, self.banks = lanes, vector_lanes, banks
         self.n_layers = n_layers
+        self.latency = 3
         self.indices = kv_heads // banks
         self.head_words = head_dim // lanes
         self.slot_words = max_context * self.head_words
@@ -115,23 +136,25 @@ class KvCache(wiring.Component):
                 m.submodules[f"{name}_{u}"] = memory
 
         address = address_bits(self.depth)
-        row = Signal(address_bits(self.depth // (self.indices * self.slot_words)))
-        first = Signal(address_bits(self.slot_words))  # the place's first word in its slot
-        base = Signal(address)  # index 0, place 0
-        origin = Signal(address)  # index 0, this place
-        final = Signal(address)  # index 0, the last place that is read
+        row = Signal(address_bits(self.depth // (self.indices * self.slot_words)))  # sequence * n_layers + layer
+        first = Signal(address_bits(self.slot_words))  # first word of the place within a slot
+        # Addresses within the slot of index 0 of this sequence and layer: the first word of place 0, of this place, and of the
+        # last place that is read.
+        base = Signal(address)
+        origin = Signal(address)
+        final = Signal(address)
         whole = Signal()
 
-        # Readers: a request is kept until both have taken it.
-        start = Signal(address)
-        end = Signal(address)
-        pending = Signal(2)
-        busy = Signal(2)
+        # There is a reader for k and one for v.  ``start`` and ``end`` keep a request until both readers have taken it.
+        start = Signal(address)  # the request's first word
+        end = Signal(address)  # its last word
+        pending = Signal(2)  # the reader has not taken it yet
+        busy = Signal(2)  # the reader is reading a request
         for r, (name, o) in enumerate((("k", self.k), ("v", self.v))):
             ports = [memory.read_port() for memory in memories[r]]
             self._reader(m, name, ports, o, start, end, pending[r], busy[r])
 
-        # Written from registers, a cycle after the word is there: the memories are large, and nothing is read so soon.
+        # Address, data and enable of a write are registered: the memories are large, and no request reads the word so soon.
         written = Signal(data.StructLayout({"data": kv_word(self.lanes), "addr": address}), reset_less=True)
         writes = [[Signal(name=f"writes_{name}_{u}") for u in range(self.banks)] for name in "kv"]
         for bank, of_value in zip(memories, writes, strict=True):
@@ -142,8 +165,8 @@ class KvCache(wiring.Component):
         with m.FSM(name="layer"):
 
             def begin():
-                # Not while a request of the layer before is unserved: it would be read from another place.
-                # Nor while a word waits in a memory's output register, which writing may disturb in an SRAM.
+                # A layer does not begin while a request of the layer before waits, since it would read the wrong place.  Nor
+                # does it begin while a word waits in a memory's output register, since a write may change that of an SRAM.
                 idle = ~(pending | busy | Cat(self.k.valid, self.v.valid)).any()
                 with m.If(self.write.valid & ~self.request.valid & idle):
                     m.d.sync += [
@@ -179,17 +202,21 @@ class KvCache(wiring.Component):
         return m
 
     def _write(self, m, writes, written, origin):
-        """Cut beats into words, or gather them, to be written next; true with the layer's last word."""
+        """Cut each beat into words, or gather beats into a word; each word is written a cycle later.
+
+        ``writes[v][bank]`` is high in the cycle in which ``written`` gets a word of that memory.  Returns a signal that is
+        high with the layer's last word.
+        """
         beat = self.write.payload
         sub = Signal(address_bits(self.head_words))
         bank = Signal(address_bits(self.banks))
         index = Signal(address_bits(self.indices))
         value = Signal()  # 0 while k is written, 1 while v is
-        offset = Signal(address_bits(self.depth))  # of the head's first word from origin
+        offset = Signal(address_bits(self.depth))  # of the head's first word, counted from ``origin``
         done = Signal()
 
         word = Signal(kv_word(self.lanes))
-        whole = Signal()  # a word is there
+        whole = Signal()  # ``word`` is complete
         m.d.comb += [word.exp.eq(beat.exp), whole.eq(self.write.valid)]
         parts = max(self.lanes, self.vector_lanes) // min(self.lanes, self.vector_lanes)
         if parts == 1:
@@ -201,7 +228,7 @@ class KvCache(wiring.Component):
                 m.d.sync += part.eq(Mux(final, 0, part + 1))
             if self.lanes > self.vector_lanes:
                 width = 8 * self.vector_lanes
-                early = Signal(8 * self.lanes - width)  # beats before the one that completes a word
+                early = Signal(8 * self.lanes - width)  # the word's earlier beats
                 with m.If(self.write.valid):
                     m.d.sync += early.eq(Cat(early, beat.mant)[width:])
                 m.d.comb += [word.mant.eq(Cat(early, beat.mant)), whole.eq(self.write.valid & final), self.write.ready.eq(1)]
@@ -223,7 +250,10 @@ class KvCache(wiring.Component):
         return done
 
     def _reader(self, m, name, ports, o, start, end, pending, busy):
-        """Read start .. end from every port.  The memory's own output register is the stream's payload."""
+        """Read ``start`` .. ``end`` from every port of one value.
+
+        The memory's own output register is the payload of ``o``, so that ``port.en`` holds it while ``o`` waits.
+        """
         addr, until = Signal.like(start, name=f"{name}_addr"), Signal.like(end, name=f"{name}_until")
         advance, final = Signal(name=f"{name}_advance"), Signal(name=f"{name}_final")
         m.d.comb += [
@@ -243,5 +273,5 @@ class KvCache(wiring.Component):
 
 
 def _times(value, constant: int):
-    """value * constant as additions: a constant is no reason for a multiplier."""
+    """value * constant as a sum of shifted values, so that synthesis spends no multiplier on it."""
     return sum((value << k for k in range(ceil_log2(constant + 1)) if constant >> k & 1), value[:0])

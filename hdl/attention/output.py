@@ -1,4 +1,5 @@
-"""The end of attention: numerators divided by their denominator."""
+# amaranth: UnusedElaboratable=no
+"""The last unit of attention: it divides the weighted sums of v by the sum of the weights."""
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
@@ -18,23 +19,34 @@ BASE = -16
 
 
 class AttentionOutput(wiring.Component):
-    """o = sat(rshr(num * R, nb - 1 - lift), wide_bits + 4), R = 2**31 // (den >> (nb - 16)).
+    """o = sat(rshr(num * R, nb - 1 - lift), wide_bits + 4), R = 2**31 // (den >> (nb - 16)), nb = bitlen(den).
 
         den -> bitlen -> shift -> reciprocal of each head --.
         num -> select --------------------------------------- * -> shift -> round -> o
 
-    One head a cycle enters the divisions; there is a divider for each.  From ``sums.valid`` to the first beat
-    ``latency`` cycles, then a beat a cycle.  ``sums`` is free for other heads ``division`` cycles after it
-    came, one for each beat, and one more.
+    ``num``, ``den`` and ``lift`` are those of ``hdl.attention.sums``.  Each head has a divider of its own; one head a cycle
+    enters the dividers.
+
+    Latency: ``latency`` cycles from ``sums.valid`` to the first beat of ``o``.  Rate: then a beat a cycle.  ``sums`` can bring
+    the next pass ``interval`` cycles after this one: the division, a cycle for each beat, and one more for the registered
+    ``sums.ready``.
+
+    Parameters
+    ----------
+    heads : heads of a pass
+    head_dim : elements of a head
+    block : elements of an MX block of v, which share a lift; divides ``head_dim``
+    vector_lanes : elements of a beat of ``o``; divides ``block``, and the quotient is a power of two
+    max_context : positions of a pass, at most; it decides the widths of ``sums``
+    wide_bits : width of the residual vector, 24 or 32; a result has 4 bits more
+    passes : passes of a vector of ``o``
 
     Members
     -------
-    sums : In(sums_signature)
-    o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    heads in order; ``last`` ends every
-                                                                ``passes``-th of sums
+    sums : In(sums_signature)                                   one pass
+    o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    LSB 2**-16, heads in order; ``last`` ends every
+                                                                ``passes``-th pass
     """
-
-    division = 12  # two registers to the dividers, 10 cycles in them
 
     def __init__(self, *, heads: int, head_dim: int, block: int, vector_lanes: int, max_context: int, wide_bits: int, passes: int):
         self.heads, self.head_dim, self.block = heads, head_dim, block
@@ -46,9 +58,12 @@ class AttentionOutput(wiring.Component):
                 "o": Out(stream.Signature(scaled_beat(vector_lanes, wide_bits + 4))),
             }
         )
-        # |num| < 2**(len(num) - 1) and R <= 2**16.
+        self._dividers = [Reciprocal(bits=2) for _ in range(heads)]
+        # |num| < 2**(len(num) - 1), and R <= 2**16 is signed here.
         self._products = [WideProduct(a_width=len(self.sums.num[0][0]), b_width=18) for _ in range(vector_lanes)]
-        self.latency = self.division + 1 + self._products[0].latency + 2
+        division = 2 + self._dividers[0].latency  # den and its shift are registered first
+        self.latency = division + 1 + self._products[0].latency + 2
+        self.interval = division + heads * head_dim // vector_lanes + 1
 
     def elaborate(self, platform):
         m = Module()
@@ -56,7 +71,7 @@ class AttentionOutput(wiring.Component):
         head_beats = self.head_dim // self.vector_lanes
         beats = self.heads * head_beats
 
-        # Into the dividers, a head a cycle.  den >= 2**15, the exponential of the maximum.
+        # One head a cycle enters the dividers.  den >= 2**15, since the maximum's own weight is at least 2**15, so nb >= 16.
         fed = Signal(range(self.heads + 1))
         den, whole_den = (Signal.like(sums.den[0], name=name, reset_less=True) for name in ("den", "whole_den"))
         above = Signal(address_bits(len(den) - 15))  # nb - 16
@@ -69,19 +84,19 @@ class AttentionOutput(wiring.Component):
         with m.If(at_den):
             bits = bitlen(den[16:])
             m.d.sync += [whole_den.eq(den), above.eq(bits), above_of[den_head].eq(bits), above_head.eq(den_head)]
-        dividers = []
-        for h in range(self.heads):
-            m.submodules[f"reciprocal_{h}"] = divider = Reciprocal(bits=2)
-            # Always ready: its last result was taken before ``sums`` was.
+        dividers = self._dividers
+        for h, divider in enumerate(dividers):
+            m.submodules[f"reciprocal_{h}"] = divider
+            # The divider is ready here: its result of the pass before was taken before that pass's ``sums`` were.
             m.d.comb += [divider.i.payload.eq(whole_den >> above), divider.i.valid.eq(at_above & (above_head == h))]
-            dividers.append(divider)
 
-        # Out of them, head by head.  What moves all of the pipe is a register.
+        # Quotients leave the dividers head by head.  ``advance`` moves every stage of the pipeline from here to the skid
+        # buffer; it is the skid's registered ready, so that it does not depend on ``o.ready`` within the cycle.
         m.submodules.skid = skid = Skid(o.payload.shape())
         connect(m, skid.o, flipped(o))
         advance, out = skid.i.ready, skid.i.payload
         head, beat = Signal(address_bits(self.heads)), Signal(address_bits(head_beats))
-        flat = Signal(address_bits(beats))  # beat of all heads
+        flat = Signal(address_bits(beats))  # head * head_beats + beat
         passed = Signal(address_bits(self.passes))
         go, head_end, end, ended = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -90,7 +105,7 @@ class AttentionOutput(wiring.Component):
             end.eq(flat == beats - 1),
             sums.ready.eq(ended),
         ]
-        # A register: whether the last head's division has ended is known far from the sums.
+        # ``sums.ready`` is registered because the dividers and the sums are far apart on a die.
         m.d.sync += ended.eq(advance & go & end)
         with m.If(ended):
             m.d.sync += fed.eq(0)
@@ -104,7 +119,8 @@ class AttentionOutput(wiring.Component):
 
         num = [Signal.like(sums.num[0][0], name=f"num_{j}", reset_less=True) for j in range(self.vector_lanes)]
         inverse = Signal(17, reset_less=True)
-        # The shift but for its last bit, which rounds: 1 or more, as lift <= 13.
+        # nb - 1 - lift, less the last bit of the shift, which is left for rounding: nb - 2 - lift.
+        # At least 1, since nb >= 16 and lift <= 13; at most len(den) - 2 + 12, since nb <= len(den) and lift >= -12.
         right = Signal(range(len(den) - 16 + 14 + 12 + 1))
         at_num, last = Signal(), Signal()
         with m.If(advance):
@@ -132,7 +148,7 @@ class AttentionOutput(wiring.Component):
             marks = after
         at_product, product_last, shift = marks[0], marks[1], marks[2:]
 
-        # |num * R| < 2**(len(num) + 15).
+        # |num * R| < 2**(len(num) - 1) * 2**16: len(num) + 16 bits with the sign.
         shifted = [Signal(signed(len(num[0]) + 16), name=f"shifted_{j}", reset_less=True) for j in range(self.vector_lanes)]
         at_shifted, shifted_last = Signal(), Signal()
         at_out, last_out = Signal(), Signal()

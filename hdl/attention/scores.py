@@ -1,4 +1,4 @@
-"""Scores of attention: q times k in MX blocks, as logarithms to base two."""
+"""Scores of attention: q times k in MX blocks, in units of a logarithm to base two."""
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -14,34 +14,49 @@ SCORE_BITS = 16
 """A score: signed, LSB 2**-6."""
 
 MARKS = data.StructLayout({"valid": 1, "block_end": 1, "position_end": 1, "first": 1, "last": 1})
-"""What travels with a word: does it end its block, its position; is that the first, the last position."""
+"""Marks are flags that travel through the pipeline with a word of k.
+
+``valid``: the stage holds a word.  ``block_end``, ``position_end``: it is the last word of its MX block, of its position.
+``first``, ``last``: its position is the first, the last one of the pass.
+"""
 
 
 def score_beat(heads: int) -> data.StructLayout:
-    """The scores of ``heads`` query heads against one position."""
+    """The scores of ``heads`` query heads against one position; is it the first, the last one of the pass."""
     return data.StructLayout({"score": data.ArrayLayout(signed(SCORE_BITS), heads), "first": 1, "last": 1})
 
 
 class AttentionScores(wiring.Component):
-    """score = sat(sum over blocks c of sat(rshr(P[c], -(qe[c] + ke[c] + 6)), 20), 16), P[c] = sum of q * k.
+    """score = sat(sum over blocks c of sat(rshr(P[c], -(qe[c] + ke[c] + 6)), 20), 16), P[c] = sum of q * k in block c.
 
-    ``heads`` query heads against the same positions, heads / banks of them against each bank's kv head:
+    ``heads`` query heads against the same positions; heads / banks of them meet the kv head of each bank:
 
         q -> waiting -> current -> word --.
         k -----------------------> word -- * -> sum of a word [-> block] -> shift -> round [-> blocks] -> o
 
-    q of the next heads is taken in while that of the current ones is used, and replaces it with the word
-    after k's ``last``.  With ``n_sinks`` each head comes twice, and its second q meets the first ``n_sinks``
-    positions of k.  Stages in brackets exist where a block has several words, a head several blocks.
+    A pass is one set of queries against all positions.  The registers ``current`` hold the q of this pass; ``waiting``
+    takes in that of the next pass meanwhile, and moves to ``current`` with the last word of k.  With ``n_sinks`` each head
+    has two q: the first ``n_sinks`` positions of a pass meet the second one.  Stages in brackets exist where a block has
+    several words, a head several blocks.
 
-    ``latency`` cycles from a position's last word to its score: 5, and 1 for each bracket; a word a cycle.
-    If no heads are being worked on, the first word of k may move 2 cycles after q's last beat.
+    Latency: ``latency`` cycles from a position's last word of k to its score: 5, and 1 for each stage in brackets.  Rate:
+    one word a cycle.  If no pass is under way, the first word of k moves 2 cycles after q's last beat at the earliest.
+
+    Parameters
+    ----------
+    heads : query heads of a pass
+    banks : kv heads of a word of k; divides ``heads``
+    head_dim : elements of a head
+    block : elements of an MX block, a power of two up to 32; divides ``head_dim``
+    lanes : elements of one kv head in a word of k; divides ``block``
+    vector_lanes : elements of a beat of q; divides ``block``
+    n_sinks : positions that meet the second q; 0 if there is only one
 
     Members
     -------
     q : In(stream mx_beat(vector_lanes))      heads * head_dim values (twice with sinks); exponents -12 .. 13
     k : In(stream kv_beat(banks, lanes))      positions in order; exponents -12 .. 13
-    o : Out(stream score_beat(heads))         one beat a position
+    o : Out(stream score_beat(heads))         LSB 2**-6, one beat a position
     """
 
     def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, vector_lanes: int, n_sinks: int = 0):
@@ -62,11 +77,11 @@ class AttentionScores(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         heads = range(self.heads)
-        advance = Signal()  # the whole pipe moves
+        advance = Signal()  # moves every stage of the pipeline
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
 
-        # One word: the product's operands of every head, and its marks.  They are registered, as k comes from a memory,
-        # which is slow, and its product is an array of adders.
+        # The operands of every head's products are registered: k comes from a memory with a long access time, and a product
+        # without a DSP is an array of adders.
         have_q, release_q = Signal(), Signal()
         sub = Signal(address_bits(self.head_words))
         sink = Signal()
@@ -94,15 +109,16 @@ class AttentionScores(wiring.Component):
                     m.d.sync += sinks_left.eq(sinks_left - 1)
             m.d.comb += release_q.eq(word.last)
 
-        # |q * k| <= 127**2 < 2**14.  A product's left shift is qe + ke + 6, -18 .. 32; the shifter starts
-        # from 20 to the left, where any product but 0 saturates, and goes to the right.
+        # |q * k| <= 127**2 < 2**14: 15 bits signed.  A term is its block's dot product shifted left by qe + ke + 6, -18 .. 32.
+        # The shifter places the dot product 20 to the left, where every value but 0 saturates, and shifts right from there.
         product = [[Signal(signed(15), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)] for h in heads]
         exp = [Signal(signed(EXP_BITS + 1), name=f"exp_{h}", reset_less=True) for h in heads]
         at_word = stage(m, advance, word, "word")
         k_word = Signal(self.k.payload.bank.shape(), reset_less=True)
         q_word = [Signal(8 * self.lanes, name=f"q_word_{h}", reset_less=True) for h in heads]
         q_word_exp = [Signal(signed(EXP_BITS), name=f"q_word_exp_{h}", reset_less=True) for h in heads]
-        # What is beside no word may be anything: nothing but ``advance`` moves it, as it has far to go.
+        # Operands are not gated by ``valid``: their value does not matter where no word is.  ``advance`` alone enables them,
+        # because the enable fans out to every lane.
         with m.If(advance):
             m.d.sync += k_word.eq(self.k.payload.bank)
             m.d.sync += [to.eq(fro) for to, fro in zip(q_word + q_word_exp, q_mant + q_exp, strict=True)]
@@ -126,11 +142,11 @@ class AttentionScores(wiring.Component):
             right = [Signal(6, name=f"block_right_{h}", reset_less=True) for h in heads]
             with m.If(advance & at_dot.valid):
                 m.d.sync += [b.eq(w) for b, w in zip(right, word_right, strict=True)]
-            # A block is at most 32 * 127**2 < 2**19.
+            # The dot product of a block is at most 32 * 127**2 < 2**19: 20 bits signed.
             _, dot = _sums(m, advance & at_dot.valid, at_dot.block_end, dot, 20, "block")
             marks = stage(m, advance, at_dot, "block", at_dot.block_end)
 
-        # One bit below the unit is kept: it decides the rounding.
+        # 20 to the left and one bit below the LSB, which decides the rounding: 21 bits more than the 20 of a dot product.
         aligned = [Signal(signed(41), name=f"aligned_{h}", reset_less=True) for h in heads]
         at_aligned = stage(m, advance, marks, "aligned")
         with m.If(advance):
@@ -159,8 +175,12 @@ class AttentionScores(wiring.Component):
         return m
 
     def _queries(self, m, have_q, release_q, sub, sink):
-        """(mantissas, exponent) of word ``sub`` for each head; takes in the next heads' meanwhile."""
-        turns = 2 if self.n_sinks else 1
+        """(mantissas, exponents) of word ``sub`` of q, one for each head; takes in the next pass's q meanwhile.
+
+        ``have_q`` is high while ``current`` holds a pass's q; ``release_q`` says that the pass's last word of k moves.
+        ``sink`` chooses the q of the sinks.
+        """
+        turns = 2 if self.n_sinks else 1  # q of a head
         beats = self.heads * turns * self.head_dim // self.vector_lanes
         waiting, current = (
             [Signal(8 * self.vector_lanes, name=f"{name}_{b}", reset_less=True) for b in range(beats)]
@@ -220,7 +240,7 @@ def stage(m, advance, marks, name: str, passes=1):
 
 
 def block_ends(sub, block_words: int):
-    """Whether word ``sub`` of a head is the last of a block; a block has a power of two."""
+    """Whether word ``sub`` of a head is the last of its block, which has ``block_words``, a power of two."""
     return (sub & (block_words - 1)) == block_words - 1
 
 
@@ -238,7 +258,11 @@ def _limited(doubled):
 
 
 def _sums(m, en, end, values, width: int, name: str):
-    """Sums since the last ``end``: with this cycle's values, and registers that hold them a cycle later."""
+    """Running sums of ``values``, ``width`` bits each, that begin anew after each word with ``end``.
+
+    Returns the sums with this cycle's values in them, and the registers that hold them a cycle later.  ``fresh`` says that
+    the next word begins a sum.
+    """
     fresh = Signal(init=1, name=f"{name}_fresh")
     totals, registers = (
         [Signal(signed(width), name=f"{name}_{kind}_{h}", reset_less=True) for h in range(len(values))] for kind in ("total", "sum")

@@ -1,4 +1,8 @@
-"""The two running sums of attention: exponentials, and exponentials times v."""
+"""The two running sums of attention: the weights 2**score, and the weights times v.
+
+Every sum is kept relative to a running maximum, which is an integer exponent, so that rescaling is a shift.  A block's lift
+is N - M: how many powers of two the maximum of its numerators exceeds that of the denominator.
+"""
 
 from amaranth.hdl import Const, Module, Mux, ResetSignal, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -15,13 +19,18 @@ from weights_to_rom.tables import exp2_table
 EXP2 = exp2_table()
 
 MARKS = data.StructLayout({"valid": 1, "position_start": 1, "block_end": 1, "position_end": 1, "first": 1, "last": 1})
-"""What travels with a word: where in its position it stands, and whether that is the first or the last."""
+"""Flags that travel through the pipeline with a word of v.
+
+``valid``: the stage holds a word.  ``position_start``, ``position_end``: it is the first, the last word of its position.
+``block_end``: it is the last word of its MX block.  ``first``, ``last``: its position is the first, the last one of the pass.
+"""
 
 
 def sums_signature(heads: int, head_dim: int, block: int, max_context: int) -> wiring.Signature:
-    """num[head][element], den[head] and lift[head][block] = N - M after the last position.
+    """num[head][element], den[head] and lift[head][block] = N - M after the last position of a pass.
 
-    Moves as a stream's payload does; separate members, since one signal of it all would be thousands of bits.
+    Moves with ``valid`` and ``ready`` as a stream's payload does.  The numbers are members of their own because one payload
+    of all of them would be a signal of thousands of bits.
     """
     growth = ceil_log2(max_context)
     return wiring.Signature(
@@ -43,26 +52,34 @@ class AttentionSums(wiring.Component):
         M' = max(M, I)              den = (den >> (M' - M)) + (E >> (M' - I))
         N' = max(N, r), r = I + ve  num = (num >> (N' - N)) + (E >> (N' - r)) * v      N for each block of v
 
-    A rescaling is a shift, rounded down.  Six stages, the last a loop of one cycle:
+    A rescaling is a shift, rounded down.  Six stages, the last one a loop of one cycle:
 
         score, v -> EXP2 -> r -> maxima -> shift of E -> product -> sums
 
-    A word of v a cycle; a score is taken with the first word of its position.  6 cycles from the last word
-    to ``sums``, which is a register of its own: the next heads' positions are summed while it waits, all but
-    their last one.
+    Latency: ``latency`` = 6 cycles from the last word of v to ``sums``.  Rate: a word of v a cycle; a score is taken with the
+    first word of its position.  ``sums`` has registers of its own: while they wait to be taken, the next pass is summed up to
+    its last position.
+
+    Parameters
+    ----------
+    heads : query heads of a pass
+    banks : kv heads of a word of v; divides ``heads``
+    head_dim : elements of a head
+    block : elements of an MX block of v, a power of two; divides ``head_dim``
+    lanes : elements of one kv head in a word of v; divides ``block``
+    max_context : positions of a pass, at most; a sum grows by ceil(log2(max_context)) bits
 
     Members
     -------
     score : In(stream score_beat(heads))     LSB 2**-6
-    v : In(stream kv_beat(banks, lanes))     exponents -12 .. 13
-    sums : Out(sums_signature)
+    v : In(stream kv_beat(banks, lanes))     positions in order; exponents -12 .. 13
+    sums : Out(sums_signature)               one pass
     """
-
-    latency = 6
 
     def __init__(self, *, heads: int, banks: int, head_dim: int, block: int, lanes: int, max_context: int):
         self.heads, self.banks, self.lanes = heads, banks, lanes
         self.blocks, self.block_words, self.head_words = head_dim // block, block // lanes, head_dim // lanes
+        self.latency = 6
         super().__init__(
             {
                 "score": In(stream.Signature(score_beat(heads))),
@@ -73,10 +90,11 @@ class AttentionSums(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # The whole pipe moves: a register, with nothing beside it where a stage may hold anything while no word is in it.
+        # ``advance`` moves every stage of the pipeline.  It is registered because it enables every register here.  Data
+        # registers use it alone as their enable, without ``valid``, since their value does not matter where no word is.
         advance = Signal(init=1)
 
-        # A score is taken with the first word of its position, so that the next one may arrive meanwhile.
+        # A score is taken with the first word of its position, so that the next score can arrive during the other words.
         sub, sub_out = Signal(address_bits(self.head_words)), Signal(address_bits(self.head_words))
         first, last = Signal(), Signal()
         start, word = sub == 0, Signal(MARKS)
@@ -98,8 +116,8 @@ class AttentionSums(wiring.Component):
         at_maximum = stage(m, advance, at_read, "maximum")
         at_shifted = stage(m, advance, at_maximum, "shifted")
         at_product = stage(m, advance, at_shifted, "product")
-        # Only the last position's sums leave, so only they wait for the register they leave through:
-        # advance == ~(at_product.valid & at_product.last & sums.valid).
+        # Only the words of the last position go to the registers of ``sums``, so only they wait until those are free:
+        # advance == ~(at_product.valid & at_product.last & sums.valid).  The lines below compute it a cycle ahead.
         leaves = Signal()  # at_product.valid & at_product.last
         with m.If(advance):
             m.d.sync += leaves.eq(at_shifted.valid & at_shifted.last)
@@ -112,11 +130,12 @@ class AttentionSums(wiring.Component):
         takes = Signal()  # advance & leaves
         m.d.sync += [advance.eq(goes_on), takes.eq(goes_on & leaves_next)]
 
-        # A flip-flop has one reset: it is this one.
+        # The last position's words clear the numerators for the next pass.  ``clears`` includes the reset, because a
+        # flip-flop has only one synchronous reset.
         clears = Signal()
         m.d.comb += clears.eq(ResetSignal() | (advance & at_product.valid & at_product.last))
 
-        # v travels beside the exponentials it will be multiplied with.
+        # v is delayed by as many stages as the weights that it is multiplied with.
         v = [bank.mant for bank in self.v.payload.bank]
         for name in ("word", "read", "maximum", "shifted"):
             after = [Signal.like(mant, name=f"v_{name}_{u}", reset_less=True) for u, mant in enumerate(v)]
@@ -129,7 +148,8 @@ class AttentionSums(wiring.Component):
             bank = h * self.banks // self.heads
             score = self.score.payload.score[h]
 
-            # EXP2, and then r: v comes from a memory, which is slow.  |I + ve| <= 512 + 13: 11 bits signed.
+            # EXP2, and in the stage after it r = I + ve.  |r| <= 512 + 13: 11 bits signed.  The exponent of v is registered
+            # first, because v comes from a memory with a long access time.  ``whole`` is I, the integer part of the score.
             read = exp2.read_port()
             score_word = Signal(signed(SCORE_BITS), name=f"score_word_{h}", reset_less=True)
             v_exp = Signal(signed(EXP_BITS), name=f"v_exp_{h}", reset_less=True)
@@ -143,8 +163,8 @@ class AttentionSums(wiring.Component):
             with m.If(advance):
                 m.d.sync += [whole.eq(score_word >> 6), exponent.eq((score_word >> 6) + v_exp)]
 
-            # Maxima, and the shifts they bring: held at what leaves nothing of den and E, of num the sign.
-            # num_max has a register for each block, the current one first.
+            # Maxima, and the shifts that follow from them.  A shift has just enough bits for one that leaves nothing of den
+            # and E, and only the sign of num.  ``num_max`` has a register for each block, the current block's first.
             den_max = Signal.like(whole, name=f"den_max_{h}", reset_less=True)
             num_max = [Signal.like(exponent, name=f"num_max_{h}_{c}", reset_less=True) for c in range(self.blocks)]
             block_max = Signal.like(exponent, name=f"block_max_{h}", reset_less=True)
@@ -170,7 +190,7 @@ class AttentionSums(wiring.Component):
                 with m.If(at_read.block_end):
                     m.d.sync += [to.eq(fro) for to, fro in zip(num_max, [*num_max[1:], maximum], strict=True)]
 
-            # E against the maxima.
+            # E relative to the maxima: the weight in the denominator, and in the numerators.
             den_term, num_term = (Signal(16, name=f"{name}_term_{h}", reset_less=True) for name in ("den", "num"))
             den_shift, num_shift = (
                 Signal.like(x, name=f"{name}_shift_{h}", reset_less=True)
@@ -186,7 +206,8 @@ class AttentionSums(wiring.Component):
                     lift.eq(block_max - den_max),
                 ]
 
-            # Products: at most (2**16 - 1) * 127 < 2**23.  The denominator needs none and is summed here.
+            # Products of the numerators: at most (2**16 - 1) * 127 < 2**23, so 24 bits signed.  The denominator needs no
+            # product and is summed in this stage.
             product = [Signal(signed(24), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)]
             num_by = Signal.like(num_shift, name=f"num_by_{h}", reset_less=True)
             lift_by = Signal.like(lift, name=f"lift_by_{h}", reset_less=True)
@@ -197,7 +218,8 @@ class AttentionSums(wiring.Component):
             with m.If(advance & at_shifted.valid & at_shifted.position_start):
                 m.d.sync += den.eq(Mux(at_shifted.first, 0, _rescale(den, den_shift)) + den_term)
 
-            # The numerator's words go round, the current one first; those of the last position leave zeros behind them.
+            # The numerators are a ring of head_words words, the current one first: each word of v adds to it and moves it to
+            # the end.  The words of the last position leave zeros instead.
             num = [
                 [
                     Signal.like(self.sums.num[h][0], name=f"num_{h}_{s}_{j}", reset_less=s == self.head_words - 1)
@@ -231,18 +253,21 @@ class AttentionSums(wiring.Component):
 
 
 def _maximum(first, new, held):
-    """(maximum, what the held one lacks to it, what the new one lacks to it); the first replaces any held."""
+    """(max, max - held, max - new), where max = max(held, new).
+
+    At the ``first`` position ``held`` is ignored: max = new, and max - held shifts sums that are 0.
+    """
     rise, fall = new - held, held - new
     up = first | fall[-1]
     return Mux(up, new, held), Mux(up, rise, 0), Mux(up, 0, fall)
 
 
 def _at_most(value, like):
-    """A value that is not negative, held at the largest that ``like`` can count."""
+    """A value >= 0, limited to the largest that ``like`` can hold."""
     value = Value.cast(value)
     return Mux(value[len(like) :].any(), ~Const(0, len(like)), value[: len(like)])
 
 
 def _rescale(held, shift):
-    """Rounded down."""
+    """A sum relative to a maximum that has grown by ``shift``, rounded down."""
     return held >> shift

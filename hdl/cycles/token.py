@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from amaranth.utils import bits_for, ceil_log2
 
-from hdl.attention.output import AttentionOutput
-from hdl.attention.sums import AttentionSums
+from hdl.attention.attention import Attention
 from hdl.config import ChipConfig
 from hdl.fabric.matvec import Matvec
 from hdl.fabric.row_output import RowOutput
@@ -359,11 +358,9 @@ class _Attention:
         self.pass_in = self.pass_out * (2 if config.n_sinks else 1)
         self.kv_beats = 2 * model.n_kv_heads * model.head_dim // lanes
         self.kv_cycles = max(1, lanes // config.attention_lanes)
-        block_words = model.kv_block // config.attention_lanes
-        scores = 5 + (block_words > 1) + (model.head_dim > model.kv_block)
-        product = product_latency(24 + ceil_log2(config.max_context), 18)
-        self.latency = scores + head_words - 1 + AttentionSums.latency + AttentionOutput.division + 1 + product + 2
-        self.interval = AttentionOutput.division + self.pass_out + head_words + 1
+        heads = Attention(model=model, config=config).heads
+        self.latency = heads.latency - 1  # from the output of the register of k
+        self.interval = heads.interval
         self.beat, self.first, self.last, self.q_ends = 0, 0, 0, 0
         self.read = [0, 0]  # the last word of k, of each pass; two that never were
         self.first_out = -self.words

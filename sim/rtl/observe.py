@@ -1,17 +1,13 @@
 """The simulated chip with its units' output ports in sight: every beat that moves there, by token."""
 
-import ctypes
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from amaranth.lib import data
 
-from hdl.attention.kv_cache import kv_beat
 from hdl.config import ChipConfig
-from hdl.fabric.matvec import TAG_BITS
-from hdl.fabric.row_output import result_beat
-from hdl.lib.streams import mx_beat, scaled_beat, vector_beat
+from hdl.units import Port, asked, embedding_unit, stage_units
 from hdl.verilog import CORE
 from sim.rtl.chip import RtlChip, RtlReply
 from sim.rtl.verilator import Addition, SimulationError
@@ -36,59 +32,38 @@ class Tap:
     width: int
     values: tuple[int, ...]
     exponents: tuple[int, ...]
-    parts: tuple[str, str, str] = ("valid", "ready", "payload")
+    parts: tuple[str, str, str]
 
     @classmethod
-    def of(cls, scope: str, port: str, payload: data.StructLayout) -> "Tap":
+    def of(cls, scope: str, port: Port) -> "Tap":
         """A tap on a stream of vector_beat, scaled_beat, mx_beat, result_beat or kv_beat."""
+        payload: Any = port.payload
         words = [(0, payload)]
         if "bank" in payload.members:
             banks = payload.members["bank"]
             words = [(u * banks.elem_shape.size, banks.elem_shape) for u in range(banks.length)]
-        values, exponents = [], []
+        width, values, exponents = 0, [], []
         for start, word in words:
             elements = word["mant" if "mant" in word.members else "data"]
             width = elements.shape.elem_shape.width
             values += [start + elements.offset + j * width for j in range(elements.shape.length)]
             exponents += [start + word[name].offset for name in EXPONENTS if name in word.members]
-        return cls(scope, port, payload.size, width, tuple(values), tuple(exponents))
+        parts = ("valid", "valid" if port.always_ready else "ready", "payload")
+        return cls(scope, port.name, payload.size, width, tuple(values), tuple(exponents), parts)
 
 
 def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
-    """The output ports of a chip's units in the order in which data flow, by unit; the KV cache has kv_cache.k and kv_cache.v.
+    """The output ports of a chip's units in the order of data flow, by the name of golden's result (``hdl.units``).
 
-    The sampler's is the chip's own reply.
+    The sampler's result is the chip's own reply.
     """
-    vl, wide, stage = config.vector_lanes, model.wide_bits, f"{CORE}.stage"
-    results, blocks = result_beat(vl, wide, TAG_BITS), mx_beat(config.x_lanes)
-    cached = kv_beat(max(1, config.attention_heads // model.n_rep), config.attention_lanes)
-    ports = [
-        ("embedding", f"{CORE}.embedding", "o", vector_beat(vl, wide)),
-        *(
-            (unit, f"{stage}.{unit}", "o", payload)
-            for unit, payload in (
-                ("residual", vector_beat(vl, wide)),
-                ("rmsnorm", scaled_beat(vl, wide + 31)),
-                ("mx_norm", blocks),
-                ("matvec", results),
-                *([("lora", results)] if config.lora_rank else []),
-                ("rope", scaled_beat(vl, wide)),
-                ("mx_qkv", mx_beat(vl)),
-            )
-        ),
-        *((f"kv_cache.{name}", f"{stage}.attention.cache", name, cached) for name in "kv"),
-        *(
-            (unit, f"{stage}.{unit}", "o", payload)
-            for unit, payload in (
-                ("attention", scaled_beat(vl, wide + 4)),
-                ("mx_attention", blocks),
-                ("swiglu", scaled_beat(vl, 2 * wide)),
-                ("mx_swiglu", blocks),
-            )
-        ),
-    ]
-    found = {unit: Tap.of(scope, port, payload) for unit, scope, port, payload in ports}
-    return found | {"embedding": replace(found["embedding"], parts=("valid", "valid", "payload"))}
+    embedding = {"embedding": embedding_unit(model, config)}
+    return {
+        result: Tap.of(f"{parent}.{port.scope}", port)
+        for parent, units in ((CORE, embedding), (f"{CORE}.stage", stage_units(model, config)))
+        for name, unit in asked(units).items()
+        for result, port in unit.ports(name).items()
+    }
 
 
 class Beats:
@@ -126,14 +101,10 @@ class ObservedChip(RtlChip):
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
         super().__init__(library, rom_folder, model, config)
-        tap, recorded, take = (getattr(self._library, f"simulation_{name}") for name in ("tap", "recorded", "take"))
-        tap.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_uint32]
-        recorded.argtypes, recorded.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_uint64
-        take.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.taps = taps(model, config)
         for at in self.taps.values():
             ports = (f"{at.port}__{part}" for part in at.parts)
-            if tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
+            if self._library.simulation_tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
                 raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again")
         self._ends: list[list[int]] = []
 

