@@ -3,7 +3,7 @@
 OUT/adapters/NAME/ holds one adapter, packed for the chip in OUT; NAME is its folder's name:
 
 adapter.safetensors   the integer adapter
-frame.bin             the frame that loads it (docs/arithmetic.md, section 6), little-endian 32-bit words
+frame.bin             the load image (docs/arithmetic.md, section 6), little-endian 32-bit words
 report.json           figures
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from hardwire.compiled import CompiledError, CompiledModel, write_json, written_whole
 from hardwire.progress import step
-from weights_to_rom.adapters.lora import adapter_bits, frame, quantise_adapter
+from weights_to_rom.adapters.lora import adapter_bits, load_image, quantise_adapter
 from weights_to_rom.adapters.peft import MODULES, AdapterError, LoraPair, PeftAdapter, open_peft
 from weights_to_rom.model_format import shape_of
 from weights_to_rom.schedule import Step
@@ -35,7 +35,7 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
         raise CompiledError(f"{out}: its chip holds adapters 1 to {config.n_adapters}, not {slot}")
     adapter = open_peft(adapter_dir, shape_of(fmt))
     integers = quantise_adapter(adapter, fmt, output.model.residual_shift, config.lora_rank)
-    words = frame(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
+    words = load_image(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
     name = adapter_dir.resolve().name
     folder = out / "adapters" / name
     if folder.exists() and not (folder / INTEGERS).is_file():
@@ -82,7 +82,7 @@ def cost(out: Path, context: int) -> dict:
             for name, (rows, inputs) in shapes.items()
         }
         integers = quantise_adapter(PeftAdapter("ones", ones), fmt, 0, config.lora_rank)
-        reply = chip.load(frame(integers, fmt, number, config.lora_lanes, config.vector_lanes))
+        reply = chip.load(load_image(integers, fmt, number, config.lora_lanes, config.vector_lanes))
         if reply.status != LoadStatus.OK:
             raise CompiledError(f"{out}: the chip did not take an adapter: {reply.status.name}")
 

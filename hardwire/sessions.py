@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hardwire.compiled import BACKENDS, CompiledError
 from hardwire.progress import step
-from weights_to_rom.adapters.lora import frame
+from weights_to_rom.adapters.lora import load_image
 
 if TYPE_CHECKING:
     from hardwire.state import Saved
@@ -52,7 +52,7 @@ def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "S
     compiled, integers = target.compiled(), target.integer_adapter
     config, fmt = compiled.config, compiled.format
     number = saved.adapter if saved else int(integers is not None)
-    image = integers and frame(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
+    image = integers and load_image(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
     if saved is not None:
         saved.check_adapter(image)
     with step("build the simulation") as running:

@@ -1,14 +1,13 @@
 """The chip: a token in, a token out."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import bits_for
 
+from hdl.admission import Admission
 from hdl.config import ChipConfig
 from hdl.engine.engine import SharedEngine
-from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, Status
+from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY
 from hdl.lib.clock_gate import add_gated
 from hdl.lib.narrow import Narrow
 from hdl.lib.rom import Rom, RowRom, WeightRom
@@ -20,22 +19,35 @@ from weights_to_rom.rom_map import CONSTANT_WORD, rom_map
 
 
 class Chip(wiring.Component):
-    """One stage with every layer and the LM head, the embedding before it and the sampler behind.
+    """Admission, the embedding, one stage with every layer and the LM head, and the sampler.
 
-    With ``config.shared`` one engine is stage and embedding, and the sampler greedy: a token with a temperature is refused.
+    With ``config.shared`` one engine does the work of embedding and stage, and the sampler is greedy: a token with a temperature
+    is refused.
 
-    Each token in gives one reply, in order.  A refused token changes nothing: not a position, not the cache.  A reset
-    releases all sequences.
+    Each command gives one reply, in order.  A refused token changes nothing: not a position, not the cache.  A reset releases all
+    sequences.
+
+    Parameters
+    ----------
+    model : ModelFormat
+        Shapes and number formats.
+    config : ChipConfig
+        Lanes and memories; checked against the model.
 
     Members
     -------
     i : In(stream COMMAND)
     o : Out(stream REPLY)
-    load : In(stream LOAD_WORD)            with LoRA: frames of adapters, while tokens are served;
+    load : In(stream LOAD_WORD)       with LoRA: load images of adapters, while tokens are served;
     loaded : Out(stream LOAD_REPLY)   an answer to each
     logits_valid : Out(1)       in this cycle ``logits`` go to the sampler, ceil(vocab_size / vector_lanes) beats a token
-    logits : Out(lanes)         Wide, LSB 2**-12
+    logits : Out(vector_lanes)  Wide, LSB 2**-12
     busy, step : Out            the fabric reads a weight word in this cycle, of this matrix (``schedule.Step``)
+
+    Raises
+    ------
+    ValueError
+        If ``config`` does not fit ``model``.
     """
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig):
@@ -83,39 +95,22 @@ class Chip(wiring.Component):
             self.step.eq(stage.step),
         ]
 
-        # Where each sequence stands: the position of its next token, the place after that of its last one, and whether
-        # all places are taken.  What is in the memory counts for a sequence that is ``live``.
-        standing = data.StructLayout({"position": config.position_bits + 1, "place": bits_for(config.max_context), "whole": 1})
-        live = Array(Signal(name=f"live_{s}") for s in range(config.n_sequences))
-        token = Signal(self.i.payload.shape())
-        position = Signal(config.position_bits + 1)
-        place = Signal(range(max(2, config.max_context)))
-        whole = Signal()
-        kept, keeps, keep = Signal(standing), Signal(), Signal(standing)
-        if config.n_sequences == 1:
-            with m.If(keeps):
-                m.d.sync += kept.eq(keep)
-        else:
-            m.submodules.sequences = sequences = Memory(shape=standing, depth=config.n_sequences, init=[])
-            read, write = sequences.read_port(), sequences.write_port()
-            m.d.comb += [
-                read.en.eq(self.i.valid & self.i.ready),
-                read.addr.eq(self.i.payload.sequence),
-                kept.eq(read.data),
-                write.en.eq(keeps),
-                write.addr.eq(token.sequence),
-                write.data.eq(keep),
-            ]
-        m.d.comb += [
-            keep.position.eq(position + 1),
-            keep.place.eq(place + 1),
-            keep.whole.eq(whole | (place == config.max_context - 1)),
-        ]
+        m.submodules.admission = admission = Admission(
+            vocab_size=model.vocab_size,
+            n_sequences=config.n_sequences,
+            max_context=config.max_context,
+            n_sinks=config.n_sinks,
+            position_bits=config.position_bits,
+            n_adapters=config.n_adapters if config.lora_rank else 0,
+            noise=not config.shared,
+        )
+        connect(m, flipped(self.i), admission.i)
+        admitted, token = admission.o.payload, admission.o.payload.command
         if config.shared:
             m.d.comb += [
                 stage.sequence.eq(token.sequence),
                 stage.token.eq(token.token),
-                stage.place.eq(place),
+                stage.place.eq(admitted.place),
                 stage.sample.eq(token.sample),
             ]
         else:
@@ -123,76 +118,46 @@ class Chip(wiring.Component):
             m.d.comb += [
                 sampler.inv_temperature.eq(token.inv_temperature),
                 sampler.seed.eq(token.seed),
-                sampler.position.eq(position),
+                sampler.position.eq(admitted.position),
                 embedding.i.payload.token.eq(token.token),
-                stage.i.valid.eq(embedding.o.valid),  # which is ready: no token is in it
+                stage.i.valid.eq(embedding.o.valid),  # the stage is ready: no token is in it
                 stage.i.payload.data.eq(embedding.o.payload.data),
                 stage.i.payload.last.eq(embedding.o.payload.last),
                 context.sequence.eq(token.sequence),
-                context.position.eq(position),
-                context.place.eq(place),
-                context.whole.eq(whole),
+                context.position.eq(admitted.position),
+                context.place.eq(admitted.place),
+                context.whole.eq(admitted.whole),
                 context.adapter.eq(token.adapter),
                 context.sample.eq(token.sample),
             ]
-        adapter_ready = token.adapter == 0
+        computing = Signal()
         if config.lora_rank:
             connect(m, flipped(self.load), stage.load)
             connect(m, stage.loaded, flipped(self.loaded))
-            adapter_ready = (token.adapter <= config.n_adapters) & Array(stage.ready)[token.adapter]
-        end = (1 << config.position_bits) - 1 if config.n_sinks else config.max_context
+            m.d.comb += [admission.ready.eq(stage.ready), stage.in_use.eq(Mux(computing, token.adapter, 0))]
         reply = self.o.payload
-        m.d.comb += [reply.sequence.eq(token.sequence), reply.position.eq(position)]
+        m.d.comb += [
+            reply.sequence.eq(token.sequence),
+            reply.position.eq(admitted.position),
+            reply.status.eq(admitted.status),
+        ]
         with m.FSM(name="state"):
-            with m.State("token"):
-                m.d.comb += self.i.ready.eq(1)
-                with m.If(self.i.valid):
-                    m.d.sync += token.eq(self.i.payload)
-                    m.next = "place"
-            with m.State("place"):
-                begins = token.restart | token.release | ~live[token.sequence]
-                m.d.sync += [position.eq(0), place.eq(0), whole.eq(0)]
-                with m.If(~begins):
-                    # A place beyond the last is that after the sinks, or, without them, a full sequence.
-                    m.d.sync += [
-                        position.eq(kept.position),
-                        whole.eq(kept.whole),
-                        place.eq(Mux(kept.place == config.max_context, config.n_sinks, kept.place)),
-                    ]
-                m.next = "check"
-            with m.State("check"):
-                m.next = "reply"
-                with m.If(token.sequence >= config.n_sequences):
-                    m.d.sync += reply.status.eq(Status.NO_SEQUENCE)
-                with m.Elif(token.release):
-                    m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(0)]
-                with m.Elif(token.token >= model.vocab_size):
-                    m.d.sync += reply.status.eq(Status.NO_TOKEN)
-                with m.Elif(position >= end):
-                    m.d.sync += reply.status.eq(Status.FULL)
-                with m.Elif(~adapter_ready):
-                    m.d.sync += reply.status.eq(Status.NO_ADAPTER)
-                with m.Elif((token.inv_temperature != 0) & token.sample & config.shared):
-                    m.d.sync += reply.status.eq(Status.NO_NOISE)
-                with m.Else():
-                    m.d.sync += [reply.status.eq(Status.OK), live[token.sequence].eq(1)]
-                    m.d.comb += keeps.eq(1)
-                    if config.lora_rank:
-                        m.d.sync += stage.in_use.eq(token.adapter)
-                    m.next = "embed"
-            with m.State("embed"):
-                if config.shared:
-                    m.d.comb += stage.start.eq(1)
-                    m.next = "run"
-                else:
-                    m.d.comb += embedding.i.valid.eq(1)
-                    with m.If(embedding.i.ready):
+            with m.State("start"):
+                with m.If(admission.o.valid & ~admitted.go):
+                    m.d.comb += [self.o.valid.eq(1), admission.o.ready.eq(self.o.ready)]
+                with m.Elif(admission.o.valid):
+                    m.d.comb += computing.eq(1)
+                    if config.shared:
+                        m.d.comb += stage.start.eq(1)
                         m.next = "run"
+                    else:
+                        m.d.comb += embedding.i.valid.eq(1)
+                        with m.If(embedding.i.ready):
+                            m.next = "run"
             with m.State("run"):
                 # The stage takes the first beat of the vector some cycles after the token: it is not idle from then on.
+                m.d.comb += computing.eq(1)
                 with m.If(stage.done):
-                    if config.lora_rank:
-                        m.d.sync += stage.in_use.eq(0)
                     m.next = "sample"
                     with m.If(~token.sample):
                         m.next = "reply"
@@ -205,10 +170,10 @@ class Chip(wiring.Component):
                     ]
                     m.next = "reply"
             with m.State("reply"):
-                m.d.comb += self.o.valid.eq(1)
+                m.d.comb += [self.o.valid.eq(1), admission.o.ready.eq(self.o.ready)]
                 with m.If(self.o.ready):
                     m.d.sync += [reply.token.eq(0), reply.end.eq(0)]
-                    m.next = "token"
+                    m.next = "start"
         return m
 
     def _embedding(self, m, stage):

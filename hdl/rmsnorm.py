@@ -16,6 +16,7 @@ from hdl.lib.skid import Skid
 from hdl.lib.streams import EXP_BITS, scaled_beat, vector_beat
 from hdl.lib.wide_product import WideProduct
 from weights_to_rom.model_format import BLOCK, ceil_to
+from weights_to_rom.rom_map import GAIN_WORD, NORM_WORD
 from weights_to_rom.tables import rsqrt_table
 
 
@@ -56,6 +57,7 @@ class RMSNorm(wiring.Component):
         n_norms: int,
         gain_init: Sequence[int] | None = None,
         const_init: Sequence[int] | None = None,
+        prefix: str = "",
     ):
         if not isinstance(dim, int) or dim < 1:
             raise ValueError(f"dim must be a positive integer, not {dim!r}")
@@ -68,8 +70,8 @@ class RMSNorm(wiring.Component):
         self.dim, self.lanes, self.wide_bits = dim, lanes, wide_bits
         self.beats = ceil_to(dim, BLOCK) // lanes
         self.banks = _banks(self.beats)
-        self.gain = Rom(width=16 * lanes, depth=n_norms * self.beats, name="gain", init=gain_init)
-        self.norm = Rom(width=40, depth=n_norms, name="norm", init=const_init)
+        self.gain = Rom(width=GAIN_WORD.times(lanes).width, depth=n_norms * self.beats, name=prefix + "gain", init=gain_init)
+        self.norm = Rom(width=NORM_WORD.width, depth=n_norms, name=prefix + "norm", init=const_init)
         super().__init__(
             {
                 "restart": In(1),

@@ -12,6 +12,7 @@ from hdl.lib.rom import Rom
 from hdl.lib.skid import Skid
 from hdl.lib.streams import scaled_beat, vector_beat
 from hdl.lib.wide_product import WideProduct
+from weights_to_rom.rom_map import FREQ_WORD
 from weights_to_rom.tables import sine_table
 
 LSB_EXPONENT = -12
@@ -58,6 +59,7 @@ class RoPE(wiring.Component):
         position_bits: int,
         sinks: bool = False,
         freq_init: Sequence[int] | None = None,
+        prefix: str = "",
     ):
         for name, value in (("n_heads", n_heads), ("n_kv_heads", n_kv_heads), ("position_bits", position_bits)):
             if not isinstance(value, int) or value < 1:
@@ -72,7 +74,7 @@ class RoPE(wiring.Component):
             raise ValueError(f"sine_bits must be 4 to 14, not {sine_bits!r}")
         self.n_heads, self.n_kv_heads, self.head_beats = n_heads, n_kv_heads, head_dim // lanes
         self.lanes, self.wide_bits, self.sine_bits, self.sinks = lanes, wide_bits, sine_bits, sinks
-        self.freq = Rom(width=16 * lanes, depth=self.head_beats, name="freq", init=freq_init)
+        self.freq = Rom(width=FREQ_WORD.times(lanes).width, depth=self.head_beats, name=prefix + "freq", init=freq_init)
         super().__init__(
             {
                 "position": In(position_bits),

@@ -379,12 +379,12 @@ class _Token:
     """
 
     def __init__(self, context_shape):
-        context, arrived = Signal(context_shape), Signal(context_shape)
-        loading, running, begins = Signal(), Signal(), Signal()
-        done = Signal()
-        self.context, self.arrived = context, arrived
-        self.loading, self.running, self.begins = loading, running, begins
-        self.done = done
+        self.context = Signal(context_shape)
+        self.arrived = Signal(context_shape)
+        self.loading = Signal()
+        self.running = Signal()
+        self.begins = Signal()
+        self.done = Signal()
 
 
 def _is(result, step: Step):

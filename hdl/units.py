@@ -83,6 +83,7 @@ def stage_units(model: ModelFormat, config: ChipConfig, *, head: bool = True, pr
         """A conversion to the MX blocks that enter the fabric."""
         return Mx(lanes=vl, o_lanes=config.x_lanes, block=BLOCK, width=width)
 
+    rmsnorm = RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * model.n_layers + head, prefix=prefix)
     lora = _lora(model, config)
     matvec = Matvec(
         row_lanes=config.row_lanes,
@@ -103,12 +104,11 @@ def stage_units(model: ModelFormat, config: ChipConfig, *, head: bool = True, pr
         sine_bits=model.sine_bits,
         position_bits=config.position_bits,
         sinks=config.n_sinks > 0,
+        prefix=prefix,
     )
     return {
         "residual": Unit(Residual(dim_padded=model.dim_padded, lanes=vl, wide_bits=wide)),
-        "rmsnorm": Unit(
-            RMSNorm(dim=model.dim, lanes=vl, wide_bits=wide, n_norms=2 * model.n_layers + head), feeds="mx_norm", gated=False
-        ),
+        "rmsnorm": Unit(rmsnorm, feeds="mx_norm", gated=False),
         "mx_norm": Unit(to_blocks(wide + 31), feeds=FABRIC),
         FABRIC: Unit(matvec, gated=False),
         **({"lora": Unit(lora, gated=False)} if lora is not None else {}),

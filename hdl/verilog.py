@@ -82,17 +82,21 @@ class _Parts(VerilogPlatform):
 
     def __init__(self):
         super().__init__()
-        self._parts: dict[str, tuple[wiring.Signature, str]] = {}
+        self._texts: dict[str, str] = {}
+        self._parts: dict[tuple[str, Callable], tuple[str, wiring.Signature]] = {}
 
-    def part(self, module: str, make: Callable[[], wiring.Component]) -> wiring.Signature:
-        if module not in self._parts:
-            unit = make()
-            self._parts[module] = unit.signature, _text(unit, module, self)
-        return self._parts[module][0]
+    def part(self, module: str, make: Callable[[], wiring.Component]) -> tuple[str, wiring.Signature]:
+        """``hdl.lib.shared_module.Parts``: lanes of two stages share a module only if they are the same."""
+        if (module, make) not in self._parts:
+            unit, name = make(), module
+            while (text := _text(unit, name, self)) != self._texts.setdefault(name, text):
+                unit, name = make(), f"{name}_2"
+            self._parts[module, make] = name, unit.signature
+        return self._parts[module, make]
 
     @property
     def verilog(self) -> str:
-        return "".join(f"\n{text}" for _, text in self._parts.values()) + super().verilog
+        return "".join(f"\n{text}" for text in self._texts.values()) + super().verilog
 
 
 def _text(component: wiring.Component, name: str, platform: _Parts) -> str:

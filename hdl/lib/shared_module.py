@@ -12,8 +12,8 @@ from amaranth.lib.wiring import In, PureInterface
 class Parts(Protocol):
     """A platform that keeps the text of modules (``hdl.verilog``)."""
 
-    def part(self, module: str, make: Callable[[], wiring.Component]) -> wiring.Signature:
-        """The ports of ``module``; what ``make`` gives the first time is inside."""
+    def part(self, module: str, make: Callable[[], wiring.Component]) -> tuple[str, wiring.Signature]:
+        """The name and the ports of the module that ``make`` gives: ``module``, unless another component has that name already."""
 
 
 def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module: str, platform) -> PureInterface | wiring.Component:
@@ -26,7 +26,7 @@ def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module:
     if not isinstance(platform, Parts):  # a simulation, or a board's own flow
         m.submodules[name] = unit = make()
         return unit
-    signature = platform.part(module, make)
+    module, signature = platform.part(module, make)
     unit = signature.create(path=(name,))
     ports = {
         ("i_" if member.flow == In else "o_") + "__".join(map(str, path)): Value.cast(value)

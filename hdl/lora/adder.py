@@ -1,7 +1,12 @@
-"""The LoRA adder: an adapter's B (A x) joins the fabric's results (docs/arithmetic.md, lora)."""
+# amaranth: UnusedElaboratable=no
+"""The LoRA adder: it adds an adapter's B (A x) to the fabric's results (docs/arithmetic.md, lora).
+
+A step is one of the four matrices of a layer: QKV, O, GATE_UP, DOWN.  A and B of a step are those of all its projections.  An
+addend is v = B (A x) of one row.
+"""
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from math import gcd
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
@@ -24,13 +29,24 @@ from weights_to_rom.model_format import BLOCK
 from weights_to_rom.schedule import LoraMatrix, Step
 
 MARKS = data.StructLayout({"valid": 1, "a": 1, "first": 1, "ends": 1, "last": 1})
-"""What travels with an address: is it one of A; does a sum begin, end with it; is it the step's last of A."""
+"""Flags that travel through the pipeline with an address.
+
+``valid``: an address is read.  ``a``: it is one of A, not of B.  ``first``, ``ends``: a sum begins, ends with it.  ``last``: it
+is the step's last address of A.
+"""
 
 
 class AdapterWrite(wiring.Signature):
     """A writer's view of the adapter memory: ``data`` goes to ``lane``'s memory at ``addr`` in a cycle with ``en``.
 
     ``addr`` is (number of the adapter - 1) * ``words`` + the address within the adapter.
+
+    Parameters
+    ----------
+    n_adapters : adapters that the memory holds
+    words : addresses of an adapter
+    lora_lanes : memories side by side
+    word_bits : bits of a memory's word
     """
 
     def __init__(self, *, n_adapters: int, words: int, lora_lanes: int, word_bits: int) -> None:
@@ -53,22 +69,36 @@ class Lora(wiring.Component):
                           z -^             ^                       '-> queue --.
                                      adapter memory                       i -> + -> o
 
-    The steps of a layer come as the fabric's matrices do: QKV, O, GATE_UP, DOWN.  An adapter's memory is read from end to
-    end once a token, the words of a step that is not to be computed left out: first A, ``lora_lanes`` rows at a time, a
-    block a cycle, then B, as many words a cycle.  Rows of B wait in a queue for the fabric's results of the same rows;
-    where they are not there yet, these wait.  A group of rows takes its place before its first word is read, as in Matvec.
+    The steps of a layer come in the order of the fabric's matrices.  A token reads its adapter's memory once, from the first
+    address to the last, and skips the addresses of steps that are not to be computed: first A, ``lora_lanes`` rows at a time,
+    a block a cycle, then B, ``lora_lanes`` words a cycle.  The addends wait in a queue for the fabric's results of the same
+    rows, or the results wait for them.  A group of rows (the rows of one address) reserves its place in the queue before its
+    first word is read, so that the pipeline never stops, as in Matvec.
 
-    Beats take one cycle from ``i`` to ``o``, one a cycle.  Those of steps that are not to be computed pass unchanged, and
-    so does everything before a ``start`` and after the last layer's DOWN.
+    Results of steps that are not to be computed pass unchanged, and so do all results before a ``start`` and after the last
+    layer's DOWN.
 
-    With nb = min(32, rank), s = addresses of a row of B (2 if rank is 64 and lora_lanes 1, else 1) and j = lanes that share
-    one (2 if rank is 64 and lora_lanes more, else 1):
+    Latency: ``latency`` = 1 cycle from ``i`` to ``o``.  Rate: a beat a cycle, where the addends are there.  They take, with nb =
+    min(32, rank), s = addresses of a row of B (2 if rank is 64 and lora_lanes 1, else 1) and j = lanes that share a row (2 if
+    rank is 64 and lora_lanes more, else 1):
 
-    - A step takes a_words + b_words addresses, one a cycle, and between A and B nb / lora_lanes + 14 cycles.  Its A begins
-      2 cycles after x's last beat; the next step's follows B without a gap, if its x is here.
-    - From x's last beat to the first addend in the queue's output, if that is one group of rows, ``lead``: a_words
-      + nb / lora_lanes + s + j + 27 cycles; the result that waits for it is on ``o`` one later.  With vector_lanes more
-      than the rows of an address, a beat is several addresses.
+    - A step reads a_words + b_words addresses, one a cycle, and waits nb / lora_lanes + 14 cycles between A and B.  Its A
+      begins 2 cycles after x's last beat; the next step follows B without a gap, if its x is there.
+    - ``lead`` is the number of cycles from x's last beat to the first addend at the queue's output, where a beat takes one
+      group: a_words + nb / lora_lanes + s + j + 27.  The result that waits for it is on ``o`` one cycle later.  A beat takes
+      several groups if vector_lanes is more than the rows of a group.
+
+    Parameters
+    ----------
+    matrices : shapes of QKV, O, GATE_UP and DOWN, in this order (``weights_to_rom.schedule.lora_matrices``)
+    n_layers : layers of an adapter
+    k_rows : rows of k, which are as many as those of v; the rest of QKV's rows are q's
+    rank : rank of every adapter, a power of two from 2 to 64
+    lora_lanes : words of adapter memory that are read a cycle, a power of two from 1 to min(32, rank)
+    n_adapters : adapters that the memory holds
+    vector_lanes : rows of a beat of ``i`` and ``o``, a power of two from 1 to 32
+    x_lanes : elements of a beat of ``x``; divides 32
+    wide_bits : width of a result, 24 or 32
 
     Members
     -------
@@ -78,11 +108,12 @@ class Lora(wiring.Component):
     steps : In(4)            bit s: ``schedule.Step`` s is to be computed
     x : In(stream mx_beat(x_lanes))   after each start the n_layers * 4 vectors that enter the fabric, whole blocks
     write : In(AdapterWrite) of other adapters at any time, not of the one in use
-    i : In(stream result_beat), o : Out(stream result_beat)    Wide, in row order
+    i : In(stream result_beat)        the fabric's results, Wide, in row order
+    o : Out(stream result_beat)       the same with their addends
 
     Raises
     ------
-    ValueError : an argument that is not what it must be, by name
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(
@@ -125,13 +156,17 @@ class Lora(wiring.Component):
         self.row_addresses = max(1, self.row_blocks // lora_lanes)
         self.row_lanes = self.row_blocks // self.row_addresses
         self.rows_at_once = lora_lanes * self.groups // self.row_lanes
-        # Below 2**(wide_bits + 4) a term: u is the sum of one a block, v of one a block of the rank and less than one for rounding.
+        # |term| <= 2**(wide_bits + 4).  u has a term for each block of x.  A lane's sum for v has row_addresses terms, 1 or 2, and
+        # at most 8 for rounding: row_addresses * 2**(wide_bits + 4) + 8 < 2**(wide_bits + 4 + row_addresses).
         term_bits = wide_bits + 5
         self.u_bits = term_bits + ceil_log2(max(matrix.blocks for matrix in matrices))
         self.sum_bits = max(self.u_bits, term_bits + self.row_addresses)
-        # A group holds its place from its first word until two cycles after the last of its results has left the queue.
+        self._sum = self._WORD + self._lane().latency
+        self._result = self._sum + self.row_lanes - 1  # two lanes that share a row are added in one stage more
+        # A group keeps its place in the queue from its first word until two cycles after the last of its addends has left.
         beats = max(1, self.rows_at_once // vector_lanes)
         group_cycles = max(self.row_addresses, beats)
+        self.latency = 1
         self.queue_depth = 1 << ceil_log2(max(2, 1 + -(-(self._result + 1 + beats) // group_cycles)))
         beat = result_beat(vector_lanes, wide_bits, TAG_BITS)
         super().__init__(
@@ -146,18 +181,15 @@ class Lora(wiring.Component):
             }
         )
 
-    # Stages count from the cycle that chooses an address: in 0 the input buffer is read, in 1 the adapter memory and the
-    # operand is selected, in 2 word and operand are there.
+    # Stages are counted from the cycle that chooses an address.  In 0 the input buffer is read; in 1 the adapter memory is read
+    # and the operand is selected; in 2 the lanes get word and operand.
     _WORD = 2
-    _SUM = _WORD + LoraLane.LATENCY
 
-    @property
-    def _result(self) -> int:
-        """Two lanes that share a row are added in one stage more."""
-        return self._SUM + self.row_lanes - 1
+    def _lane(self) -> LoraLane:
+        return LoraLane(rank=self.rank, wide_bits=self.wide_bits, sum_bits=self.sum_bits, constant=ROUND_RESULT // self.row_lanes)
 
     def lead(self, matrix: LoraMatrix) -> int:
-        """Cycles from x's last beat to the first addend of a step in the queue's output, if that is one group of rows."""
+        """Cycles from x's last beat to a step's first addend at the queue's output, where a beat takes one group of rows."""
         return matrix.a_words(self.rank, self.lora_lanes) + self.nb // self.lora_lanes + self.row_addresses + self.row_lanes + 27
 
     def elaborate(self, platform) -> Module:
@@ -180,13 +212,13 @@ class Lora(wiring.Component):
             m.d.sync += steps.eq(self.steps)
         self._add(m, steps, output.o)
 
-        # Where the adder is: address, step and the first of the rows that the address has; and what it does there.
+        # Stage 0: the address and what it holds.
         address = Signal(len(self.write.addr))
         step = Signal(range(len(self.matrices)))
-        row = Signal(range(max(matrix.rows for matrix in self.matrices)))
-        part = Signal()  # of a row of B that has two addresses
+        row = Signal(range(max(matrix.rows for matrix in self.matrices)))  # first row of B of the address
+        part = Signal()  # which of a row's two addresses, where it has two
         mark = Signal(MARKS)
-        z_here = Signal()
+        z_here = Signal()  # z of the step is complete
         with m.If(mx.o.valid & mx.o.payload.last):
             m.d.sync += z_here.eq(1)
         self._sequence(m, steps, address, step, row, part, mark, z_here, buffer, output)
@@ -200,12 +232,9 @@ class Lora(wiring.Component):
 
         operands = self._operands(m, step, row, part, marks[1].a, buffer, self._z(m, mx.o))
         lanes = []
-        make_lane = partial(
-            LoraLane, rank=self.rank, wide_bits=self.wide_bits, sum_bits=self.sum_bits, constant=ROUND_RESULT // self.row_lanes
-        )
         for index, (mant, exp) in enumerate(operands):
             m.submodules[f"memory_{index:02}"] = memory = Memory(shape=self.word_bits, depth=self.n_adapters * self.words, init=[])
-            lane = add_part(m, f"lane_{index:02}", make_lane, "lora_lane", platform)
+            lane = add_part(m, f"lane_{index:02}", self._lane, "lora_lane", platform)
             write, read = memory.write_port(), memory.read_port()
             whole, add = marks[self._WORD + LoraLane.WHOLE], marks[self._WORD + LoraLane.ADD]
             m.d.comb += [
@@ -224,7 +253,7 @@ class Lora(wiring.Component):
             ]
             lanes.append(lane)
 
-        done = marks[self._SUM]
+        done = marks[self._sum]
         m.d.comb += [
             mx.i.valid.eq(done.valid & done.a & done.ends),
             mx.i.payload.base.eq(-TERM_FRACTION),
@@ -243,12 +272,13 @@ class Lora(wiring.Component):
         return m
 
     def _add(self, m, steps, addend) -> None:
-        """From ``i`` to ``o``, with an addend where there is one."""
+        """``i`` to ``o``, each result with its addend if its step is to be computed."""
+        # ``active`` is high from ``start`` until the results of the last layer's DOWN have moved.
         active, layer = Signal(), Signal(range(max(2, self.n_layers)))
         adds, advance, moves = Signal(), Signal(), Signal()
         i, o = self.i.payload, self.o.payload
         m.d.comb += [
-            adds.eq(active & Array([*steps, Const(0, 1)])[i.tag]),  # what follows the steps are results of the head
+            adds.eq(active & Array([*steps, Const(0, 1)])[i.tag]),  # tags above the steps' are those of the LM head
             advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance & (~adds | addend.valid)),
             moves.eq(self.i.valid & self.i.ready),
@@ -268,13 +298,14 @@ class Lora(wiring.Component):
             m.d.sync += [active.eq(1), layer.eq(0)]
 
     def _sequence(self, m, steps, address, step, row, part, mark, z_here, buffer, output) -> None:
-        """One address after the other."""
+        """Go through the addresses, one after the other: drives ``mark`` and counts ``address``, ``step``, ``row`` and ``part``."""
 
         def of_step(value):
-            """What ``value`` says of the step's matrix."""
+            """``value`` of the step's matrix."""
             return Array(Const(value(matrix)) for matrix in self.matrices)[step]
 
         def last_row(matrix: LoraMatrix) -> int:
+            """First row of the last address of B."""
             return (matrix.rows - 1) // self.rows_at_once * self.rows_at_once
 
         layer = Signal(range(max(2, self.n_layers)))
@@ -341,7 +372,7 @@ class Lora(wiring.Component):
                             next_step()
 
     def _z(self, m, o) -> list:
-        """Registers for z of a step: (mantissas, exponent) for each block, projection after projection."""
+        """Registers that take in z of a step: (mantissas, exponent) of each block, projection after projection."""
         beats = self.nb // self.lora_lanes
         n_blocks = max(matrix.targets for matrix in self.matrices) * self.row_blocks
         mant = [Signal(8 * self.lora_lanes, name=f"z_{k:03}", reset_less=True) for k in range(n_blocks * beats)]
@@ -356,18 +387,22 @@ class Lora(wiring.Component):
         return [(Cat(mant[c * beats : (c + 1) * beats]), e) for c, e in enumerate(exp)]
 
     def _operands(self, m, step, row, part, of_a, buffer, z) -> list:
-        """For each lane, in stage 2: what its word meets, 32 mantissas and the exponents of their groups.
+        """The operands of each lane's word in stage 2: 32 mantissas, and the exponents of their groups.
 
-        That is x in A, and in B the z of the projection to which the row belongs.  Lanes and groups that always meet
-        the same share their registers.
+        They are x in A, and in B the z of the projection to which the row belongs.  Lanes and groups whose operands are always
+        equal share the registers.
         """
-        chunk = gcd(self.k_rows, self.rows_at_once)  # so many rows from a multiple of it on are of one of k, v and q
+        # An aligned run of this many rows never straddles k, v and q; its rows are therefore all of one projection.
+        run_rows = gcd(self.k_rows, self.rows_at_once)
 
         @cache
-        def projection(chunk_index: int, turn: int) -> Signal:
-            """To which projection rows of a chunk belong, in stage 1; of gate and up those whose turn is ``turn``."""
-            first = chunk_index * chunk
-            which = Signal(2, name=f"projection_{chunk_index}_{turn}", reset_less=True)
+        def projection(run: int, turn: int) -> Signal:
+            """The projection of a run's rows, in stage 1.
+
+            Rows of gate and up take turns, ``vector_lanes`` rows each: ``turn`` is 1 for the odd ones of an address.
+            """
+            first = run * run_rows
+            which = Signal(2, name=f"projection_{run}_{turn}", reset_less=True)
             with m.Switch(step):
                 with m.Case(Step.QKV):
                     m.d.sync += which.eq((row >= max(0, self.k_rows - first)) + (row >= max(0, 2 * self.k_rows - first)))
@@ -378,15 +413,15 @@ class Lora(wiring.Component):
             return which
 
         @cache
-        def choose(g: int, chunk_index: int, turn: int, c: int):
-            """(mantissas, exponent) for group g of a word of those rows, block c of the rank."""
-            which = projection(chunk_index, turn)
+        def choose(g: int, run: int, turn: int, c: int):
+            """(mantissas, exponent) for group ``g`` of a word whose rows are in ``run``, and for block ``c`` of the rank."""
+            which = projection(run, turn)
             if self.row_addresses > 1:
                 which, blocks = Cat(_registered(m, part, "part_1"), which), z
             else:
                 blocks = z[c :: self.row_blocks]
             x = Cat(buffer.mant)[8 * self.nb * g : 8 * self.nb * (g + 1)]
-            name = f"{g}_{chunk_index}_{turn}_{c}"
+            name = f"{g}_{run}_{turn}_{c}"
             return (
                 _registered(m, Mux(of_a, x, Array(mant for mant, _ in blocks)[which]), f"operand_{name}"),
                 _registered(m, Mux(of_a, buffer.exp, Array(exp for _, exp in blocks)[which]), f"exp_{name}"),
@@ -397,7 +432,7 @@ class Lora(wiring.Component):
             groups = []
             for g in range(self.groups):
                 r, c = divmod(lane * self.groups + g, self.row_lanes)
-                groups.append(choose(g, r // chunk, r // self.vector_lanes & 1, c))
+                groups.append(choose(g, r // run_rows, r // self.vector_lanes & 1, c))
             lanes.append(tuple(Cat(*values) for values in zip(*groups, strict=True)))
         return lanes
 

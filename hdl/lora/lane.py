@@ -9,58 +9,62 @@ from hdl.lib.streams import EXP_BITS
 from weights_to_rom.model_format import BLOCK
 
 SHIFT_RIGHT = 24
-"""|P| < 2**19: a shift to the right by 20 and more leaves 0.  24 is the first multiple of eight of these."""
+"""The largest shift to the right.  |P| < 2**19, so 20 and more leave 0; 24 is the first multiple of eight among these."""
 
 SHIFT_BITS = 6
-"""A shift, counted from SHIFT_RIGHT to the right, is 0 .. 63.  39 to the left saturates whatever is not zero."""
+"""Bits of a shift.  0 is SHIFT_RIGHT to the right, 63 is 39 to the left, where every P but 0 saturates."""
 
 
 def rank_block(rank: int) -> int:
-    """nb: elements of an MX block along the rank."""
+    """nb: elements of an MX block along the rank (docs/arithmetic.md, lora)."""
     return min(BLOCK, rank)
 
 
 def lora_word_bits(rank: int) -> int:
-    """A word of adapter memory: 32 mantissas, element j's at bit 8j, and above them 32 / nb exponents."""
+    """Bits of a word of adapter memory: 32 mantissas, element j's at bit 8j, and above them 32 / nb exponents."""
     return 8 * BLOCK + EXP_BITS * (BLOCK // rank_block(rank))
 
 
 class LoraLane(wiring.Component):
     """sum[g] = c + sum over words of sat(rshr(P[g], -(e[g] + exp[g] + 16)), wide_bits + 5), LSB 2**-16.
 
-    The word has 32 / nb groups of nb mantissas with an exponent e each, the rows of B; P[g] is the dot product of
-    group g with its part of ``operand``, and c = ``constant``.  With ``whole`` P[0] is the product of all
-    32, a block of a row of A with the exponent e[0], c = 0, and only sum[0] means anything.
+    A word of B has 32 / nb groups of nb mantissas with an exponent e each: parts of rows.  P[g] is the dot product of group g
+    with its part of ``operand``, and c = ``constant``.  A word of A is one block of 32 mantissas with the exponent e[0]: with
+    ``whole`` P[0] is the dot product of all 32, c = 0, and only sum[0] has a meaning.
 
-    A free-running pipeline, one word a cycle; cycles counted from ``word``::
+    Latency: ``latency`` = 9 cycles from ``word`` to ``sum``.  Rate: a free-running pipeline, one word a cycle.  Cycles are
+    counted from ``word``::
 
         0        word, ``operand``, ``exp``
         1        products; e + exp
-        2 .. 6   an adder tree, a level a cycle; the sums of nb wait for the root: P
+        2 .. 6   an adder tree, a level a cycle; a group's dot product waits for the root: P
         7        P << (shift mod 8); ``whole`` comes with P, in 6
         8        the term: the rest of the shift, by multiples of eight, and saturation; ``add``, ``first``, ``rounds``
         9        ``sum``, with that term in it
 
-    Mantissas of ``operand`` are -127 .. 127; a word may hold anything.
+    Parameters
+    ----------
+    rank : rank of the adapter, a power of two from 2 to 64; nb = min(32, rank)
+    wide_bits : width of the residual vector; a term has wide_bits + 5 bits
+    sum_bits : bits of ``sum``, enough for ``constant`` and every term of a sum
+    constant : c, in LSBs of ``sum``
 
     Members
     -------
-    word : In(lora_word_bits(rank))
-    operand : In(signed(8)).array(32)
-    exp : In(signed(8)).array(32 / nb)
-    whole : In(1)           at 6
-    add, first : In(1)      at 8: a term is here; it is the sum's first
-    rounds : In(1)          at 8: the sum starts from ``constant``, not from zero
+    word : In(lora_word_bits(rank))         mantissas -128 .. 127, exponents of 8 bits signed
+    operand : In(signed(8)).array(32)       mantissas -127 .. 127
+    exp : In(signed(8)).array(32 / nb)      exponents of ``operand``
+    whole : In(1)                           at 6: the word is one block of A
+    add, first : In(1)                      at 8: there is a term; it is the sum's first
+    rounds : In(1)                          at 8: the sum starts from ``constant``, not from zero
     sum : Out(signed(sum_bits)).array(32 / nb)
     """
 
-    LATENCY = 9
-    """Cycles from ``word`` to ``sum``."""
-
     WHOLE, ADD = 6, 8
-    """When ``whole``, and when ``add``, ``first`` and ``rounds`` are wanted."""
+    """Cycles after ``word`` in which ``whole`` is read; in which ``add``, ``first`` and ``rounds`` are."""
 
     def __init__(self, *, rank: int, wide_bits: int, sum_bits: int, constant: int) -> None:
+        self.latency = 9
         self.nb, self.constant = rank_block(rank), constant
         self.groups = BLOCK // self.nb
         self.term_bits, self.sum_bits = wide_bits + 5, sum_bits
@@ -85,11 +89,11 @@ class LoraLane(wiring.Component):
             m.d.sync += held.eq(value)
             return held
 
-        # |w * x| <= 128 * 127 < 2**14, so that 32 products are below 2**19: 20 bits signed.
+        # |w * x| <= 128 * 127 < 2**14: 15 bits signed.  The sum of 32 products is below 2**19: 20 bits signed.
         products = [(self.word[8 * j : 8 * j + 8].as_signed() * x)[:15].as_signed() for j, x in enumerate(self.operand)]
         level = [register(p, f"product_{j:02}") for j, p in enumerate(products)]
         exponents = self.word[8 * BLOCK :]
-        # Two exponents of eight bits and 40: -216 .. 294, 10 bits signed.
+        # Two exponents of 8 bits and 16 + SHIFT_RIGHT = 40: -216 .. 294, 10 bits signed.
         shifts = [
             register(_total_shift(exponents.word_select(g, EXP_BITS).as_signed(), exp), f"shift_1_{g:02}")
             for g, exp in enumerate(self.exp)
@@ -104,7 +108,8 @@ class LoraLane(wiring.Component):
 
         for g, (product, shift) in enumerate(zip(rows, shifts, strict=True)):
             term = self._term(m, product, shift, g)
-            # A term is below 2**(term_bits - 1) in magnitude: sum_bits has room for as many as there are, and for the constant.
+            # A term has one bit below its LSB: the carry ROUND_TERM into that bit rounds it.  |term| <= 2**(term_bits - 1), and
+            # whoever makes the lane gives ``sum_bits`` for as many terms as a sum has, and the constant.
             total = Signal(signed(self.sum_bits), name=f"total_{g:02}", reset_less=True)
             start = Mux(self.rounds, Const(self.constant, total.shape()), 0)
             with m.If(self.add):
@@ -113,20 +118,24 @@ class LoraLane(wiring.Component):
         return m
 
     def _term(self, m, product, shift, g: int) -> Signal:
-        """sat(product << (shift - SHIFT_RIGHT), term_bits) with one bit below it, not yet rounded; two cycles later."""
+        """sat(product << (shift - SHIFT_RIGHT), term_bits), with one more bit below its LSB and not rounded; two cycles later.
+
+        The fine shift, by 0 .. 7 to the left, comes first; then the coarse one, by a multiple of eight.
+        """
         bits = self.term_bits
         fine = Signal(signed(20 + 7), name=f"fine_{g:02}", reset_less=True)
         step = Signal(SHIFT_BITS - 3, name=f"step_{g:02}", reset_less=True)
         m.d.sync += [fine.eq(product << shift[:3]), step.eq(shift[3:])]
 
-        # Only shifts to the left saturate; there the bit below the term is zero.
+        # Only shifts to the left saturate, and there the bit below the LSB is zero: ``limit`` is the saturated term.
         term = Signal(signed(bits + 1), name=f"term_{g:02}", reset_less=True)
         sign = fine[-1]
         limit = Cat(Const(0, 1), (~sign).replicate(bits - 1), sign)
         with m.Switch(step):
             for index in range(1 << len(step)):
                 left = 8 * index - SHIFT_RIGHT
-                # These bits of ``fine`` leave the term or are its sign; where all do, -1 leaves too.
+                # ``outside`` are the bits of ``fine`` that leave the term or become its sign; the term fits if they are equal.
+                # With ``left`` >= bits every bit leaves, and only 0 fits, not -1.
                 outside = fine[max(0, bits - 1 - left) :]
                 fits = ~(outside ^ sign.replicate(len(outside))).any() if left < bits else fine == 0
                 moved = fine << left + 1 if left >= 0 else fine >> -left - 1
@@ -136,10 +145,10 @@ class LoraLane(wiring.Component):
 
 
 def _total_shift(e, exp):
-    """To the left, counted from SHIFT_RIGHT to the right."""
+    """The shift of P: 0 is SHIFT_RIGHT to the right."""
     return e + exp + (TERM_FRACTION + SHIFT_RIGHT)
 
 
 def _clip(shift):
-    """A signed shift within 0 .. 63."""
+    """A signed shift, clipped to 0 .. 63."""
     return Mux(shift < 0, 0, Mux(shift >= 1 << SHIFT_BITS, (1 << SHIFT_BITS) - 1, shift))[:SHIFT_BITS]

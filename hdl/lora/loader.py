@@ -1,4 +1,8 @@
-"""Loading adapters while the chip runs: frames in, adapter memory out (docs/arithmetic.md, section 6)."""
+"""Loading adapters while the chip runs: load images in, writes to adapter memory out (docs/arithmetic.md, section 6).
+
+A load image is a sequence of 32-bit words that holds one adapter: word 0 with its number, the layout, the words of adapter
+memory in parts of 32 bits, and a checksum.
+"""
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -9,42 +13,49 @@ from hdl.interface import LOAD_REPLY, LOAD_WORD, LoadStatus
 from hdl.lib.streams import struct
 from hdl.lora.adder import AdapterWrite
 
-FRAME_BITS = 32
-"""Bits of a frame's word."""
+IMAGE_BITS = 32
+"""Bits of a word of a load image."""
 
 NUMBER_BITS = 8
-"""An adapter's number in word 0; the mask of steps stands above it."""
+"""Bits of an adapter's number in word 0; the bits above it are the mask of its steps."""
 
 STEPS = 4
 """Steps of a layer: QKV, O, GATE_UP, DOWN."""
 
 
 class LoraLoader(wiring.Component):
-    """Writes frames to adapter memory, and keeps which adapters may be used.
+    """Writes load images to adapter memory, and keeps which adapters may be used.
 
-    An adapter stops being ready with word 0 of a frame for it, and is ready again after a whole frame with the right
-    checksum.  A frame with another layout or for an adapter that does not exist writes nothing; what remains of it is
-    dropped, and so are words between frames.  A frame that another one breaks into is answered INCOMPLETE before the new
-    one is looked at.
+    An adapter stops being ready with word 0 of a load image for it.  It is ready again when the image is complete and its
+    checksum is right.  An image with another layout, or for an adapter that does not exist, writes nothing; the loader drops
+    the rest of it, and every word that stands between images.  When word 0 of a new image comes before the image under way
+    is complete, the loader first replies INCOMPLETE for that one.
 
-    A word a cycle, with four exceptions: words of memory wait while the adapter is in use; all wait for a reply to be
-    taken; word 0 of a frame that breaks into another waits for that one's reply.  A word of memory is written in the cycle
-    after its last word of the frame moved; a reply is there, and ``ready`` as it should be, in the cycle after the word that
-    decided it.
+    Latency: ``latency`` = 1 cycle from the word that decides a reply to the reply, and to the change of ``ready``; also from
+    the last part of a word of adapter memory to its write.  Rate: a word a cycle, but for these waits: every word waits while
+    a reply is not taken; words of adapter memory wait while their adapter is in use; word 0 waits for the reply INCOMPLETE.
+
+    Parameters
+    ----------
+    n_adapters : adapters that the memory holds, 1 .. 255
+    words : addresses of an adapter
+    lora_lanes : memories side by side, each with a word at every address
+    word_bits : bits of a word of adapter memory; a load image has ceil(word_bits / 32) words for it
+    layout : word 1 that an image must have; it names the shapes, the rank and the lanes
 
     Members
     -------
-    i : In(stream LOAD_WORD)
-    o : Out(stream LOAD_REPLY)         one a frame, in order
+    i : In(stream LOAD_WORD)           words of load images
+    o : Out(stream LOAD_REPLY)         one a load image, in order
     write : Out(AdapterWrite)          to ``Lora``
     ready : Out(n_adapters + 1)        bit a: a token may use adapter a; bit 0, no adapter, is always set
     steps : Out(4).array               of each adapter that is ready, the steps to be computed; none for number 0
-    in_use : In                        adapter of the token under way, 0 for none; must be there two cycles after that
-                                       adapter was seen ready
+    in_use : In                        adapter of the token under way, 0 for none; at the latest two cycles after ``ready``
+                                       was seen for that adapter
 
     Raises
     ------
-    ValueError : an argument that is not what it must be, by name
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(self, *, n_adapters: int, words: int, lora_lanes: int, word_bits: int, layout: int) -> None:
@@ -58,10 +69,11 @@ class LoraLoader(wiring.Component):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
             if most is not None and value > most:
                 raise ValueError(f"{name} must be at most {most}, not {value}")
-        if not isinstance(layout, int) or not 0 <= layout < 1 << FRAME_BITS:
-            raise ValueError(f"layout must be an unsigned integer of {FRAME_BITS} bits, not {layout!r}")
+        if not isinstance(layout, int) or not 0 <= layout < 1 << IMAGE_BITS:
+            raise ValueError(f"layout must be an unsigned integer of {IMAGE_BITS} bits, not {layout!r}")
         self.n_adapters, self.words, self.lora_lanes = n_adapters, words, lora_lanes
         self.word_bits, self.layout = word_bits, layout
+        self.latency = 1
         super().__init__(
             {
                 "i": In(stream.Signature(struct(LOAD_WORD))),
@@ -75,10 +87,10 @@ class LoraLoader(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=FRAME_BITS).create()
+        m.submodules.crc = crc = CRC32_ISO_HDLC(data_width=IMAGE_BITS).create()
         word, first = self.i.payload.data, self.i.payload.first
 
-        # Nothing moves while a reply waits: each word may bring another.
+        # No word moves while a reply waits, because each word may decide another reply.
         advance, moves = Signal(), Signal()
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
@@ -94,7 +106,7 @@ class LoraLoader(wiring.Component):
             m.d.sync += [self.o.valid.eq(1), self.o.payload.status.eq(status), self.o.payload.adapter.eq(adapter)]
 
         def ends_early():
-            """The next frame is here: its word 0 waits until this one is answered."""
+            """The next image's word 0 is offered: reply INCOMPLETE for this image, and let that word wait meanwhile."""
             with m.If(self.i.valid & first & advance):
                 reply(LoadStatus.INCOMPLETE, number)
                 m.next = "BETWEEN"
@@ -105,10 +117,10 @@ class LoraLoader(wiring.Component):
         address = Signal.like(self.write.addr)
         lane = Signal.like(self.write.lane)
         address_left = Signal(range(self.words))
-        parts = -(-self.word_bits // FRAME_BITS)
-        part = Signal(range(max(2, parts)))
+        parts = -(-self.word_bits // IMAGE_BITS)
+        part = Signal(range(max(2, parts)))  # of a word of adapter memory
         part_ends, lane_ends = part == parts - 1, lane == self.lora_lanes - 1
-        held = Signal(FRAME_BITS * parts, reset_less=True)
+        held = Signal(IMAGE_BITS * parts, reset_less=True)  # the last ``parts`` words of the image
         m.d.comb += self.write.data.eq(held)
         m.d.sync += [self.write.en.eq(0), self.write.addr.eq(address), self.write.lane.eq(lane)]
 
@@ -141,7 +153,7 @@ class LoraLoader(wiring.Component):
                 m.d.comb += self.i.ready.eq(advance & ~first & (self.in_use != number))
                 with m.If(moves):
                     m.d.sync += [
-                        held.eq(Cat(held, word)[FRAME_BITS:]),
+                        held.eq(Cat(held, word)[IMAGE_BITS:]),
                         self.write.en.eq(part_ends),
                         part.eq(Mux(part_ends, 0, part + 1)),
                     ]

@@ -1,6 +1,5 @@
 """The simulated chip with its units' output ports in sight: every beat that moves there, by token."""
 
-import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,14 +101,10 @@ class ObservedChip(RtlChip):
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
         super().__init__(library, rom_folder, model, config)
-        tap, recorded, take = (getattr(self._library, f"simulation_{name}") for name in ("tap", "recorded", "take"))
-        tap.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_uint32]
-        recorded.argtypes, recorded.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_uint64
-        take.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.taps = taps(model, config)
         for at in self.taps.values():
             ports = (f"{at.port}__{part}" for part in at.parts)
-            if tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
+            if self._library.simulation_tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
                 raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again")
         self._ends: list[list[int]] = []
 

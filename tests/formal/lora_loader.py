@@ -162,7 +162,7 @@ PROOFS = [
         Bug("the address moves on with every lane", "with m.If(lane_ends):", "with m.If(1):", WHERE, "two parts", 20),
         Bug(
             "the parts in the wrong order",
-            "held.eq(Cat(held, word)[FRAME_BITS:])",
+            "held.eq(Cat(held, word)[IMAGE_BITS:])",
             "held.eq(Cat(word, held))",
             WHAT,
             "two parts",

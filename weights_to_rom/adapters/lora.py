@@ -180,7 +180,7 @@ def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
 
 
 def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
-    """CRC-32 of a text of all that decides what a frame's words mean: shapes, rank and lanes."""
+    """CRC-32 of a text of all that decides what a load image's words mean: shapes, rank and lanes."""
     shape = {name: getattr(fmt, name) for name in ("n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")}
     lanes = {"rank": rank, "lora_lanes": lora_lanes, "vector_lanes": vector_lanes}
     text = " ".join([KIND, *(f"{name}={n}" for name, n in (shape | lanes).items())])
@@ -205,8 +205,8 @@ def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, v
     return np.concatenate(parts)
 
 
-def frame(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lanes: int, vector_lanes: int) -> np.ndarray:
-    """The frame that loads an adapter as ``number`` (from 1), uint32[words].
+def load_image(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lanes: int, vector_lanes: int) -> np.ndarray:
+    """The load image of an adapter as ``number`` (from 1), uint32[words].
 
     Raises AdapterError for an adapter of another shape, and ValueError for numbers and lanes that no chip has.
     """

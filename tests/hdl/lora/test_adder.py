@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The LoRA adder against golden: adapters of every rank as frames bring them, masks of steps, stalls, cycles, faults."""
+"""The LoRA adder equals golden: adapters of every rank out of load images, masks of steps, stalls, cycles, faults."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +17,7 @@ from sim.golden.lora import lora
 from sim.rtl.verilator import verilator
 from tests.support.adapters import random_adapter, random_format
 from tests.support.streams import collect, drive, simulate
-from weights_to_rom.adapters.lora import STEPS, IntegerAdapter, LoraBlocks, frame, matrix_shape
+from weights_to_rom.adapters.lora import STEPS, IntegerAdapter, LoraBlocks, load_image, matrix_shape
 from weights_to_rom.schedule import Step, lora_matrices
 
 HEAD = 4
@@ -26,7 +26,7 @@ WAIVERS = Path(hdl.__file__).with_name("lint.vlt")
 
 @dataclass
 class Token:
-    """A token with ``adapter`` (None: without): the vectors and results of each step of each layer."""
+    """The vectors and results of each step of each layer; ``adapter`` is None for a token without one."""
 
     number: int
     adapter: IntegerAdapter | None
@@ -37,7 +37,7 @@ class Token:
 
 
 def random_token(rng, fmt, number, adapter, exponents="near", steps=None) -> Token:
-    """``steps``: those to be computed, if it is not for the adapter to say."""
+    """A token; ``steps`` is the mask of those to be computed, by default the adapter's."""
     vectors, results = [], []
     reach = 1 << (fmt.wide_bits - 1)
     for _ in range(fmt.n_layers):
@@ -59,7 +59,7 @@ def random_token(rng, fmt, number, adapter, exponents="near", steps=None) -> Tok
 
 
 def added(token, fmt, index):
-    """y' of each projection of step ``index``, counted through the layers."""
+    """y' of each projection of step ``index``, where the steps of all layers are counted in order."""
     layer, step = divmod(index, len(STEPS))
     kinds, (mant, exp) = list(STEPS.values())[step], token.vectors[index]
     for kind, y in zip(kinds, token.results[index], strict=True):
@@ -69,7 +69,7 @@ def added(token, fmt, index):
 
 
 def beats(projections, step, vl):
-    """The fabric's beats: k, v, q one after the other, gate and up in turns of a beat."""
+    """The fabric's beats: k, v, q one after the other; gate and up alternate beat by beat."""
     values = [np.asarray(p).reshape(-1, vl).tolist() for p in projections]
     rows = list(chain(*(zip(*values, strict=True) if step == Step.GATE_UP else values)))
     return [{"data": row, "tag": int(step), "last": int(k == len(rows) - 1)} for k, row in enumerate(rows)]
@@ -85,7 +85,7 @@ def vector_beats(mant, exp, vl):
 
 
 class Bench:
-    """An adder, and tokens and loads for it."""
+    """An adder for adapters of one model and rank; it runs tokens while adapters are loaded."""
 
     def __init__(self, fmt, rank, lanes, vl=4, n_adapters=2):
         self.fmt, self.rank, self.lanes, self.vl, self.x_lanes = fmt, rank, lanes, vl, min(2 * vl, 32)
@@ -102,8 +102,8 @@ class Bench:
         )
 
     def writes(self, number, adapter):
-        """What a frame writes: (address, lane, word), from the frame as section 6 tells it."""
-        words = [int(w) for w in frame(adapter, self.fmt, number, self.lanes, self.vl)[2:-1]]
+        """(address, lane, word) of each write of a load image, by section 6 of docs/arithmetic.md."""
+        words = [int(w) for w in load_image(adapter, self.fmt, number, self.lanes, self.vl)[2:-1]]
         parts = -(-self.dut.word_bits // 32)
         assert len(words) == self.dut.words * self.lanes * parts
         for k in range(0, len(words), parts):
@@ -112,7 +112,7 @@ class Bench:
             yield (number - 1) * self.dut.words + address, lane, word
 
     def run(self, tokens, loads, stall=0.0, seed=0):
-        """Load ``loads[0]``, then run each token while ``loads[k + 1]`` is loaded: lists of (number, adapter).
+        """Load ``loads[0]``, then run token k while ``loads[k + 1]`` is loaded; a load is a list of (number, adapter).
 
         Returns the cycles in which beats moved on x and on o.
         """
@@ -203,7 +203,7 @@ class Bench:
 
 
 def check(fmt, rank, lanes, vl=4, *, exponents="near", masks=(15, 15, 15), stall=0.4, seed=0, change=lambda bench: None):
-    """Tokens with one adapter and another, each loaded while the other one is used, and one without.
+    """Run tokens with two adapters, each loaded while the other one is used, and a token without an adapter.
 
     ``change`` may break the adder.
     """
@@ -260,7 +260,7 @@ def test_mostly_stalled():
 
 
 def test_every_mask():
-    """What is computed is for ``steps`` to say; what is not keeps its place in memory."""
+    """``steps`` decides which steps are computed; the addresses of the others are skipped."""
     rng = np.random.default_rng(3)
     fmt = random_format(n_layers=1)
     adapter = random_adapter(rng, fmt, 8)
@@ -274,12 +274,12 @@ def test_every_mask():
 
 @pytest.mark.parametrize("rank, exponents, wide_bits", [(8, "wild", 24), (8, "far", 32), (64, "wild", 32), (64, "far", 24)])
 def test_corners(rank, exponents, wide_bits):
-    """Shifts of all sizes; terms, addends and results that saturate, some by all three; exponents at both ends."""
+    """Shifts of all sizes, exponents at both ends; terms, addends and results that saturate, alone and together."""
     check(random_format(n_layers=1, ffn_dim=32, wide_bits=wide_bits), rank, 2, exponents=exponents, stall=0.0, seed=wide_bits)
 
 
 def constant_adapter(fmt, rank, a, b):
-    """All steps, all mantissas 127: the exponents of A, and of B by rows."""
+    """All steps, all mantissas 127 or -127; ``a`` is the exponent of A, ``b`` are those of B's rows."""
     matrices = {}
     for layer in range(fmt.n_layers):
         for kind in chain(*STEPS.values()):
@@ -296,7 +296,7 @@ def constant_adapter(fmt, rank, a, b):
 
 @pytest.mark.parametrize("wide_bits", [24, 32])
 def test_saturation(wide_bits):
-    """An addend that saturates, on results whose sum does and does not; every exponent of B."""
+    """Addends that saturate, on results whose sum saturates and does not; every exponent of B."""
     rng = np.random.default_rng(wide_bits)
     fmt = random_format(n_layers=1, ffn_dim=128, wide_bits=wide_bits)
     top = (1 << wide_bits - 1) - 1
@@ -310,7 +310,7 @@ def test_saturation(wide_bits):
         for index, ys in enumerate(token.results):
             for y, new in zip(ys, added(token, fmt, index), strict=True):
                 seen |= set(zip(y.tolist(), new.tolist(), strict=True))
-    # The addend's own ends can be seen where y is 0, the sum's where both are at an end.
+    # y = 0 shows the ends of the addend; y at an end shows those of the sum.
     assert {(0, top), (0, -top - 1), (top, top), (-top - 1, -top - 1), (top, -1), (-top - 1, -1)} <= seen
     for token in tokens:
         Bench(fmt, 4, 2).run([token], [[(1, token.adapter)], []], 0.0)
@@ -318,11 +318,13 @@ def test_saturation(wide_bits):
 
 @pytest.mark.parametrize("rank, lanes, vl", [(8, 1, 4), (8, 2, 8), (2, 1, 16), (16, 4, 8), (64, 1, 4), (64, 4, 2)])
 def test_cycles(rank, lanes, vl):
-    """Without stalls: when the first results leave after their x came, and how long a step takes."""
+    """Without stalls: the cycles from a step's x to its first results, and the cycles that a step takes."""
     rng = np.random.default_rng(5)
     fmt = random_format(n_layers=1, dim=64)
     adapter = random_adapter(rng, fmt, rank)
-    x, o = Bench(fmt, rank, lanes, vl).run([random_token(rng, fmt, 1, adapter)], [[(1, adapter)], []])
+    bench = Bench(fmt, rank, lanes, vl)
+    x, o = bench.run([random_token(rng, fmt, 1, adapter)], [[(1, adapter)], []])
+    assert bench.dut.latency == 1
     shapes = lora_matrices(fmt)
     last_x = np.cumsum([shape.blocks * 32 // min(2 * vl, 32) for shape in shapes]) - 1
     first_o = np.cumsum([0, *(shape.rows // vl for shape in shapes)])[:-1]
@@ -337,11 +339,11 @@ def test_cycles(rank, lanes, vl):
         a_words = shape.a_words(rank, lanes)
         assert o[first_o[step]] == begins + a_words + nb // lanes + addresses + sharing + fills + 26, Step(step).name
         begins += a_words + nb // lanes + 14 + shape.b_words(rank, lanes)
-    assert last_x[1] < len(x) and begins > x[last_x[3]] + 2, "no step began right behind another"
+    assert last_x[1] < len(x) and begins > x[last_x[3]] + 2, "no step followed the step before without a gap"
 
 
 def test_a_beat_a_cycle():
-    """Results pass at the full rate where nothing is to be added, and where the addends are there."""
+    """Results pass at the full rate if their step is not computed, and if the addends are there."""
     rng = np.random.default_rng(6)
     fmt = random_format(n_layers=1, dim=64)
     adapter = random_adapter(rng, fmt, 2)
@@ -354,7 +356,7 @@ def test_a_beat_a_cycle():
 
 
 def _wraps_in(which):
-    """``saturate`` that cuts bits off in the sum of result and addend, or everywhere else."""
+    """A ``saturate`` that wraps in the sum of result and addend (``which`` is True), or everywhere else."""
 
     def wrap(value, width):
         is_result = len(value) == width + 1
@@ -400,7 +402,7 @@ def test_the_check_catches_rows_of_another_projection():
 
 @pytest.mark.parametrize("shape", [(2, 1, 2), (8, 2, 4), (64, 4, 4)])
 def test_verilog(tmp_path, shape):
-    """Verilator's linter finds nothing in it that it does not find in every unit."""
+    """Verilator's linter finds nothing but what hdl/lint.vlt waives for every unit."""
     rank, lanes, vl = shape
     (tmp_path / "lora.v").write_text(convert(Bench(random_format(), rank, lanes, vl).dut, "lora"))
     verilator("--lint-only", "-Wall", "--top-module", "lora", str(WAIVERS), str(tmp_path / "lora.v"))

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""One lane of the LoRA adder against the formula in Python's integers: every shift, extremes, sums of several words."""
+"""A lane of the LoRA adder equals the formula in Python's integers: every shift, corner values, sums of several words."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def saturate(a, bits):
 
 
 def total(words, kind, nb, wide_bits):
-    """What the words' terms add up to: of one block of A, or of each row of B."""
+    """Sums of the words' terms: of one block of A, or of each row of B."""
     size = 32 if kind == "A" else nb
     sums = [0 if kind == "A" else CONSTANT] * (32 // size)
     for mant, e, x, exp in words:
@@ -32,14 +32,14 @@ def total(words, kind, nb, wide_bits):
 
 
 def exponents(shift, rng):
-    """Two exponents of eight bits whose sum and 16 is ``shift``."""
+    """Two exponents of 8 bits signed with e + exp + 16 = ``shift``."""
     total = shift - 16
     e = int(rng.integers(max(-128, total - 127), min(127, total + 128) + 1))
     return e, total - e
 
 
 def random_sums(nb, seed):
-    """[(kind, words)]: a word is (mantissas, exponents, operand, its exponents)."""
+    """[(kind, words)]: a word is (mantissas, their exponents, operand, its exponents)."""
     rng = np.random.default_rng(seed)
     groups = 32 // nb
     extremes = [(127, 127), (-128, 127), (127, -127), (0, 127), None]
@@ -65,8 +65,9 @@ def random_sums(nb, seed):
 def check(nb, wide_bits, seed=0, make=LoraLane):
     rng = np.random.default_rng([seed, nb])
     dut = make(rank=nb, wide_bits=wide_bits, sum_bits=wide_bits + 7, constant=CONSTANT)
+    assert dut.latency == 9
     sums = random_sums(nb, seed)
-    # One entry a cycle: (kind, first, ends, word) or None, a cycle without a word.
+    # One entry a cycle: (kind, first, ends, word), or None in a cycle without a word.
     schedule = []
     for kind, words in sums:
         for k, word in enumerate(words):
@@ -78,7 +79,7 @@ def check(nb, wide_bits, seed=0, make=LoraLane):
         def at(cycle):
             return schedule[cycle] if 0 <= cycle < len(schedule) else None
 
-        for cycle in range(len(schedule) + LoraLane.LATENCY):
+        for cycle in range(len(schedule) + dut.latency):
             if at(cycle):
                 mant, e, x, exp = at(cycle)[3]
                 ctx.set(dut.word, int.from_bytes(bytes(int(b) & 255 for b in [*mant, *e]), "little"))
@@ -92,10 +93,10 @@ def check(nb, wide_bits, seed=0, make=LoraLane):
             ctx.set(dut.add, word is not None)
             ctx.set(dut.first, word[1] if word else int(rng.integers(2)))
             ctx.set(dut.rounds, word[0] == "B" if word else int(rng.integers(2)))
-            word = at(cycle - LoraLane.LATENCY)
+            word = at(cycle - dut.latency)
             if word and word[2]:
                 expected = next(want)
-                assert [ctx.get(s) for s in dut.sum][: len(expected)] == expected, f"word {cycle - LoraLane.LATENCY}"
+                assert [ctx.get(s) for s in dut.sum][: len(expected)] == expected, f"word {cycle - dut.latency}"
             await ctx.tick()
         assert not list(want)
 

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The loader of adapters: frames as they are packed, broken in every way, beside tokens that use the adapters."""
+"""The loader of adapters: load images as they are packed, images broken in every way, tokens that use adapters meanwhile."""
 
 import random
 import zlib
@@ -17,7 +17,7 @@ from hdl.verilog import convert
 from sim.rtl.verilator import verilator
 from tests.support.adapters import random_adapter, random_format
 from tests.support.streams import collect, drive, simulate
-from weights_to_rom.adapters.lora import adapter_memory, adapter_words, frame, layout_word, word_bits
+from weights_to_rom.adapters.lora import adapter_memory, adapter_words, layout_word, load_image, word_bits
 
 FMT = random_format(n_layers=1)
 VECTOR_LANES = 4
@@ -36,7 +36,7 @@ def loader(rank, lanes, n_adapters=3, words=None) -> LoraLoader:
 
 
 def packed(rank, lanes, number, seed, steps=15):
-    """An adapter's frame, and what it writes: {(address, lane): word}."""
+    """An adapter's load image, and its writes: {(address, lane): word}."""
     adapter = random_adapter(np.random.default_rng(seed), FMT, rank, steps)
     memory = adapter_memory(adapter, FMT, lanes, VECTOR_LANES)
     writes = {
@@ -44,11 +44,11 @@ def packed(rank, lanes, number, seed, steps=15):
         for address in range(len(memory))
         for lane in range(lanes)
     }
-    return [int(word) for word in frame(adapter, FMT, number, lanes, VECTOR_LANES)], writes
+    return [int(word) for word in load_image(adapter, FMT, number, lanes, VECTOR_LANES)], writes
 
 
 def checked(words):
-    """The words, and their checksum."""
+    """The words with their checksum."""
     return [*words, zlib.crc32(b"".join(word.to_bytes(4, "little") for word in words))]
 
 
@@ -61,13 +61,13 @@ def ok(number):
 
 
 async def idle(ctx, cycles):
-    """A loop, because ``tick().repeat()`` cannot be dropped when a simulation ends in the middle of it."""
+    """Wait; a loop, because ``tick().repeat()`` cannot be dropped when a simulation ends in the middle of it."""
     for _ in range(cycles):
         await ctx.tick()
 
 
 class Bench:
-    """A loader, and a record of what it did: each write, each change of ``ready`` with the beats that had moved by then."""
+    """A loader and a record of it: each write, and each change of ``ready`` with the number of beats that had moved."""
 
     def __init__(self, dut):
         self.dut, self.memory, self.moved, self.cycle = dut, {}, 0, 0
@@ -89,7 +89,7 @@ class Bench:
             self.cycle += 1
 
     def run(self, words, replies, stall=0.0, seed=0, *others):
-        """Offer the words, expect the replies; then nothing more may be written or said."""
+        """Offer the words and expect the replies, and neither a write nor a reply after them."""
 
         async def end(ctx):
             got = await collect(ctx, self.dut.o, len(replies), stall, seed)
@@ -108,8 +108,8 @@ class Bench:
 
 
 @pytest.mark.parametrize("rank, lanes, stall", [*((*shape, 0.0) for shape in SHAPES), (*SHAPES[1], 0.5), (*SHAPES[2], 0.5)])
-def test_writes_what_is_in_the_frame(rank, lanes, stall):
-    """Adapters one after another, one of them twice: memory, replies, steps, and when each is ready."""
+def test_writes_the_load_image(rank, lanes, stall):
+    """Adapters one after another, one of them twice: memory, replies, steps, and the cycles in which each is ready."""
     n = len(packed(rank, lanes, 1, 0)[0])
     plan = [(2, 15), (1, 5), (2, 8)] if not stall else [(3, 15), (1, 9)]
     bench, words, memory, changes, ready = Bench(loader(rank, lanes)), [], {}, [], 1
@@ -132,14 +132,15 @@ def test_writes_what_is_in_the_frame(rank, lanes, stall):
 
     times = bench.run(words, [ok(number) for number, _ in plan], stall, rank, look)
     assert bench.memory == memory
-    # A change is seen in the cycle after the word that made it moved, in which the next may move.
+    # ``ready`` changes in the cycle after its word moved, in which the next word may move.
     assert bench.ready_changes == changes
     assert steps == {number: 0 for number in range(4)} | dict(plan)
-    if not stall:  # a word a cycle but where a reply was to be taken; each word of memory when its last part is there
+    assert bench.dut.latency == 1
+    if not stall:  # a word a cycle; each word of memory is written ``latency`` cycles after its last part moved
         parts = -(-word_bits(rank) // 32)
         assert times == list(range(len(words)))
         assert bench.write_times == [
-            n * k + 1 + parts * (j + 1) + 1 for k in range(len(plan)) for j in range(bench.dut.words * lanes)
+            n * k + 1 + parts * (j + 1) + bench.dut.latency for k in range(len(plan)) for j in range(bench.dut.words * lanes)
         ]
 
 
@@ -147,7 +148,7 @@ RANK, LANES = 16, 2
 
 
 def short():
-    """A small loader, and frames for it: three addresses of two words."""
+    """A small loader, and a function that makes load images for it: three addresses of two words."""
     rng = random.Random(5)
     dut = loader(RANK, LANES, words=3)
 
@@ -158,7 +159,7 @@ def short():
 
 
 def writes_of(words, number):
-    """What a small frame writes, from its words."""
+    """The writes of a small load image."""
     return {
         ((number - 1) * 3 + k // LANES, k % LANES): sum(word << 32 * j for j, word in enumerate(words[2 + 9 * k : 11 + 9 * k]))
         % (1 << word_bits(RANK))
@@ -172,16 +173,16 @@ def status(number, what):
 
 @pytest.mark.parametrize("stall", [0.0, 0.3])
 def test_refusals(stall):
-    """Every reply there is, one frame behind the other; only whole frames make an adapter ready."""
+    """Every kind of reply, one image after the other; only complete and right images make an adapter ready."""
     dut, words = short()
     good, other, third = words(1), words(2), words(3)
     flipped = words(1)
     flipped[20] ^= 1 << 17
     late = words(2)
     late[-1] ^= 1
-    frames = [  # words, reply, ready afterwards
+    images = [  # words, replies, ready afterwards
         (beats(good), [ok(1)], 0b0011),
-        (beats([1, 2, 3], first=False), [], 0b0011),  # between frames
+        (beats([1, 2, 3], first=False), [], 0b0011),  # between images
         (beats(words(0)), [status(0, LoadStatus.NO_ADAPTER)], 0b0011),
         (beats(words(4)), [status(4, LoadStatus.NO_ADAPTER)], 0b0011),
         (beats(words(255)), [status(255, LoadStatus.NO_ADAPTER)], 0b0011),
@@ -196,32 +197,32 @@ def test_refusals(stall):
         (beats(third[:-1]), [status(3, LoadStatus.INCOMPLETE)], 0b0001),  # before its checksum
         (beats(words(9)), [status(9, LoadStatus.NO_ADAPTER)], 0b0001),  # two replies in a row
         (beats(third), [ok(3)], 0b1001),
-        (beats(good[-1:], first=False), [], 0b1001),  # behind a frame
+        (beats(good[-1:], first=False), [], 0b1001),  # after an image
         (beats(good), [ok(1)], 0b1011),
     ]
     bench = Bench(dut)
-    bench.run([beat for data, *_ in frames for beat in data], [reply for _, replies, _ in frames for reply in replies], stall, 1)
-    after = [ready for *_, ready in frames]
+    bench.run([beat for data, *_ in images for beat in data], [reply for _, replies, _ in images for reply in replies], stall, 1)
+    after = [ready for *_, ready in images]
     assert [now for _, now in bench.ready_changes] == [now for last, now in zip([1, *after], after, strict=False) if now != last]
     assert bench.memory == writes_of(good, 1) | writes_of(late, 2) | writes_of(third, 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_waits_for_tokens(seed):
-    """Tokens that begin only with adapters that are ready, at any time: nothing of the adapter in use is written."""
+    """Tokens that begin at any time, with any adapter that is ready: no word of the adapter in use is written."""
     rng = random.Random(seed)
     dut, words = short()
     bench = Bench(dut)
     numbers = [1, 2, 3] * 6
     rng.shuffle(numbers)
-    frames = [words(number) for number in numbers]
+    images = [words(number) for number in numbers]
     used = set()
 
     async def tokens(ctx):
-        while bench.moved < sum(map(len, frames)):
+        while bench.moved < sum(map(len, images)):
             ready = ctx.get(dut.ready)
             number = rng.choice([n for n in range(4) if ready >> n & 1])
-            await idle(ctx, 2)  # as late as it may be
+            await idle(ctx, 2)  # the latest that is allowed
             ctx.set(dut.in_use, number)
             bench.in_use = number
             used.add(number)
@@ -230,10 +231,10 @@ def test_waits_for_tokens(seed):
             bench.in_use = 0
             await idle(ctx, rng.randint(1, 30))
 
-    bench.run([beat for data in frames for beat in beats(data)], [ok(number) for number in numbers], 0.1, seed, tokens)
+    bench.run([beat for data in images for beat in beats(data)], [ok(number) for number in numbers], 0.1, seed, tokens)
     assert used == {0, 1, 2, 3}
     assert bench.memory == {
-        at: word for number, data in zip(numbers, frames, strict=True) for at, word in writes_of(data, number).items()
+        at: word for number, data in zip(numbers, images, strict=True) for at, word in writes_of(data, number).items()
     }
 
 
@@ -248,8 +249,8 @@ def test_the_other_adapters_do_not_wait():
     assert times == list(range(len(times)))
 
 
-def test_an_adapter_in_use_stands_at_the_door():
-    """Word 0 and the layout pass, so that nobody begins to use it; the first word of memory waits."""
+def test_words_of_the_adapter_in_use_wait():
+    """Word 0 and the layout move, so that no token begins to use the adapter; the first word of memory waits."""
     dut, words = short()
     bench = Bench(dut)
     data = words(2)
@@ -281,7 +282,7 @@ def test_nothing_moves_while_a_reply_waits():
 
 
 def test_a_reset_forgets_all():
-    """Nothing is ready, not even the frame that was under way."""
+    """After a reset no adapter is ready, and the image that was under way is forgotten."""
     dut, words = short()
     reset = Signal()
 
@@ -303,15 +304,15 @@ def test_a_reset_forgets_all():
 
 @pytest.mark.parametrize("n", [0, 1, 2, 50])
 def test_the_checksum_is_zlibs(n):
-    """Over the words as little-endian bytes, whatever they are."""
+    """The checksum is taken over the words as little-endian bytes."""
     rng = random.Random(n)
     dut, _ = short()
-    frames = []
+    images = []
     for _ in range(4):
         words = [1, dut.layout, *(rng.getrandbits(32) for _ in range(54))]
         words[2 : 2 + n] = [rng.choice([0, 2**32 - 1])] * min(n, 54)
-        frames += beats(checked(words))
-    Bench(dut).run(frames, [ok(1)] * 4)
+        images += beats(checked(words))
+    Bench(dut).run(images, [ok(1)] * 4)
 
 
 BROKEN = {
@@ -331,7 +332,7 @@ def test_the_check_catches(what, monkeypatch):
 
 @pytest.mark.parametrize("shape", SHAPES[:2])
 def test_verilog(tmp_path, shape):
-    """Verilator's linter finds nothing in it that it does not find in every unit."""
+    """Verilator's linter finds nothing but what hdl/lint.vlt waives for every unit."""
     (tmp_path / "loader.v").write_text(convert(loader(*shape), "loader"))
     verilator("--lint-only", "-Wall", "--top-module", "loader", str(WAIVERS), str(tmp_path / "loader.v"))
 
