@@ -3,7 +3,14 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-SETUP := $(VENV)/.setup-done
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+# One stamp for each file of requirements/: a target waits for the packages that it needs, and for no others.
+CORE := $(VENV)/.core-done
+FPGA := $(VENV)/.fpga-done
+TEST := $(VENV)/.test-done
+DOCS := $(VENV)/.docs-done
+LINT := $(VENV)/.lint-done
 
 MODEL ?= stories-260k
 OUT ?= build/$(MODEL)
@@ -13,58 +20,86 @@ BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-smollm2 test-ice40 test-ecp5 formal lint verilog sim bitstream flash clean
+.PHONY: help setup demo test test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
+        verilog sim bitstream flash clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: $(SETUP) ## create .venv from requirements.lock (the other targets do it when it is needed)
+setup: $(FPGA) ## create .venv with all that the hardwire command needs (the other targets install what they need)
 
-$(SETUP): requirements.lock pyproject.toml
+$(CORE): requirements/core.txt pyproject.toml
 	@PYTHON=$(PYTHON) .ci/packages demo
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) --requirement requirements/core.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+$(VENV)/.%-done: requirements/%.txt $(CORE)
+	$(PIP) --requirement $<
+	@touch $@
+
+$(TEST): requirements/fpga.txt
 
 demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
 
 $(DEMO)/report.json: $(wildcard models/stories-260k/* weights_to_rom/*.py weights_to_rom/*/*.py hdl/*.py hdl/*/*.py sim/*.py sim/rtl/*) \
-                     hardwire/compile.py hardwire/compiled.py | $(SETUP)
+                     hardwire/compiler.py hardwire/compiled.py | $(CORE)
 	$(BIN)/hardwire compile stories-260k --out $(DEMO) --row-lanes 2
 
-test: $(SETUP) ## run the whole test suite and the linter
+test: $(TEST) ## run the test suite, but for the slow parts below
 	@PYTHON=$(PYTHON) .ci/packages test
-	$(BIN)/ruff check .
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-test-smollm2: $(SETUP) ## compile SmolLM2-135M, and compare its RTL with the integer model (minutes)
+test-smollm2: $(TEST) ## compile SmolLM2-135M, and compare its RTL with the integer model (minutes)
 	$(BIN)/pytest -m smollm2
 
-test-ice40: $(SETUP) ## build iCE40 bitstreams, and compare contents, placed cells, and one unpacked again with the model (minutes)
+test-ice40: $(TEST) ## build iCE40 bitstreams, and compare contents, placed cells, and one unpacked again with the model (minutes)
 	@PYTHON=$(PYTHON) .ci/packages ice40
 	$(BIN)/pytest -m ice40
 
-test-ecp5: $(SETUP) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
+test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
 	$(BIN)/pytest -m ecp5
 
-formal: $(SETUP) ## prove what must hold whatever the units are given (docs/formal.md)
+test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
+	$(BIN)/pytest -m wheel
+
+formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py
 
-lint: $(SETUP) ## run the linter alone
+lint: $(LINT) ## run the linter, the formatter's check and the type checker
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
-verilog: $(SETUP) ## MODEL=... OUT=...: compile a model as far as ROM images and Verilog
+format: $(LINT) ## run the formatter
+	$(BIN)/ruff format .
+
+docs: $(DOCS) ## build the site of the documentation in build/site; printed pages and links are checked
+	$(BIN)/python tools/reference.py --check
+	$(BIN)/python tools/figures.py --check
+	$(BIN)/python tools/pictures.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+printed: $(CORE) ## print the pages and pictures again that are made from code and from reports
+	$(BIN)/python tools/reference.py
+	$(BIN)/python tools/figures.py
+	$(BIN)/python tools/pictures.py
+
+lock: $(CORE) ## resolve the files of requirements/ again, all together
+	$(BIN)/python tools/lock.py
+
+verilog: $(CORE) ## MODEL=... OUT=...: compile a model as far as ROM images and Verilog
 	$(BIN)/hardwire compile "$(MODEL)" --out "$(OUT)" --no-simulation
 
-sim: $(SETUP) ## OUT=... PROMPT=...: let the simulated chip in OUT continue a prompt
+sim: $(CORE) ## OUT=... PROMPT=...: let the simulated chip in OUT continue a prompt
 	$(BIN)/hardwire run "$(OUT)" --prompt "$(PROMPT)" --tokens $(TOKENS)
 
-bitstream: $(SETUP) ## BOARD=... MODEL=...: build a bitstream of a model for a board (minutes)
+bitstream: $(FPGA) ## BOARD=... MODEL=...: build a bitstream of a model for a board (minutes)
 	$(BIN)/hardwire fpga build "$(MODEL)" --board "$(BOARD)"
 
-flash: $(SETUP) ## BOARD=... MODEL=...: load that bitstream into the board that is plugged in
+flash: $(FPGA) ## BOARD=... MODEL=...: load that bitstream into the board that is plugged in
 	$(BIN)/hardwire fpga flash "build/$(MODEL)-$(BOARD)" --board "$(BOARD)"
 
 clean: ## remove what was built, but not .venv

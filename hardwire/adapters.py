@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hardwire.cli.console import step
 from hardwire.compiled import CompiledError, CompiledModel, write_json, written_whole
+from hardwire.progress import step
 from weights_to_rom.adapters.lora import adapter_bits, frame, quantise_adapter
 from weights_to_rom.adapters.peft import MODULES, AdapterError, LoraPair, PeftAdapter, open_peft
 from weights_to_rom.model_format import shape_of

@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.cli.console import step
 from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.progress import step
 
 if TYPE_CHECKING:
     from fpga.link.host import BoardSession, Port

@@ -1,4 +1,4 @@
-"""Equality to the bit between the simulated chip and the integer model."""
+"""Equality to the bit between the simulated chip and golden, the integer model in numpy."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hardwire.cli.console import step
 from hardwire.measure import busy_fractions
+from hardwire.progress import step
+from hardwire.sessions import rtl_session
 from hardwire.target import Target
 from hardwire.units import Sample, chosen_layers
 from sim.golden.llama import GoldenLlama
@@ -16,19 +17,30 @@ from sim.rtl.chip import RtlReply
 from sim.rtl.observe import ObservedChip
 from sim.session import Sampling, Session
 from weights_to_rom.adapters.lora import IntegerAdapter
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 
 PROMPTS = ("Once upon a time", "The little dog was", "One day, a girl named Lily")
+"""The texts that are compared unless others are given."""
+
 CHUNK = 32
-"""Positions that the chip runs ahead of golden at most: golden is much faster on many at once."""
+"""Positions that the chip is ahead of golden at most.  Golden computes many positions at once, which is much faster."""
 
 REPLIES = {"token": "sampler", "end": "constant", "position": "sequences"}
-"""The unit that each part of a reply comes from."""
+"""The unit that makes each part of a reply; every other part comes from the fabric."""
 
 
 @dataclass
 class Comparison:
-    """What was compared so far.  ``first_difference`` says where, with both values, once there is one."""
+    """Counts of what was compared.
+
+    Members
+    -------
+    tokens, identical_tokens : int           replies compared, and those whose token is golden's
+    logits_compared, identical_logits : int  logits compared, and those that are equal
+    first_difference : dict or None          "prompt", "position" and "what" differs, with the values of "rtl" and "golden"
+    replies : list[RtlReply]                 the chip's replies
+    """
 
     tokens: int = 0
     identical_tokens: int = 0
@@ -38,7 +50,7 @@ class Comparison:
     replies: list[RtlReply] = field(default_factory=list)
 
     def as_dict(self) -> dict:
-        """Counts, the first difference, and what the chip took for a token that it samples after."""
+        """Counts, the first difference, and the cycles of a token."""
         return {
             "tokens": self.tokens,
             "identical_tokens": self.identical_tokens,
@@ -89,7 +101,19 @@ def compare(
     prompt: str,
     result: Comparison,
 ) -> None:
-    """Let golden read what the chip read, from where golden stands, and compare what comes out."""
+    """Let golden read the tokens that the chip has read, and compare its logits and tokens with the chip's replies.
+
+    Parameters
+    ----------
+    model : IntegerModel        has the end-of-text token
+    golden : GoldenLlama        at the position of the first of ``inputs``
+    adapter : IntegerAdapter    what golden adds
+    inputs : Sequence[int]      tokens that the chip has read
+    replies : Sequence[RtlReply]   the chip's reply to each
+    sampling : Sampling         how the chip chose its tokens
+    prompt : str                names the text in a difference
+    result : Comparison         gets the counts
+    """
     inv_temperature = inverse_temperature(sampling.temperature)
     first = golden.position
     for offset, (logits, reply) in enumerate(zip(golden.extend(inputs, adapter=adapter), replies, strict=True)):
@@ -99,41 +123,52 @@ def compare(
         result.add({"prompt": prompt, "position": position}, reply, logits, token, end)
 
 
-def check(subject: Target, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling) -> dict:
-    """Compare a text that the chip wrote: ``ids`` are the prompt's, ``replies`` follow its last one."""
-    result, golden, adapter = Comparison(), subject.golden(), subject.integer_adapter
+def check(target: Target, prompt: str, ids: Sequence[int], replies: Sequence[RtlReply], sampling: Sampling) -> dict:
+    """Compare a text that the chip has written with golden's; ``replies`` follow the prompt's tokens ``ids``."""
+    result, golden, adapter = Comparison(), target.golden(), target.integer_adapter
     inputs = [ids[-1], *(reply.token for reply in replies[:-1])]
     with step("check against golden") as running:
         if len(ids) > 1:
             golden.extend(ids[:-1], last_only=True, adapter=adapter)
         for start in range(0, len(inputs), CHUNK):
             part = slice(start, start + CHUNK)
-            compare(subject.model, golden, adapter, inputs[part], replies[part], sampling, prompt, result)
+            compare(target.model, golden, adapter, inputs[part], replies[part], sampling, prompt, result)
             running.update(f"token {result.tokens}", result.tokens, len(inputs))
             if result.first_difference:
                 break
     return result.as_dict()
 
 
-def verify(subject: Target, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False) -> dict:
-    """Run prompts, or questions, on chip and golden; compare every token and every logit, those after each prompt token too.
+def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False) -> dict:
+    """Run prompts on the simulated chip and on golden, and compare every token and every logit, also within the prompt.
 
-    With ``layers``, every beat at the ports of these layers' units, too (all layers, if it is empty): the first difference
-    then names the unit that made it.  Stops at the first difference.  What ``hardwire verify --json`` prints.
+    It stops at the first difference.
+
+    Parameters
+    ----------
+    target : Target          a compiled model
+    prompts : Sequence[str]   texts to continue; if there are none, three openings of stories
+    n_tokens : int            tokens to write after each prompt, as far as the context reaches
+    layers : Sequence[int]    compare every beat at the ports of these layers' units, too; the first difference then names the unit.
+                              An empty sequence stands for all layers, None for no comparison of units
+    chat : bool               the prompts are questions, in the model's chat template
+
+    Returns what ``hardwire verify --json`` prints.  Raises HardwireError, CompiledError, TokenizerError or SimulationError.
     """
-    subject.backend("rtl")
-    if layers is not None and subject.output.config.shared:
-        raise ValueError(
-            f"{subject.output.folder}: has one engine for all units, and no ports between them to look at: leave out --sample"
+    compiled = target.compiled()
+    if layers is not None and compiled.config.shared:
+        raise HardwireError(
+            f"{compiled.folder}: has one engine for all units, and no ports between them to look at: leave out --units"
         )
-    texts = list(prompts) or default_prompts(subject)
+    texts = list(prompts) or default_prompts(target)
     questions = ([{"role": "user", "content": text}] for text in texts)
-    encoded = [*map(subject.encode_chat, questions)] if chat else [*map(subject.encode, texts)]
-    golden, sample = subject.golden(), None
+    encoded = [*map(target.encode_chat, questions)] if chat else [*map(target.encode, texts)]
+    golden, sample = target.golden(), None
     chosen = None if layers is None else chosen_layers(layers, golden.format.n_layers)
-    session = subject.session("rtl", None if chosen is None else ObservedChip)
+    session = rtl_session(target, None if chosen is None else ObservedChip)
     if chosen is not None:
-        sample = Sample(session.chip, golden, golden.format, subject.output.config, chosen)
+        assert isinstance(session.chip, ObservedChip)
+        sample = Sample(session.chip, golden, golden.format, compiled.config, chosen)
     result, start = Comparison(), time.monotonic()
     with step("verify") as running:
         for number, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
@@ -149,7 +184,7 @@ def verify(subject: Target, prompts: Sequence[str], n_tokens: int, layers: Seque
             for inputs, replies in greedy(session, ids, n_positions, told):
                 if sample is not None:
                     sample.begin()
-                compare(subject.model, golden, subject.integer_adapter, inputs, replies, Sampling(), text, result)
+                compare(target.model, golden, target.integer_adapter, inputs, replies, Sampling(), text, result)
                 if sample is not None:
                     sample.end()
                     result.first_difference = culprit(sample.first_difference, result.first_difference, text)
@@ -170,9 +205,9 @@ def verify(subject: Target, prompts: Sequence[str], n_tokens: int, layers: Seque
 
 
 def culprit(inside: dict | None, outside: dict | None, prompt: str) -> dict | None:
-    """The earlier one of a difference at a unit's port and one in what the chip replied; the former, where both are as early.
+    """The earlier of a difference inside the chip, at a unit's port, and one outside, in a reply; a tie goes to the inside.
 
-    A reply of which every logit is right is the fault of what comes after the LM head.
+    A reply that differs although all its logits are right is the fault of a unit after the LM head.
     """
     if inside is not None and (outside is None or inside["position"] <= outside["position"]):
         return {"prompt": prompt} | inside
@@ -184,7 +219,10 @@ def culprit(inside: dict | None, outside: dict | None, prompt: str) -> dict | No
 def greedy(
     session: Session, ids: Sequence[int], n_positions: int, told: Callable[[int], None]
 ) -> Iterator[tuple[list[int], list[RtlReply]]]:
-    """A prompt and its continuation, a reply at each position: inputs and replies, in ever longer pieces up to CHUNK."""
+    """Inputs and replies of a prompt and its greedy continuation, in pieces of 1, 2, 4 ... up to CHUNK positions.
+
+    Short pieces come first, so that an early difference ends the comparison at once.  ``told`` gets the positions so far.
+    """
     inputs: list[int] = []
     replies: list[RtlReply] = []
     token, length = ids[0], 1
@@ -202,10 +240,10 @@ def greedy(
             inputs, replies, length = [], [], min(2 * length, CHUNK)
 
 
-def default_prompts(subject: Target) -> list[str]:
+def default_prompts(target: Target) -> list[str]:
     """Openings of stories, or random token numbers for a model without a tokenizer."""
-    if subject.tokenizer is not None:
+    if target.tokenizer is not None:
         return list(PROMPTS)
     rng = np.random.default_rng(1)
-    shape = len(PROMPTS), min(8, subject.max_context)
-    return [" ".join(map(str, row)) for row in rng.integers(subject.vocab_size, size=shape)]
+    shape = len(PROMPTS), min(8, target.max_context)
+    return [" ".join(map(str, row)) for row in rng.integers(target.vocab_size, size=shape)]

@@ -1,11 +1,11 @@
 """OUT, the folder of one compiled model.
 
-chip.json           what it is: shape, lanes, where the model came from, versions, SHA-256 of the files below
+chip.json           shape, lanes, where the model came from, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
-simulation/KEY.so   the simulated chip, of each kind that was asked for, named by a hash of all that goes into it
+simulation/KEY.so   the simulated chip; KEY is a hash of the Verilog, the harness and the compiler's options
 adapters/NAME/      LoRA adapters packed for it (hardwire/adapters.py)
 report.json         figures
 """
@@ -15,16 +15,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardwire.source import Source
-from weights_to_rom.adapters.lora import IntegerAdapter, frame
-from weights_to_rom.adapters.peft import PeftAdapter
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
@@ -33,12 +32,13 @@ from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from hardwire.state import Saved
     from hdl.config import ChipConfig
     from sim.rtl.chip import RtlChip
     from sim.session import Session
 
 KIND = "hardwire output 1"
+"""The first thing that chip.json says; the number counts versions of the folder's layout."""
+
 HASHED = (
     "chip.v",
     "model.safetensors",
@@ -46,18 +46,34 @@ HASHED = (
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
 )
+"""The files whose SHA-256 stands in chip.json; tokenizer files are there if the model has them."""
+
 ABOUT = ("source", "tokenizer", "chip_config", "model_format", "ports", "files")
+"""The entries of chip.json without which a folder is not a compiled model."""
+
 BACKENDS = ("rtl", "golden", "float")
+"""The simulated chip, its integers in numpy, the checkpoint in floating point."""
 
 
 class CompiledError(HardwireError):
-    """A folder that is no compiled model, or a damaged one: one line that says which file and what to do."""
+    """A folder that is no compiled model, or a damaged one: one line that names the file and the cure."""
 
 
 class CompiledModel:
-    """A compiled model, checked: every file is there and is the one that was compiled.
+    """The folder OUT of a compiled model, checked: every file is there and its SHA-256 is the one that was compiled.
 
-    Raises CompiledError.
+    Parameters
+    ----------
+    folder : str or Path   OUT
+
+    Members
+    -------
+    folder : Path   OUT
+    about : dict    what chip.json says
+
+    Raises
+    ------
+    CompiledError   if a file is missing, damaged, or of another version of hardwire
     """
 
     def __init__(self, folder: str | Path):
@@ -96,48 +112,54 @@ class CompiledModel:
 
     @property
     def identity(self) -> int:
-        """64 bits of a hash of the chip and of its ROM images: what a board says of itself, and a host compares."""
+        """64 bits of a hash of the chip and its ROM images.  A board sends its identity, and the host compares the two."""
         files = self.about["files"]
         return int(hashlib.sha256((files["chip.v"] + files["rom/manifest.json"]).encode()).hexdigest()[:16], 16)
 
     @property
     def report(self) -> dict:
+        """The figures in report.json: "derived" from shapes, "measured" on the simulation, "projected" to a clock."""
         return self._json("report.json")
 
     @cached_property
     def format(self) -> ModelFormat:
+        """Shapes and number formats."""
         return ModelFormat(**self._known("model_format", ModelFormat))
 
     @cached_property
     def config(self) -> "ChipConfig":
+        """Lanes and memories of the chip."""
         from hdl.config import ChipConfig
 
         return ChipConfig(**self._known("chip_config", ChipConfig)).checked(self.format)
 
     def _known(self, name: str, kind: type) -> dict:
-        """Fields of a dataclass that another version may have written."""
-        fields, known = self.about[name], set(kind.__dataclass_fields__)
-        if set(fields) != known:
+        """The fields of a dataclass in chip.json.  Raises CompiledError if another version of hardwire wrote others."""
+        given, known = self.about[name], {field.name for field in fields(kind)}
+        if set(given) != known:
             raise CompiledError(
                 f"{self.folder}: was compiled by another version of hardwire "
-                f"({', '.join(sorted(set(fields) ^ known))}): compile it again"
+                f"({', '.join(sorted(set(given) ^ known))}): compile it again"
             )
-        return fields
+        return given
 
     @cached_property
     def model(self) -> IntegerModel:
+        """The integer model, read at the first use."""
         return IntegerModel.load(self.folder / "model.safetensors")
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, if the model has one."""
         return tokenizer_in(self.folder / "tokenizer")
 
     @property
     def verilog(self) -> Path:
+        """The file chip.v."""
         return self.folder / "chip.v"
 
     def source(self) -> Source:
-        """The checkpoint that it was compiled from, if that is still there."""
+        """The checkpoint that it was compiled from.  Raises CompiledError if that is gone."""
         try:
             return Source.open(self.about["source"], self.about["tokenizer"])
         except CheckpointError as error:
@@ -146,7 +168,13 @@ class CompiledModel:
     def chip(
         self, progress: Callable[[float, str], None] = lambda done, what: None, kind: "type[RtlChip] | None" = None
     ) -> "RtlChip":
-        """The simulated chip just after reset; builds it if that has not been done, with ``progress``."""
+        """The simulated chip just after reset.  Its library is built at the first use.
+
+        Parameters
+        ----------
+        progress : Callable[[float, str], None]   is told the share of the build that is done, and the file at work
+        kind : type[RtlChip]                      a class of chip that can be looked into, instead of RtlChip
+        """
         from sim.rtl.chip import RtlChip, harness_defines
         from sim.rtl.verilator import build_library
 
@@ -164,44 +192,34 @@ class CompiledModel:
             again = f"hardwire compile {self.about['source']} -o {self.folder} --lora-rank 8"
             raise CompiledError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
 
-    def session(
-        self,
-        backend: str = "rtl",
-        progress: Callable[[float, str], None] = lambda done, what: None,
-        adapter: PeftAdapter | None = None,
-        integers: IntegerAdapter | None = None,
-        kind: "type[RtlChip] | None" = None,
-        saved: "Saved | None" = None,
-    ) -> "Session":
-        """A session with the simulated chip (of a ``kind``), the integer model, or the checkpoint it was compiled from.
+    def session(self, backend: str | None = None, *, adapter: Path | None = None, port: str | None = None) -> "Session":
+        """A session: one sequence of tokens, at position 0.
 
-        ``adapter`` is what float adds, ``integers`` is the same for the others; the chip loads it as number 1.  With ``saved``
-        the chip goes on from there.
+        Parameters
+        ----------
+        backend : str   "rtl" (the simulated chip, the default), "golden" (its integers in numpy, with replies equal to the bit)
+                        or "float" (the checkpoint in floating point)
+        adapter : Path  a folder that peft wrote; the chip needs ``lora_rank``
+        port : str      a serial port with a board that this model is in, or "auto" to look for it; instead of ``backend``
+
+        Raises
+        ------
+        CompiledError, AdapterError, SimulationError
         """
-        from hdl.interface import LoadStatus
-        from sim.backends import FloatSession, GoldenSession, RtlSession
+        if port is not None:
+            from hardwire.board_session import board_session
 
-        config, fmt = self.config, self.format
-        if backend == "rtl":
-            number = saved.adapter if saved else int(integers is not None)
-            words = integers and frame(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
-            if saved is not None:
-                saved.check_adapter(words)
-            chip = self.chip(progress, kind)
-            if saved is not None:
-                saved.restore(chip)
-            elif words is not None:
-                reply = chip.load(words)
-                if reply.status != LoadStatus.OK:
-                    raise CompiledError(f"{self.folder}: the chip did not take the adapter: {reply.status.name}")
-            position = len(saved.read) if saved else 0
-            return RtlSession(chip, fmt.vocab_size, config.max_context, config.n_sinks > 0, number, position)
-        if backend == "golden":
-            return GoldenSession(self.model, config.max_context, config.n_sinks, integers)
-        if backend == "float":
-            checkpoint = self.source().checkpoint
-            return FloatSession(checkpoint.config, checkpoint.tensor, config.max_context, config.n_sinks, adapter)
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+            return board_session(self, port)
+        from hardwire.target import Target
+
+        return Target(self, adapter=adapter).session(backend)
+
+    def verify(self, prompts: Sequence[str] = (), n_tokens: int = 100, **options: Any) -> dict:
+        """Compare every token and logit of the simulated chip with the integer model; see ``hardwire.check.verify``."""
+        from hardwire.check import verify
+        from hardwire.target import Target
+
+        return verify(Target(self, adapter=options.pop("adapter", None)), prompts, n_tokens, **options)
 
 
 def is_output(folder: Path) -> bool:
@@ -216,7 +234,7 @@ def sha256(path: Path) -> str:
 
 
 def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: str, tokenizer: str | None) -> None:
-    """Write chip.json for a folder in which everything else but report and simulation is complete."""
+    """Write chip.json of a folder in which all files are complete, except for the report and the simulation."""
     from sim.rtl.chip import harness_defines
 
     write_json(
@@ -254,7 +272,7 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder``, which takes its place when all went well and is gone when not."""
+    """A new folder, which replaces ``folder`` if the body succeeds and is removed if it does not."""
     target = folder.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -287,7 +305,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def keep_builds(old: Path, new: Path) -> None:
-    """Bring the simulation of the same chip along, and what was built for boards, so that nothing is built twice."""
+    """Take over from ``old`` the builds for boards and, if the Verilog is the same, the simulation: nothing is built twice."""
     if is_output(old) and (old / "fpga").is_dir():
         # By links: netlists are large, and the old folder must stay whole.
         shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=_link)

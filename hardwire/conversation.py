@@ -1,10 +1,9 @@
-"""A text that a person and a model write in turns, as tokens: what a session has read of it, and what is next."""
+"""A text that a person and a model write in turns, as tokens: those that a session has read, and those that come next."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hardwire.cli.console import step
 from hardwire.target import Target
 
 if TYPE_CHECKING:
@@ -17,7 +16,10 @@ READ_AGAIN = "the chat template does not go on from what was read: reading all o
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens that the answer to ``text`` follows.  With ``again`` they are the whole text, for a session that is reset."""
+    """The tokens ``ids`` to read for ``text``, after which the answer begins.
+
+    With ``again`` they are those of the whole conversation, for a session that is reset.
+    """
 
     text: str
     ids: list[int]
@@ -27,8 +29,15 @@ class Prompt:
 class Conversation:
     """Turns of a person and a model.
 
-    With ``chat`` they are messages in the model's chat template, and what the session reads is at every answer the
-    template applied to all of them; without, each turn continues the text where it stands.
+    With ``chat`` a turn is a message: at every answer the session has read the chat template, applied to all messages.
+    Without it, a turn continues the text where that stands.
+
+    Parameters
+    ----------
+    target : Target   encodes text
+    chat : bool       the model has a chat template, and turns are messages
+    system : str      a message that comes before all others
+    saved : Saved     a text to go on from
 
     Members
     -------
@@ -38,48 +47,64 @@ class Conversation:
     text : str                        the last answer
     """
 
-    def __init__(self, subject: Target, chat: bool, system: str | None = None, saved: "Saved | None" = None):
-        self.subject, self.chat = subject, chat
+    def __init__(self, target: Target, chat: bool, system: str | None = None, saved: "Saved | None" = None):
+        self.target, self.chat = target, chat
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self.clear()
         if saved is not None:
             self.messages, self.read, self.pending = list(saved.messages), list(saved.read), list(saved.pending)
 
     def clear(self) -> None:
-        """Begin anew; the session must be reset too."""
+        """Start a new conversation; the caller resets the session."""
         self.messages, self.read, self.pending, self.text = list(self._opening), [], [], ""
 
     def prompt(self, text: str) -> Prompt:
-        """What there is to read for ``text``; nothing is read or changed yet.
+        """The tokens to read for ``text``; the session does not read them yet.
 
-        A chat must be read again if its template, applied to all that was said, does not go on from what was read: some
-        leave out or trim what has been answered, and an answer may be spelt in other tokens than the tokenizer would.
+        A chat is read again from its beginning if the template, applied to all messages, does not begin with the tokens that were
+        read.  Some templates leave out or trim earlier answers, and a model may spell an answer in other tokens than the
+        tokenizer.
 
-        Raises TokenizerError, and ContextFull if it takes more positions than are left.
+        Raises TokenizerError, and ContextFull if the prompt takes more positions than are left.
         """
         if self.chat:
-            ids = self.subject.encode_chat([*self.messages, {"role": "user", "content": text}])
+            ids = self.target.encode_chat([*self.messages, {"role": "user", "content": text}])
             n = len(self.read)
             again = ids[:n] != self.read or len(ids) == n
             return Prompt(text, ids if again else ids[n:], again)
         before = [*self.read, *self.pending]
-        ids = self.subject.encode(text, before) if text or not self.pending else []
+        ids = self.target.encode(text, before) if text or not self.pending else []
         return Prompt(text, [*self.pending, *ids], False)
 
-    def feed(self, session: "Session", prompt: Prompt, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Let the session read a prompt but for its last token.  False if ``stopped`` said so before it was all read."""
+    def feed(
+        self,
+        session: "Session",
+        prompt: Prompt,
+        stopped: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> bool:
+        """Let the session read a prompt, except for its last token.
+
+        Parameters
+        ----------
+        session : Session                      reads; it is reset first if the prompt is the whole text
+        prompt : Prompt                        made by ``prompt``
+        stopped : Callable[[], bool]           is asked after every ``session.at_once`` tokens whether to stop
+        progress : Callable[[int, int], None]  is told how many tokens are read, of how many
+
+        Returns False if it was stopped before all was read.
+        """
         if prompt.again:
             session.reset()
             self.read = []
         self.pending, ids = [], prompt.ids[:-1]
-        with step("read the prompt") as running:
-            for first in range(0, len(ids), session.at_once):
-                running.update(f"token {first + 1} of {len(prompt.ids)}", first, len(ids))
-                part = ids[first : first + session.at_once]
-                session.feed(part)
-                self.read += part
-                if stopped():
-                    return False
+        for first in range(0, len(ids), session.at_once):
+            progress(first, len(ids))
+            part = ids[first : first + session.at_once]
+            session.feed(part)
+            self.read += part
+            if stopped():
+                return False
         return True
 
     def answer(
@@ -92,14 +117,25 @@ class Conversation:
         write: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator["Reply"]:
-        """After ``feed``, yield up to ``n_tokens`` replies; ``write`` gets the answer's text as it comes.
+        """After ``feed``, yield up to ``n_tokens`` replies.
 
-        It ends with a token of ``stop``, where the context is full, and after the token at which ``stopped`` says so.
+        The answer also ends with a token of ``stop``, where the context is full, and after a token at which ``stopped`` returns
+        True.
+
+        Parameters
+        ----------
+        session : Session              has read the prompt, except for its last token
+        prompt : Prompt                the prompt that ``feed`` got
+        n_tokens : int                 tokens at most
+        sampling : Sampling            how a token is chosen
+        stop : Sequence[int]           tokens that end the answer
+        write : Callable[[str], None]  gets the answer's text as it comes
+        stopped : Callable[[], bool]   is asked after every token whether to stop
         """
         from sim.session import generate
         from weights_to_rom.text.tokenizer import StreamDecoder
 
-        tokenizer, self.text = self.subject.tokenizer, ""
+        tokenizer, self.text = self.target.tokenizer, ""
         decoder = tokenizer and StreamDecoder(tokenizer, [*self.read, *prompt.ids[-1:]])
 
         def add(piece: str) -> None:

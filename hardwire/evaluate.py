@@ -3,27 +3,35 @@
 import time
 from pathlib import Path
 
-from hardwire.cli.console import step
+from hardwire.progress import step
 from hardwire.source import read_text
 from hardwire.target import Target
 from weights_to_rom.text.tokenizer import TokenizerError
 
 
-def evaluate(subject: Target, text: Path, n_tokens: int, backend: str, window: int) -> dict:
-    """Perplexity of the first ``n_tokens`` tokens of a file, as ``hardwire perplexity --json`` prints it.
+def evaluate(target: Target, text: Path, n_tokens: int, backend: str, window: int) -> dict:
+    """Perplexity of a model on the beginning of a text file; ``hardwire perplexity --json`` prints the result.
 
-    The text is cut into windows that start with an empty context; every token but the first is predicted.
+    Parameters
+    ----------
+    target : Target   the model; it needs a tokenizer
+    text : Path       the file
+    n_tokens : int    tokens to predict; the first token of the text is given
+    backend : str     golden or float
+    window : int      tokens of a window; each window starts with an empty context
+
+    Raises TokenizerError for a text of fewer than two tokens.
     """
     from sim.perplexity import perplexity
 
-    if subject.tokenizer is None:
-        raise TokenizerError(f"{subject.name}: has no tokenizer to read {text} with")
+    if target.tokenizer is None:
+        raise TokenizerError(f"{target.name}: has no tokenizer to read {text} with")
     # The first token is given, the ``n_tokens`` after it are predicted.
-    tokens = subject.tokenizer.encode(read_text(text))[: n_tokens + 1]
+    tokens = target.tokenizer.encode(read_text(text))[: n_tokens + 1]
     if len(tokens) < 2:
         raise TokenizerError(f"{text}: has {len(tokens)} tokens: perplexity needs two or more")
-    window = min(window, subject.max_context)
-    logits = subject.logits(backend)
+    window = min(window, target.max_context)
+    logits = target.logits(backend)
     start = time.monotonic()
     with step("perplexity") as running:
         value, count = perplexity(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardwire.compiled import CompiledError, CompiledModel, is_output
 from hardwire.measure import context_lengths
@@ -37,7 +37,7 @@ COLOURS = {
 }
 
 
-def explain(name: str, context: int | None, png: Path | None, **lanes: int | None) -> dict:
+def explain(name: str, context: int | None, png: Path | None, *, wide_bits: int | None = None, **lanes: Any) -> dict:
     """Figures for a compiled model, or for the chip that ``compile`` would make of a checkpoint with these ``lanes``.
 
     The picture goes to ``png``, by default OUT/explain.png; of a checkpoint there is none without ``png``.
@@ -46,20 +46,21 @@ def explain(name: str, context: int | None, png: Path | None, **lanes: int | Non
     from hdl.config import ChipConfig
 
     given = {lane: value for lane, value in lanes.items() if value is not None}
+    options = given if wide_bits is None else {"wide_bits": wide_bits} | given
     measured: dict = {}
     if is_output(Path(name)):
-        if given:
-            option = "--" + next(iter(given)).replace("_", "-")
+        if options:
+            option = "--" + next(iter(options)).replace("_", "-")
             raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
         output = CompiledModel(name)
         model, config, measured = output.format, output.config, output.report["measured"]
         png = png or Path(name) / "explain.png"
     else:
-        model = Source.open(name).format()
-        config = ChipConfig.for_model(model, **given)  # type: ignore[arg-type]
+        model = Source.open(name).format(wide_bits or 32)
+        config = ChipConfig.for_model(model, **given)
     context = context or min(CONTEXT, config.max_context)
     if not 1 <= context <= config.max_context:
-        raise ValueError(f"{name}: a context is 1 to {config.max_context} positions there, not {context}")
+        raise CompiledError(f"{name}: a context is 1 to {config.max_context} positions there, not {context}")
     if png is not None and (png.is_dir() or not png.parent.is_dir()):
         raise CompiledError(f"{png}: {'is a folder' if png.is_dir() else 'its folder is not there'}: name a file for the picture")
     figures = figures_of(model, config, context, measured)

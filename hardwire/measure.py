@@ -1,4 +1,4 @@
-"""What a simulated chip takes for a token, by the length of its context."""
+"""Cycles of a token on the simulated chip, by the length of its context."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from sim.rtl.chip import RtlChip, RtlReply
 
 SECONDS = 9.0
-"""What each of the two passes may take."""
+"""Seconds that each of the two passes, prefill and decode, may take."""
 
 CLOCK_MHZ = 50.0
-"""The clock of projected figures, unless another is asked for."""
+"""The clock of projected figures, in MHz, unless another is asked for."""
 
 
 def context_lengths(longest: int) -> list[int]:
@@ -29,9 +29,15 @@ def measure(
 ) -> tuple[dict, dict]:
     """Measured figures, and those projected from them.
 
-    Cycles of a token with n positions in its context, itself included: ``prefill`` without the LM head,
-    ``decode`` with it.  The tokens fed are arbitrary, as no cycle depends on one.  Contexts that cannot be
-    reached in SECONDS are left out.
+    Cycles of a token with n positions in its context, itself included: "prefill" without the LM head, "decode" with it.
+    The tokens are arbitrary, because no cycle depends on a token.  Contexts that are not reached within SECONDS are left out.
+
+    Parameters
+    ----------
+    chip : RtlChip                      just after reset
+    max_context : int                   positions of its KV cache
+    vocab_size : int                    tokens that there are
+    progress : Callable[[str], None]    is told the position at work
     """
     lengths = context_lengths(max_context)
     start, simulated = time.monotonic(), 0
@@ -68,7 +74,7 @@ def measure(
 
 
 def busy_fractions(replies: "list[RtlReply]") -> dict[str, float]:
-    """Cycles in which the fabric reads a weight word, among all and among those within a matrix."""
+    """The share of cycles in which the fabric reads a weight word: of all cycles, and of those within a matrix."""
     busy = sum(sum(reply.busy) for reply in replies)
     return {
         "busy": round(busy / sum(reply.cycles for reply in replies), 4),

@@ -1,23 +1,25 @@
-"""Text from a model, as it comes."""
+"""A prompt and its continuation, with figures."""
 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardwire.cli.console import say
 from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.measure import CLOCK_MHZ, busy_fractions
+from hardwire.progress import step
 from hardwire.saved import check_writable, load, save
+from hardwire.sessions import rtl_session
 from hardwire.state import SavedError
 from hardwire.target import Target
+from weights_to_rom.errors import HardwireError
 
 if TYPE_CHECKING:
     from sim.session import Reply, Sampling
 
 
 def run(
-    subject: Target,
+    target: Target,
     prompt: str,
     n_tokens: int,
     *,
@@ -30,38 +32,54 @@ def run(
     save_to: Path | None = None,
     resume: Path | None = None,
     write: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Continue a prompt by up to ``n_tokens`` tokens; ``write`` gets the text as it comes, the prompt first.
 
-    The text goes on after its end token if ``ignore_end``.  ``check`` compares every token and logit of the chip
-    with golden's afterwards.  ``save_to`` is a file for the chip and the text; from such a file, ``resume``, both go on,
-    and the prompt, which then may be empty, follows that text.
-    Returns the text, its tokens, and figures: times measured here, cycles by the simulation.
+    Parameters
+    ----------
+    target : Target       the model
+    prompt : str          the text to continue; it may be empty with ``resume``, whose text it follows
+    n_tokens : int        tokens at most
+    backend : str         rtl, golden or float; by default rtl, and golden for a checkpoint
+    sampling : Sampling   how a token is chosen
+    chat : bool           the prompt is a question, in the model's chat template
+    check : bool          compare every token and logit of the chip with the integer model afterwards
+    ignore_end : bool     go on after a token that ends the text
+    clock_mhz : float     the clock for which tokens a second are projected, in MHz
+    save_to : Path        keep the simulated chip and the text in this file at the end
+    resume : Path         a file of ``save_to`` to go on from
+    write, say            get the text, and remarks for a person
+
+    Returns the text, its tokens, and figures: times measured on this machine, cycles counted by the simulation.
     """
-    backend = subject.backend(backend)
+    backend = target.backend(backend)
     if check and backend != "rtl":
-        raise ValueError(f"--check compares the chip with golden: it needs backend rtl, not {backend}")
+        raise HardwireError(f"--check compares the chip with golden: it needs backend rtl, not {backend}")
     if save_to is not None:
         check_writable(save_to, backend)
-    saved = load(resume, subject.output, backend) if resume else None
-    if check and saved and saved.adapter and subject.adapter is None:
+    saved = load(resume, target, backend) if resume else None
+    if check and saved and saved.adapter and target.adapter is None:
         raise SavedError(f"{resume}: was saved with an adapter, and --check needs it: give --adapter")
-    conversation = Conversation(subject, chat, saved=saved)
+    conversation = Conversation(target, chat, saved=saved)
     asked = conversation.prompt(prompt)
     before = [] if asked.again else [*conversation.read]
-    session = subject.session(backend, saved=saved)
+    session = rtl_session(target, saved=saved) if backend == "rtl" else target.session(backend)
     if asked.again:
         say(READ_AGAIN)
     start = time.monotonic()
-    conversation.feed(session, asked)
+    with step("read the prompt") as running:
+        conversation.feed(
+            session, asked, progress=lambda done, total: running.update(f"token {done + 1} of {total + 1}", done, total)
+        )
     middle = time.monotonic()
     write(prompt + ("\n" if chat else ""))
-    stop = () if ignore_end else subject.eos_token_ids
+    stop = () if ignore_end else target.eos_token_ids
     replies = [*conversation.answer(session, asked, n_tokens, sampling, stop, write)]
     write("\n")
     end = time.monotonic()
     if save_to is not None:
-        save(save_to, subject.output, session, conversation)
+        save(save_to, session, conversation)
     session.close()
     if replies[-1].token in stop:
         stopped = "end of text"
@@ -86,7 +104,7 @@ def run(
     if check:
         from hardwire.check import check as check_text
 
-        figures["check"] = check_text(subject, prompt, before + asked.ids, [reply.rtl for reply in replies if reply.rtl], sampling)
+        figures["check"] = check_text(target, prompt, before + asked.ids, [reply.rtl for reply in replies if reply.rtl], sampling)
     return figures
 
 

@@ -1,8 +1,8 @@
-"""The simulated chip in a file, between two tokens, and the text that brought it there.
+"""A file with the state of the simulated chip between two tokens, and the text that it has read.
 
-hardwire saved 1 SHA256    of all that follows this line
+hardwire saved 1 SHA256    the hash of everything after this line
 {...}                      JSON: the chip's files and their SHA-256, the text, the adapters, SHA-256 of the whole state
-...                        zlib: the chip's state, XOR what it is just after reset; of ROMs nothing is left by that
+...                        zlib: the chip's state XOR its state just after reset, which leaves zeros of every ROM
 """
 
 import json
@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardwire.cli.console import step
-from hardwire.compiled import CompiledModel
+from hardwire.progress import step
 from hardwire.state import Saved, SavedError, sha256_of
+from hardwire.target import Target
 
 if TYPE_CHECKING:
     from hardwire.conversation import Conversation
-    from sim.backends import RtlSession
+    from sim.session import Session
 
 KIND = b"hardwire saved"
 VERSION = b"1"
 
 
 def check_writable(path: Path, backend: str) -> None:
-    """Raises SavedError if a session cannot be saved to ``path``: better before a long run than after it."""
+    """Raises SavedError if a session cannot be saved to ``path``.  Callers ask before a long run, not after it."""
     _check_backend(path, backend)
     if path.is_dir():
         raise SavedError(f"{path}: is a folder: name a file")
@@ -36,8 +36,13 @@ def check_writable(path: Path, backend: str) -> None:
         raise SavedError(f"{path}: {path.parent} is not writable")
 
 
-def save(path: Path, output: CompiledModel, session: "RtlSession", conversation: "Conversation") -> None:
-    """Write a session's chip and its text to ``path``, whole or not at all.  The session goes on as if nothing was."""
+def save(path: Path, session: "Session", conversation: "Conversation") -> None:
+    """Write the chip of a session and its conversation to ``path``, whole or not at all.  The session can go on afterwards."""
+    from sim.backends import RtlSession
+
+    if not isinstance(session, RtlSession):
+        raise SavedError(f"{path}: only the simulated chip is saved")
+    output = conversation.target.compiled()
     with step("save"):
         state, fresh = session.chip.state(), output.chip()
         start = fresh.state()
@@ -51,7 +56,7 @@ def save(path: Path, output: CompiledModel, session: "RtlSession", conversation:
             "adapters": session.chip.adapters,
             "state_sha256": sha256_of(state),
         }
-        body = json.dumps(about).encode() + b"\n" + zlib.compress(np.bitwise_xor(state, start, out=start), 1)
+        body = json.dumps(about).encode() + b"\n" + zlib.compress(np.bitwise_xor(state, start).tobytes(), 1)
         temporary = path.with_name(path.name + ".part")
         try:
             temporary.write_bytes(b" ".join((KIND, VERSION, sha256_of(body).encode())) + b"\n" + body)
@@ -60,9 +65,10 @@ def save(path: Path, output: CompiledModel, session: "RtlSession", conversation:
             temporary.unlink(missing_ok=True)
 
 
-def load(path: Path, output: CompiledModel, backend: str = "rtl") -> Saved:
-    """What is in a file.  Raises SavedError if it is damaged, or of another chip than that of ``output``."""
+def load(path: Path, target: Target, backend: str = "rtl") -> Saved:
+    """The contents of a file.  Raises SavedError if it is damaged, or of another chip than the target's."""
     _check_backend(path, backend)
+    output = target.compiled()
     first, _, body = path.read_bytes().partition(b"\n")
     words = first.removeprefix(KIND).split()
     if not first.startswith(KIND) or len(words) != 2:

@@ -1,23 +1,32 @@
-"""A checkpoint on its way to integers."""
+"""A checkpoint, and how it becomes an integer model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardwire.cli.console import step
-from weights_to_rom.integer_model import IntegerModel, class_bits, matrix_names, quantise_checkpoint
+from hardwire.progress import step
+from weights_to_rom.compile import class_bits, quantise_checkpoint
+from weights_to_rom.errors import HardwireError
+from weights_to_rom.integer_model import IntegerModel, matrix_names
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 from weights_to_rom.readers.base import Checkpoint, CheckpointError
 from weights_to_rom.readers.open import open_checkpoint
 
 CALIBRATION_TOKENS = 8192
-"""GPTQ reads no more of its text than this: sixteen windows."""
+"""GPTQ reads this many tokens of its text at most: sixteen windows."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint and how to find it again: its path or known name, and its tokenizer's if named."""
+    """A checkpoint that is open, and how to find it again.
+
+    Members
+    -------
+    checkpoint : Checkpoint   shapes, tensors and tokenizer
+    name : str                its absolute path, or the known name
+    tokenizer : str or None   absolute path of its tokenizer, if that was named apart
+    """
 
     checkpoint: Checkpoint
     name: str
@@ -30,11 +39,18 @@ class Source:
         return cls(checkpoint, _absolute(name), None if tokenizer is None else _absolute(tokenizer))
 
     def format(self, wide_bits: int = 32) -> ModelFormat:
-        """The format that ``quantise`` gives it.  Raises ValueError for a ``wide_bits`` that there is not."""
+        """Shapes and number formats of the integer model.  Raises HardwireError for a ``wide_bits`` other than 24 and 32."""
         return ModelFormat.of(self.checkpoint.config, wide_bits=wide_bits, **class_bits(self.checkpoint))
 
     def quantise(self, wide_bits: int = 32, gptq_text: Path | None = None, seconds: dict[str, float] | None = None) -> IntegerModel:
-        """The integer model; by GPTQ on the text in the file ``gptq_text`` if one is given."""
+        """The integer model.
+
+        Parameters
+        ----------
+        wide_bits : int    width of the residual stream: 32 or 24
+        gptq_text : Path   quantise by GPTQ, with this file as calibration text, instead of rounding to nearest
+        seconds : dict     gets the time of each step, by name
+        """
         n_matrices = len(list(matrix_names(self.format(wide_bits))))
         prepared = None if gptq_text is None else self._gptq(gptq_text, seconds)
         with step("quantise", seconds) as running:
@@ -64,11 +80,11 @@ class Source:
 
 
 def read_text(path: Path) -> str:
-    """A text file.  Raises ValueError if it is not UTF-8, and OSError."""
+    """The text in a file.  Raises HardwireError if it is not UTF-8, and OSError."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        raise HardwireError(f"{path}: is not UTF-8 text (byte {error.start})") from None
 
 
 def _absolute(name: str) -> str:
@@ -76,7 +92,7 @@ def _absolute(name: str) -> str:
 
 
 def _count(update: Callable[..., None], total: int) -> Callable[[str], None]:
-    """A callback that is told names, for one that wants to know how many of how many."""
+    """A callback that takes names, from ``update``, which takes a name, how many are done, and ``total``."""
     done = 0
 
     def progress(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The state of a simulated chip and its text, as a file keeps them (``hardwire.saved`` writes and reads the file)."""
+"""The state of a simulated chip and its text, in memory.  ``hardwire.saved`` writes and reads the file."""
 
 import hashlib
 import zlib
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class SavedError(HardwireError):
-    """A file that --save did not write, or not of this chip: one line that says which and what to do."""
+    """A file that --save did not write, or that is of another chip: one line that names the file and the cure."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What is in such a file.
+    """The contents of a file of ``hardwire.saved``.
 
     Members
     -------
@@ -29,9 +29,9 @@ class Saved:
     pending : list[int]             the last token of the text, if the chip has not read that yet
     messages : list[dict]           "role" and "content" of what was said, in a chat
     adapter : int                   the adapter that the text uses, or 0
-    adapters : dict[int, str]       ``sim.rtl.chip.frame_sha256`` of what was loaded under each number
-    state_sha256 : str              of the chip's whole state, ROMs too
-    difference : bytes              zlib: the state, XOR what it is just after reset
+    adapters : dict[int, str]       SHA-256 of the load image of each adapter, by its number
+    state_sha256 : str              SHA-256 of the chip's whole state, ROMs included
+    difference : bytes              zlib: the state XOR the state just after reset
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Saved:
     difference: bytes
 
     def check_adapter(self, frame: np.ndarray | None) -> None:
-        """Raises SavedError if an adapter is given and is not the one with which the text began."""
+        """Raises SavedError if the load image of an adapter is given, and the text began without it or with another one."""
         from sim.rtl.chip import frame_sha256
 
         if frame is not None and self.adapter == 0:
@@ -53,11 +53,11 @@ class Saved:
             raise SavedError(f"{self.path}: was saved with another adapter than the one that is given")
 
     def restore(self, chip: "RtlChip") -> None:
-        """Bring a chip just after reset to where it was saved.  Raises SavedError if its simulation is another one."""
+        """Set a chip just after reset to the saved state.  Raises SavedError if the simulation is of another build."""
         state, difference = chip.state(), np.frombuffer(zlib.decompress(self.difference), np.uint8)
         if state.size == difference.size:
             state ^= difference
-        # A state of the same chip, of another version of the simulator, would put values where they do not belong.
+        # Another build may keep the same signals at other places: its hash differs then.
         if sha256_of(state) != self.state_sha256:
             raise SavedError(f"{self.path}: was saved with another build of the simulation: save it again")
         chip.restore(state)
@@ -65,4 +65,5 @@ class Saved:
 
 
 def sha256_of(content: bytes | np.ndarray) -> str:
-    return hashlib.sha256(content).hexdigest()
+    """SHA-256 of bytes, or of the bytes of an array, in hexadecimal."""
+    return hashlib.sha256(content.tobytes() if isinstance(content, np.ndarray) else content).hexdigest()

@@ -1,4 +1,4 @@
-"""What ``run``, ``verify`` and ``perplexity`` work on: a compiled model, or a checkpoint as it is."""
+"""A model that is worked on: compiled, or a checkpoint as it is."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardwire.cli.console import step
 from hardwire.compiled import BACKENDS, CompiledError, CompiledModel, is_output
+from hardwire.progress import step
 from hardwire.source import Source
 from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
 from weights_to_rom.adapters.peft import PeftAdapter, open_peft
@@ -17,51 +17,70 @@ from weights_to_rom.model_format import shape_of
 from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
-    from hardwire.state import Saved
     from sim.golden.llama import GoldenLlama
-    from sim.rtl.chip import RtlChip
     from sim.session import Session
-
-STEPS = {"rtl": "build the simulation", "golden": "read the integer model", "float": "read the weights"}
 
 
 class Target:
-    """A model by the name a person gives it: OUT, a checkpoint's path or a known name.
+    """A model by the name that a person gives it: OUT, the path of a checkpoint, or a known name.
 
-    ``adapter``: a folder that peft wrote, for everything that is computed.
+    Three nouns tell models apart.  A Source is a checkpoint that is not compiled.  A CompiledModel is the folder OUT.
+    A Target is one or the other: what ``run``, ``chat``, ``verify`` and ``perplexity`` take.  It has the tokenizer, the window
+    and the adapter, whichever it is, and makes sessions.  A checkpoint is quantised in memory for backend golden.
 
-    Raises CompiledError or CheckpointError if it is none of them.
+    Parameters
+    ----------
+    name : str, Path or CompiledModel   the model
+    tokenizer : str                     path of a tokenizer that is not where the checkpoint's format puts it
+    adapter : Path                      a folder that peft wrote: everything that is computed includes this adapter
+
+    Members
+    -------
+    name : str                          as it was given, for messages
+    output : CompiledModel or None      the compiled model, if this is one
+
+    Raises
+    ------
+    CompiledError, CheckpointError      if there is no such model
     """
 
-    def __init__(self, name: str, tokenizer: str | None = None, adapter: Path | None = None):
-        self.name, self._adapter = name, adapter
-        self.output = CompiledModel(name) if is_output(Path(name)) else None
+    def __init__(self, name: str | Path | CompiledModel, tokenizer: str | None = None, adapter: Path | None = None):
+        self.output: CompiledModel | None = None
+        if isinstance(name, CompiledModel):
+            self.output, name = name, name.folder
+        elif is_output(Path(name)):
+            self.output = CompiledModel(name)
+        self.name, self._adapter = str(name), adapter
         if self.output is not None and tokenizer is not None:
             raise CompiledError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
-        self._given = None if self.output else Source.open(name, tokenizer)
+        self._given = None if self.output else Source.open(self.name, tokenizer)
 
     @cached_property
-    def _source(self) -> Source:
-        """The checkpoint: of a compiled model, that which it was compiled from."""
-        if self._given is not None:
-            return self._given
-        assert self.output is not None
-        return self.output.source()
+    def source(self) -> Source:
+        """The checkpoint, or the one that the compiled model was made from.  Raises CompiledError if that is gone."""
+        if self.output is not None:
+            return self.output.source()
+        assert self._given is not None
+        return self._given
 
     @cached_property
     def model(self) -> IntegerModel:
-        return self.output.model if self.output else self._source.quantise()
+        """The integer model; a checkpoint is quantised for it."""
+        if self.output is None:
+            return self.source.quantise()
+        with step("read the integer model"):
+            return self.output.model
 
     @cached_property
     def adapter(self) -> PeftAdapter | None:
-        """Raises AdapterError for a folder that peft did not write, or not for this model."""
+        """The adapter in floating point.  Raises AdapterError for a folder that peft did not write, or not for this model."""
         if self._adapter is None:
             return None
-        return open_peft(self._adapter, shape_of(self.output.format) if self.output else self._source.checkpoint.config)
+        return open_peft(self._adapter, shape_of(self.output.format) if self.output else self.source.checkpoint.config)
 
     @cached_property
     def integer_adapter(self) -> IntegerAdapter | None:
-        """For the chip's rank, or, of a checkpoint, for the least that holds it.
+        """The adapter at the chip's rank; of a checkpoint, at the least rank that holds it.
 
         Raises AdapterError, and CompiledError if the chip takes no adapters.
         """
@@ -75,73 +94,68 @@ class Target:
         return quantise_adapter(self.adapter, self.model.format, self.model.residual_shift, rank)
 
     def golden(self) -> "GoldenLlama":
-        """The integer model with the chip's window; what it is to add is ``integer_adapter``."""
+        """The integer model with the chip's window; its caller adds ``integer_adapter``."""
         from sim.golden.llama import GoldenLlama
 
-        config = self.output.config if self.output else None
-        return GoldenLlama(self.model, config and config.max_context, config.n_sinks if config else 0)
+        return GoldenLlama(self.model, self.max_context, self.n_sinks)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        return self.output.tokenizer if self.output else self._source.checkpoint.tokenizer
+        """The model's tokenizer; without one, prompts are token numbers."""
+        return self.output.tokenizer if self.output else self.source.checkpoint.tokenizer
 
     @property
     def eos_token_ids(self) -> Sequence[int]:
+        """The tokens that end a text."""
         if self.tokenizer is not None:
             return self.tokenizer.eos_ids
-        return self.output.model.eos_token_ids if self.output else self._source.checkpoint.config.eos_token_ids
+        return self.output.model.eos_token_ids if self.output else self.source.checkpoint.config.eos_token_ids
 
     @property
     def vocab_size(self) -> int:
-        return self.output.format.vocab_size if self.output else self._source.checkpoint.config.vocab_size
+        """Number of tokens."""
+        return self.output.format.vocab_size if self.output else self.source.checkpoint.config.vocab_size
 
     @property
     def max_context(self) -> int:
-        return self.output.config.max_context if self.output else self._source.checkpoint.config.max_seq_len
+        """Positions of the chip's KV cache, or those that the checkpoint was trained for."""
+        return self.output.config.max_context if self.output else self.source.checkpoint.config.max_seq_len
+
+    @property
+    def n_sinks(self) -> int:
+        """Positions at the beginning of a text that a window which slides keeps; 0 if it does not slide."""
+        return self.output.config.n_sinks if self.output else 0
 
     @property
     def slides(self) -> bool:
-        """A text may be longer than the context."""
-        return self.output is not None and self.output.config.n_sinks > 0
+        """Whether a text may be longer than the context, since the window slides."""
+        return self.n_sinks > 0
 
     def compiled(self) -> CompiledModel:
-        """Raises CompiledError for a checkpoint."""
+        """The compiled model.  Raises CompiledError for a checkpoint."""
         if self.output is None:
             raise CompiledError(f"{self.name}: is not compiled: hardwire compile {self.name} -o OUT")
         return self.output
 
     def backend(self, wanted: str | None) -> str:
-        """The backend to use: by default rtl, or golden if this is no compiled model.  Raises CompiledError."""
+        """The backend to use; by default rtl, and golden for a checkpoint.  Raises CompiledError for rtl of a checkpoint."""
         if wanted == "rtl" and self.output is None:
             raise CompiledError(f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT")
         return wanted or BACKENDS[0 if self.output else 1]
 
-    def session(self, backend: str, kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None) -> "Session":
-        """A session, with a ``kind`` of simulated chip; what it takes to have one is shown as it is done.
+    def session(self, backend: str | None = None) -> "Session":
+        """A session at position 0, of ``backend`` rtl, golden or float; see ``backend`` for the default."""
+        from hardwire.sessions import session
 
-        With ``saved``, which is of backend rtl, it goes on from there.
-        """
-        integers = None if backend == "float" else self.integer_adapter
-        if self.output is not None:
-            with step(STEPS[backend]) as running:
-                return self.output.session(
-                    backend, lambda done, what: running.update(what, done), self.adapter, integers, kind, saved
-                )
-        from sim.backends import FloatSession, GoldenSession
-
-        if backend == "golden":
-            return GoldenSession(self.model, adapter=integers)
-        with step(STEPS[backend]):
-            checkpoint = self._source.checkpoint
-            return FloatSession(checkpoint.config, checkpoint.tensor, adapter=self.adapter)
+        return session(self, self.backend(backend))
 
     def logits(self, backend: str) -> Callable[[Sequence[int]], np.ndarray]:
-        """A function from tokens, in an empty context, to real logits [T, vocab_size]."""
+        """A function from tokens, in an empty context, to real logits [T, vocab_size]; ``backend`` is golden or float."""
         if backend == "float":
             from weights_to_rom.quantise.float_llama import FloatLlama
 
-            with step(STEPS[backend]):
-                checkpoint = self._source.checkpoint
+            with step("read the weights"):
+                checkpoint = self.source.checkpoint
                 return FloatLlama(checkpoint.config, checkpoint.tensor, adapter=self.adapter).forward
         llama, adapter = self.golden(), self.integer_adapter
 
@@ -152,24 +166,27 @@ class Target:
         return golden
 
     def encode(self, prompt: str, before: Sequence[int] = ()) -> list[int]:
-        """Token numbers of a text after those ``before`` it; for a model without a tokenizer it is token numbers itself.
+        """Token numbers of a text that follows the tokens ``before``; without a tokenizer the text is token numbers itself.
 
-        Raises TokenizerError if there are none, and ContextFull if there are too many.
+        Raises
+        ------
+        TokenizerError   if the text has no tokens, or names one that the model has not
+        ContextFull      if it has more tokens than positions are left
         """
         if self.tokenizer is None:
             ids = self._numbers(prompt)
         else:
-            ids = self.tokenizer.encode(prompt, bos=not before)
+            ids = self.tokenizer.encode(_unicode(prompt), bos=not before)
         return self._fitting(ids, before)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token numbers of a conversation in the model's chat template, up to where the model is to answer.
+        """Token numbers of a conversation in the model's chat template, up to the place where the model answers.
 
-        Raises as ``encode``, and TokenizerError if there is no template.
+        Raises the errors of ``encode``, and TokenizerError if there is no template.
         """
         if self.tokenizer is None:
             raise TokenizerError(f"{self.name}: has no tokenizer, which a chat needs")
-        return self._fitting(self.tokenizer.encode(self.tokenizer.chat(messages), bos=False))
+        return self._fitting(self.tokenizer.encode(_unicode(self.tokenizer.chat(messages)), bos=False))
 
     def _fitting(self, ids: list[int], before: Sequence[int] = ()) -> list[int]:
         if not ids:
@@ -191,3 +208,12 @@ class Target:
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise TokenizerError(f"token {outside[0]} is not in the vocabulary of {self.vocab_size}")
         return ids
+
+
+def _unicode(text: str) -> str:
+    """The text itself.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"the text is not UTF-8 (character {error.start})") from None
+    return text

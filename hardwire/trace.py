@@ -1,45 +1,54 @@
-"""Waves of one unit of the chip during one token."""
+"""Waves of one unit of the chip while it works on one token."""
 
 import os
 from pathlib import Path
 
 from hardwire.check import default_prompts
-from hardwire.cli.console import step
+from hardwire.progress import step
+from hardwire.sessions import rtl_session
 from hardwire.target import Target
-from sim.rtl.trace import find_unit, traced, units
+from sim.rtl.trace import TracedChip, find_unit, traced, units
 from sim.session import ContextFull
+from weights_to_rom.errors import HardwireError
 
 
-def trace(subject: Target, prompt: str, token: int, unit: str, file: Path | None = None) -> dict:
-    """Let the chip continue a prompt, greedily, and write a VCD file of ``unit`` while it works on position ``token``.
+def trace(target: Target, prompt: str, token: int, unit: str, file: Path | None = None) -> dict:
+    """Let the chip continue a prompt, greedily, and write the waves of a unit while it works on one token.
 
-    ``file`` is OUT/traces/UNIT-TOKEN.vcd unless given; it is whole or not there.  What ``hardwire trace --json`` prints.
+    Parameters
+    ----------
+    target : Target   a compiled model
+    prompt : str       the text to continue; if it is empty, an opening of a story
+    token : int        the position to look at; prompt and continuation are counted from 0
+    unit : str         name of a unit, or path of a part of one
+    file : Path        the VCD file, by default OUT/traces/UNIT-TOKEN.vcd; it is written whole or not at all
+
+    Returns what ``hardwire trace --json`` prints.
     """
-    subject.backend("rtl")
-    assert subject.output is not None
-    scope = find_unit(unit, units(subject.output.verilog.read_text()))
-    ids = subject.encode(prompt or default_prompts(subject)[0])
-    if token >= subject.max_context and not subject.slides:
-        raise ContextFull(f"there is no token {token}: the context holds {subject.max_context}, the first of which is 0")
+    compiled = target.compiled()
+    scope = find_unit(unit, units(compiled.verilog.read_text()))
+    ids = target.encode(prompt or default_prompts(target)[0])
+    if token >= target.max_context and not target.slides:
+        raise ContextFull(f"there is no token {token}: the context holds {target.max_context}, the first of which is 0")
     if file is None:
-        file = subject.output.folder / "traces" / f"{unit}-{token}.vcd"
+        file = compiled.folder / "traces" / f"{unit}-{token}.vcd"
         file.parent.mkdir(exist_ok=True)
     if file.suffix != ".vcd":
-        raise ValueError(f"{file}: waves are written as VCD: give the file a name that ends in .vcd")
+        raise HardwireError(f"{file}: waves are written as VCD: give the file a name that ends in .vcd")
     if not os.access(file.parent, os.W_OK):
-        raise ValueError(f"{file}: {file.parent} is not a folder that can be written to")
-    session = subject.session("rtl", traced(scope))
+        raise HardwireError(f"{file}: {file.parent} is not a folder that can be written to")
+    session = rtl_session(target, traced(scope))
+    assert isinstance(session.chip, TracedChip)
     part = file.with_name(file.name + ".part")
     try:
         with step("trace") as running:
-            following = ids[0]
-            for position in range(token + 1):
-                read = ids[position] if position < len(ids) else following
-                if position == token:
-                    session.chip.trace(part)
+            read = ids[0]
+            for position in range(token):
                 reply = session.step(read)
-                following = reply.token
+                read = ids[position + 1] if position + 1 < len(ids) else reply.token
                 running.update(f"token {position}", position + 1, token + 1)
+            session.chip.trace(part)
+            reply = session.step(read)
             session.chip.end_trace()
         part.replace(file)
     finally:
@@ -51,5 +60,5 @@ def trace(subject: Target, prompt: str, token: int, unit: str, file: Path | None
         "unit": scope,
         "position": token,
         "token": read,
-        "cycles": reply.rtl.cycles,
+        "cycles": reply.rtl.cycles if reply.rtl else 0,
     }

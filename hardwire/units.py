@@ -8,6 +8,7 @@ import numpy as np
 from hdl.config import ChipConfig
 from sim.golden.llama import GoldenLlama, Values
 from sim.rtl.observe import ObservedChip
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import ModelFormat
 
 IN_TURNS = ("gate", "up")
@@ -160,9 +161,9 @@ class Sample:
 
 
 def chosen_layers(layers: Sequence[int], n_layers: int) -> Sequence[int]:
-    """The layers to compare, all of them if none is given.  Raises ValueError for one that the model has not."""
+    """The layers to compare, all of them if none is given.  Raises HardwireError for one that the model has not."""
     if absent := [layer for layer in layers if not 0 <= layer < n_layers]:
-        raise ValueError(f"there is no layer {absent[0]}: the model has 0 to {n_layers - 1}")
+        raise HardwireError(f"there is no layer {absent[0]}: the model has 0 to {n_layers - 1}")
     return sorted(set(layers)) or range(n_layers)
 
 

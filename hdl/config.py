@@ -1,13 +1,16 @@
-"""What an engineer varies: how much hardware stands behind a model."""
+"""How much hardware a chip has: the choices of an engineer, their defaults and their limits."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
 
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import BLOCK, ModelFormat
 
 MULTIPLIERS = ("booth", "magic", "plain")
+"""The circuits that multiply a weight code with an activation (``hdl.fabric.code_dot``); all give the same products."""
 
 MAX_ADAPTERS = 15
-"""Adapters have numbers of four bits, and 0 is none."""
+"""An adapter's number has four bits, and 0 stands for no adapter."""
 
 SHARED_LANES = {
     "row_lanes": 1,
@@ -17,173 +20,172 @@ SHARED_LANES = {
     "attention_lanes": 8,
     "multiplier": "plain",
 }
-"""The lanes of the shared engine: eight products of the fabric, all else one at a time."""
+"""The lanes of the shared engine: eight multipliers for products, and one lane for everything else."""
+
+NOT_SHARED = ("lora_lanes", "n_adapters", "sampler_lanes")
+"""Options that a chip with the shared engine ignores, because it has no LoRA adder and no sampler lanes."""
 
 SHARED_CONTEXT = 256
-"""Positions for which the sums of the shared engine's attention are wide enough."""
+"""The largest context of the shared engine: the 32-bit sums of its attention could overflow beyond 256 positions."""
+
+POSITIVE = (
+    "row_lanes",
+    "vector_lanes",
+    "attention_heads",
+    "attention_lanes",
+    "max_context",
+    "n_sequences",
+    "lora_lanes",
+    "n_adapters",
+)
 
 
-@dataclass(frozen=True)
+class ConfigError(HardwireError):
+    """Chip options that do not fit each other or the model: one line that names the option and its limit."""
+
+
+def option(text: str, default: object = MISSING, *, shown: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field of ChipConfig that describes itself, so that every command offers it in the same words.
+
+    Parameters
+    ----------
+    text : str              help for a person
+    default : object        value of an option that is not given; without one, ``for_model`` derives it from the model
+    shown : str             a word for a default that is derived
+    choices : tuple[str]    the values that there are, of an option that is a name
+    """
+    return field(default=default, metadata={"help": text, "shown": shown, "choices": choices})  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChipConfig:
-    """Lanes and memories of a chip.
+    """Lanes and memories of a chip.  A lane is hardware for one element (or row, or head) in each cycle.
 
-    row_lanes        matrix rows computed at once
-    block_lanes      elements of a block a cycle in each row lane: 4, 8, 16 or 32
-    vector_lanes     elements a cycle in the vector units (and in every beat between units)
-    attention_heads  query heads worked on at once: a divisor of n_rep, or a multiple of n_rep that divides n_heads
-    attention_lanes  elements of a head a cycle, for q*k and again for p*v; divides gcd(head_dim, 32)
-    multiplier       how a row lane multiplies a code with an activation: booth, magic or plain
-    max_context      positions a sequence's KV cache slot holds
-    n_sequences      slots of the KV cache
-    n_sinks          0: a full slot refuses tokens; else a token in a full slot replaces the oldest position but for
-                     the first ``n_sinks``, the attention sinks
-    lora_rank        largest rank of an adapter: a power of two from 2 to 64, or 0 for a chip without LoRA
-    lora_lanes       rows of A computed at once, with 32 multipliers each: a power of two that divides lora_rank
-    n_adapters       adapters in memory at once
-    sampler_lanes    logits a cycle in the sampler: divides vector_lanes; 0 stands for as many
-    shared           one engine, ``hdl.engine.engine``, for everything, with the lanes of SHARED_LANES: for devices that have
-                     few multipliers, and only greedy
+    Every field carries its help text and its default as metadata: the command line is made from them.
+    ``for_model`` fills in the options that are not given; ``checked`` refuses what does not fit.
     """
 
-    row_lanes: int
-    block_lanes: int
-    vector_lanes: int
-    attention_heads: int
-    attention_lanes: int
-    multiplier: str
-    max_context: int
-    n_sequences: int = 1
-    n_sinks: int = 0
-    lora_rank: int = 0
-    lora_lanes: int = 1
-    n_adapters: int = 2
-    sampler_lanes: int = 0
-    shared: bool = False
+    row_lanes: int = option("Matrix rows computed at once; multipliers are row lanes times block lanes.", 1)
+    block_lanes: int = option("Elements of a 32-element block that a row lane takes in a cycle: 4, 8, 16 or 32.", BLOCK)
+    vector_lanes: int = option("Elements a cycle in the vector units: a power of two that divides head_dim.", shown="enough")
+    attention_heads: int = option(
+        "Query heads that attention computes at once: a divisor of the query heads a key-value head, or a multiple of them.",
+        shown="enough",
+    )
+    attention_lanes: int = option(
+        "Elements of a head that attention multiplies in a cycle; divides gcd(head_dim, 32).", shown="most"
+    )
+    multiplier: str = option(
+        "Circuit that multiplies codes with activations; the results are the same.", "plain", choices=MULTIPLIERS
+    )
+    max_context: int = option("Positions that the KV cache holds for a sequence.", shown="as trained")
+    n_sequences: int = option("Sequences that the KV cache holds.", 1)
+    n_sinks: int = option(
+        "Let the window slide: a full sequence forgets its oldest positions, except for this many at its beginning "
+        "(4 is usual).  With 0 a full sequence refuses tokens.",
+        0,
+    )
+    lora_rank: int = option("Largest rank of a LoRA adapter, a power of two from 2 to 64; 0 leaves the adder out.", 0)
+    lora_lanes: int = option("Rows of an adapter's A computed at once, with 32 multipliers each; divides the rank.", 1)
+    n_adapters: int = option("LoRA adapters in the chip's memory at once.", 2)
+    sampler_lanes: int = option("Logits a cycle in the sampler; divides the vector lanes.", 0, shown="vector lanes")
+    shared: bool = option(
+        "One engine for everything, with eight multipliers, for an iCE40 UP5K.  It takes --wide-bits 24, heads of 8 elements "
+        "and at most 256 positions, and its sampling is greedy.",
+        False,
+    )
 
     @classmethod
-    def for_model(
-        cls,
-        model: ModelFormat,
-        *,
-        row_lanes: int = 1,
-        block_lanes: int = 32,
-        vector_lanes: int | None = None,
-        attention_heads: int | None = None,
-        attention_lanes: int | None = None,
-        multiplier: str = "plain",
-        max_context: int | None = None,
-        n_sequences: int = 1,
-        n_sinks: int = 0,
-        lora_rank: int = 0,
-        lora_lanes: int = 1,
-        n_adapters: int = 2,
-        sampler_lanes: int = 0,
-        shared: bool = False,
-    ) -> "ChipConfig":
-        """Fill in what is left open, so that neither vector units nor attention hold the fabric up."""
-        if shared:
-            given = (row_lanes, block_lanes, vector_lanes, attention_heads, attention_lanes, multiplier)
-            lanes = (
-                only if value == default else value
-                for value, default, only in zip(given, (1, 32, None, None, None, "plain"), SHARED_LANES.values(), strict=True)
-            )
-            return cls(
-                *lanes, max_context or min(model.max_seq_len, SHARED_CONTEXT), n_sequences, n_sinks, lora_rank, shared=True
-            ).checked(model)
-        if vector_lanes is None:
-            # A group of rows takes at least dim_padded / block_lanes cycles and brings row_lanes values.
-            wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
-            vector_lanes = 2
-            while vector_lanes < min(wanted, block_lanes) and model.kv_block % (2 * vector_lanes) == 0:
-                vector_lanes *= 2
-        if attention_heads is None:
-            attention_heads = model.n_rep
-            if row_lanes * block_lanes >= 8 * model.dim_padded:
-                attention_heads = model.n_heads
-        return cls(
-            row_lanes,
-            block_lanes,
-            vector_lanes,
-            attention_heads,
-            attention_lanes or model.kv_block,
-            multiplier,
-            max_context or model.max_seq_len,
-            n_sequences,
-            n_sinks,
-            lora_rank,
-            lora_lanes,
-            n_adapters,
-            sampler_lanes,
-        ).checked(model)
+    def for_model(cls, model: ModelFormat, **given: Any) -> "ChipConfig":
+        """The chip for a model: the given options, and defaults with which the fabric waits neither for vector units nor attention.
+
+        Parameters
+        ----------
+        model : ModelFormat   shapes that the options must fit
+        given : int, str, bool   fields by name; one that is None counts as not given
+
+        Raises
+        ------
+        ConfigError   for an option that does not exist, or that does not fit the model
+        """
+        defaults = {of.name: of.default for of in fields(cls)}
+        if unknown := sorted(given.keys() - defaults.keys()):
+            raise ConfigError(f"a chip has no option {unknown[0]}: it has {', '.join(defaults)}")
+        given = {name: value for name, value in given.items() if value is not None}
+        lanes = {name: value for name, value in defaults.items() if value is not MISSING} | given
+        if lanes["shared"]:
+            # Lanes that were not chosen are the engine's; a choice of other lanes is refused by ``checked``.
+            lanes |= {name: only for name, only in SHARED_LANES.items() if given.get(name, defaults[name]) == defaults[name]}
+            lanes |= {name: defaults[name] for name in NOT_SHARED}
+        else:
+            for name in ("row_lanes", "block_lanes"):
+                _check_integer(name, lanes[name])
+            lanes.setdefault("vector_lanes", _enough_vector_lanes(model, lanes["row_lanes"], lanes["block_lanes"]))
+            all_heads = lanes["row_lanes"] * lanes["block_lanes"] >= 8 * model.dim_padded
+            lanes.setdefault("attention_heads", model.n_heads if all_heads else model.n_rep)
+            lanes["attention_lanes"] = lanes.get("attention_lanes") or model.kv_block
+        longest = min(model.max_seq_len, SHARED_CONTEXT) if lanes["shared"] else model.max_seq_len
+        lanes["max_context"] = lanes.get("max_context") or longest
+        return cls(**lanes).checked(model)
 
     def checked(self, model: ModelFormat) -> "ChipConfig":
-        """self, or a ValueError that names what does not fit the model."""
-        for name in (
-            "row_lanes",
-            "vector_lanes",
-            "attention_heads",
-            "attention_lanes",
-            "max_context",
-            "n_sequences",
-            "lora_lanes",
-            "n_adapters",
-        ):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, not {getattr(self, name)!r}")
+        """This configuration, if it fits ``model``.
+
+        Raises
+        ------
+        ConfigError   names the option that does not fit, and its limit
+        """
+        for name in POSITIVE:
+            _check_integer(name, getattr(self, name), least=1)
         if self.block_lanes not in (4, 8, 16, BLOCK):
-            raise ValueError(f"block_lanes must be 4, 8, 16 or 32, not {self.block_lanes!r}")
+            raise ConfigError(f"block_lanes must be 4, 8, 16 or 32, not {self.block_lanes!r}")
         if self.multiplier not in MULTIPLIERS:
-            raise ValueError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {self.multiplier!r}")
+            raise ConfigError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {self.multiplier!r}")
         if self.shared:
             self._check_shared(model)
         elif self.vector_lanes not in (2, 4, 8, 16, 32) or self.vector_lanes > self.block_lanes:
-            raise ValueError(
+            raise ConfigError(
                 f"vector_lanes must be a power of two from 2 to block_lanes ({self.block_lanes}), not {self.vector_lanes}"
             )
         if model.kv_block % self.vector_lanes:
-            raise ValueError(f"vector_lanes ({self.vector_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
+            raise ConfigError(f"vector_lanes ({self.vector_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
         if self.row_lanes % self.vector_lanes and self.vector_lanes % self.row_lanes:
-            raise ValueError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide the other")
+            raise ConfigError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide the other")
         heads, rep = self.attention_heads, model.n_rep
         if not (rep % heads == 0 or (heads % rep == 0 and model.n_heads % heads == 0)):
-            raise ValueError(
+            raise ConfigError(
                 f"attention_heads must divide {rep} (query heads a key-value head), or be a multiple of it "
                 f"that divides n_heads ({model.n_heads}), not {heads}"
             )
         if model.kv_block % self.attention_lanes:
-            raise ValueError(f"attention_lanes ({self.attention_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
-        if (
-            not isinstance(self.sampler_lanes, int)
-            or self.sampler_lanes < 0
-            or (self.sampler_lanes and self.vector_lanes % self.sampler_lanes)
-        ):
-            raise ValueError(
-                f"sampler_lanes must divide vector_lanes ({self.vector_lanes}), or be 0 for as many, not {self.sampler_lanes!r}"
-            )
+            raise ConfigError(f"attention_lanes ({self.attention_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
+        lanes = self.sampler_lanes
+        if not isinstance(lanes, int) or lanes < 0 or (lanes and self.vector_lanes % lanes):
+            raise ConfigError(f"sampler_lanes must divide vector_lanes ({self.vector_lanes}), or be 0 for as many, not {lanes!r}")
         if self.max_context > model.max_seq_len:
-            raise ValueError(
+            raise ConfigError(
                 f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions the model was trained for"
             )
-        if not 0 <= self.n_sinks < self.max_context:
-            raise ValueError(f"n_sinks must be 0 to max_context - 1 ({self.max_context - 1}), not {self.n_sinks!r}")
+        if not isinstance(self.n_sinks, int) or not 0 <= self.n_sinks < self.max_context:
+            raise ConfigError(f"n_sinks must be 0 to max_context - 1 ({self.max_context - 1}), not {self.n_sinks!r}")
         if self.lora_rank not in (0, 2, 4, 8, 16, 32, 64):
-            raise ValueError(f"lora_rank must be a power of two from 2 to 64, or 0 for none, not {self.lora_rank!r}")
+            raise ConfigError(f"lora_rank must be a power of two from 2 to 64, or 0 for none, not {self.lora_rank!r}")
         if self.lora_lanes not in (1, 2, 4, 8, 16, 32) or self.lora_rank % self.lora_lanes:
-            raise ValueError(
+            raise ConfigError(
                 f"lora_lanes must be a power of two that divides lora_rank ({self.lora_rank}), not {self.lora_lanes!r}"
             )
         if self.n_adapters > MAX_ADAPTERS:
-            raise ValueError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
+            raise ConfigError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
         return self
 
     def _check_shared(self, model: ModelFormat) -> None:
-        """What the shared engine has no hardware for."""
+        """Refuse the options and shapes for which the shared engine has no hardware."""
         for name, lanes in SHARED_LANES.items():
             if getattr(self, name) != lanes:
-                raise ValueError(f"the shared engine has {name} {lanes}, not {getattr(self, name)!r}")
+                raise ConfigError(f"the shared engine has {name} {lanes}, not {getattr(self, name)!r}")
         for name in ("n_sinks", "lora_rank"):
             if getattr(self, name):
-                raise ValueError(f"the shared engine has no {name}: it must be 0, not {getattr(self, name)}")
+                raise ConfigError(f"the shared engine has no {name}: it must be 0, not {getattr(self, name)}")
         blocks, rep = model.dim_padded // BLOCK, model.n_rep
         for what, fits, value in (
             ("wide_bits must be 24", model.wide_bits == 24, model.wide_bits),
@@ -200,9 +202,9 @@ class ChipConfig:
             ("n_kv_heads * head_dim must be below 256", model.n_kv_heads * model.head_dim < 256, model.n_kv_heads * model.head_dim),
         ):
             if not fits:
-                raise ValueError(f"the shared engine does not fit the model: {what}, not {value}")
+                raise ConfigError(f"the shared engine does not fit the model: {what}, not {value}")
         if self.max_context > SHARED_CONTEXT:
-            raise ValueError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
+            raise ConfigError(f"max_context must be at most {SHARED_CONTEXT} with the shared engine, not {self.max_context}")
 
     @property
     def rom_lanes(self) -> dict[str, int]:
@@ -211,18 +213,39 @@ class ChipConfig:
 
     @property
     def x_lanes(self) -> int:
-        """Elements a cycle of the vectors that enter the fabric, which wait for their last block: twice those of others."""
+        """Elements a cycle of the vectors that enter the fabric: ``min(2 * vector_lanes, block_lanes)``.
+
+        The fabric starts a matrix after the whole vector has arrived, so the vector comes at twice the rate of others.
+        """
         return min(2 * self.vector_lanes, self.block_lanes)
 
     @property
     def position_bits(self) -> int:
-        """Bits of a position: with a sliding window a sequence ends after 2**32 of them."""
+        """Bits of a position.  A window that slides counts positions up to 2**32, where the sequence ends."""
         return 32 if self.n_sinks else max(1, (self.max_context - 1).bit_length())
 
     def kv_bits(self, model: ModelFormat) -> int:
-        """Bits of SRAM of the KV cache: words of ``attention_lanes`` mantissas and an exponent, for k and for v."""
+        """Bits of SRAM of the KV cache.  A word of k or v has ``attention_lanes`` mantissas and an exponent, of 8 bits each."""
         words = model.n_layers * model.n_kv_heads * self.max_context * model.head_dim // self.attention_lanes
         return 2 * self.n_sequences * words * 8 * (self.attention_lanes + 1)
 
     def as_dict(self) -> dict:
+        """Every field by name, as chip.json and the reports keep them."""
         return asdict(self)
+
+
+def _check_integer(name: str, value: object, least: int | None = None) -> None:
+    if not isinstance(value, int) or (least is not None and value < least):
+        raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+
+
+def _enough_vector_lanes(model: ModelFormat, row_lanes: int, block_lanes: int) -> int:
+    """The smallest power of two, 4 or more where the shapes allow, with which vector units take results as fast as they come.
+
+    A group of rows takes at least ``dim_padded / block_lanes`` cycles and brings ``row_lanes`` results.
+    """
+    wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
+    lanes = 2
+    while lanes < min(wanted, block_lanes) and model.kv_block % (2 * lanes) == 0:
+        lanes *= 2
+    return lanes

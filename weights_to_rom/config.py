@@ -1,8 +1,12 @@
 """The shape of a Llama, as every stage of the pipeline sees it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from weights_to_rom.errors import HardwireError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,11 @@ class LlamaConfig:
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+                raise HardwireError(f"{name} must be a positive integer, not {value!r}")
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
+            raise HardwireError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
         if self.head_dim % 8:
-            raise ValueError(f"head_dim must be a multiple of 8, not {self.head_dim}")
+            raise HardwireError(f"head_dim must be a multiple of 8, not {self.head_dim}")
 
     @property
     def n_rep(self) -> int:
@@ -82,8 +86,10 @@ class LlamaConfig:
             shapes["head"] = (self.vocab_size, dim)
         return shapes
 
-    def rope_frequencies(self) -> np.ndarray:
+    def rope_frequencies(self) -> "np.ndarray":
         """Radians per position for each rotated pair, float64[head_dim // 2]."""
+        import numpy as np  # here, so that the command line's help starts without numpy
+
         freq = self.rope_theta ** (-np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
         s = self.rope_scaling
         if s is None:

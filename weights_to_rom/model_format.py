@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from math import gcd
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.errors import HardwireError
 
 BLOCK = 32
 """Elements of an MX block and of a weight block."""
@@ -42,19 +43,19 @@ class ModelFormat:
 
     def __post_init__(self) -> None:
         if self.wide_bits not in (24, 32):
-            raise ValueError(f"wide_bits must be 24 or 32, not {self.wide_bits!r}")
+            raise HardwireError(f"wide_bits must be 24 or 32, not {self.wide_bits!r}")
         for name in ("embed_bits", "qkv_bits", "o_bits", "gate_up_bits", "down_bits", "head_bits"):
             if getattr(self, name) not in (4, 8):
-                raise ValueError(f"{name} must be 4 or 8, not {getattr(self, name)!r}")
+                raise HardwireError(f"{name} must be 4 or 8, not {getattr(self, name)!r}")
         if self.tied and self.embed_bits != self.head_bits:
-            raise ValueError(
+            raise HardwireError(
                 f"a tied head has the embedding's bits: embed_bits is {self.embed_bits}, head_bits is {self.head_bits}"
             )
         if self.embed_bits == 4 and self.dim % BLOCK:
             # Padding is read as residual and must be zero, which only the code 128 of eight bits always is.
-            raise ValueError(f"a four-bit embedding needs a dim that is a multiple of {BLOCK}, not {self.dim}")
+            raise HardwireError(f"a four-bit embedding needs a dim that is a multiple of {BLOCK}, not {self.dim}")
         if not 4 <= self.sine_bits <= 14:
-            raise ValueError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
+            raise HardwireError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
 
     @classmethod
     def of(cls, config: LlamaConfig, **formats) -> "ModelFormat":

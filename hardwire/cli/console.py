@@ -1,4 +1,4 @@
-"""What a person sees on stderr: progress, and nothing that a program would have to parse."""
+"""The person's side of the command line: progress and remarks on stderr, text and figures on stdout."""
 
 import sys
 import time
@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PATIENCE = 2.0
-"""Seconds that anything may take without a word."""
+"""A step shows a line after so many seconds where there is no terminal."""
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """One line on stderr, as it is."""
+    """Print one line on stderr, with no markup in it."""
     stderr.print(line, markup=False)
 
 
 class Step:
-    """Something that takes a while.  ``update`` says how far it is."""
+    """A step on the screen: ``update`` moves its bar, or prints a line now and then."""
 
     def __init__(self, name: str, bar: Progress | None):
         self._name, self._bar = name, bar
@@ -28,7 +28,7 @@ class Step:
         self._next, self._pause = time.monotonic() + PATIENCE, PATIENCE
 
     def update(self, what: str = "", done: float | None = None, total: float = 1.0) -> None:
-        """``done`` of ``total``, if that is known, and what is going on."""
+        """Show that ``done`` of ``total`` is finished, if that is known, and ``what`` is being worked on."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, what=what, total=None if done is None else total, completed=done or 0)
         elif time.monotonic() > self._next:
@@ -39,10 +39,10 @@ class Step:
 
 
 @contextmanager
-def step(name: str, seconds: dict[str, float] | None = None) -> Iterator[Step]:
-    """Show a step while it runs: a bar on a terminal, elsewhere a line now and then, ever more rarely.
+def step(name: str) -> Iterator[Step]:
+    """Show a step while it runs: a bar on a terminal, elsewhere a line now and then, with a pause that doubles.
 
-    A step of two seconds or more leaves a line behind.  ``seconds`` is where its time goes, under its name.
+    A step of PATIENCE or more leaves a line with its time.
     """
     start = time.monotonic()
     if stderr.is_terminal:
@@ -58,8 +58,6 @@ def step(name: str, seconds: dict[str, float] | None = None) -> Iterator[Step]:
     else:
         yield Step(name, None)
     taken = time.monotonic() - start
-    if seconds is not None:
-        seconds[name] = round(taken, 2)
     if taken >= PATIENCE:
         say(f"{name}: {taken:.1f} s")
 

@@ -20,7 +20,7 @@ from sim.golden.llama import GoldenLlama
 from sim.perplexity import negative_log_likelihood
 from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
 from weights_to_rom.adapters.peft import AdapterError, open_peft
-from weights_to_rom.integer_model import quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
 from weights_to_rom.quantise.float_llama import FloatLlama
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.readers.open import open_checkpoint

@@ -69,9 +69,9 @@ def find_unit(name: str, paths: Sequence[str]) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"there are several units {name}: {', '.join(_short(path) for path in found)}")
+        raise SimulationError(f"there are several units {name}: {', '.join(_short(path) for path in found)}")
     large = [short for short in map(_short, paths) if "." not in short and not short.endswith(("_gate", "core", "stage"))]
-    raise ValueError(f"there is no unit {name}: the chip has {', '.join(large)}, and in them parts such as matvec.lane_00")
+    raise SimulationError(f"there is no unit {name}: the chip has {', '.join(large)}, and in them parts such as matvec.lane_00")
 
 
 def _short(path: str) -> str:

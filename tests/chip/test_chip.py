@@ -16,7 +16,7 @@ from hdl.verilog import TOP, chip_verilog
 from sim.cocotb.runner import build, run
 from tests.chip.plan import make_plan
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 from weights_to_rom.readers.base import Checkpoint
 from weights_to_rom.readers.open import open_checkpoint

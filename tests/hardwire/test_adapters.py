@@ -22,7 +22,7 @@ def hardwire(capsys, monkeypatch) -> Hardwire:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    from hardwire.compile import compile_model
+    from hardwire.compiler import compile_model
     from hardwire.source import Source
 
     out = tmp_path_factory.mktemp("adapters") / "out"

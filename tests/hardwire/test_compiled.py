@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import hdl.verilog
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledError, CompiledModel, keep_builds, replaced, sha256
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from tests.support.cli import write_model
 from weights_to_rom.pack.rom_image import rom_images

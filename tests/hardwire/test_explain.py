@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import hdl.cycles.token
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.cycles.token import FABRIC, UNITS, token_cycles
@@ -21,7 +21,7 @@ from sim.rtl.chip import RtlChip, harness_defines
 from sim.rtl.verilator import build_library
 from tests.support.cli import Hardwire, write_model
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import hdl.verilog
-from hardwire.compile import compile_model, respin
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model, respin
 from hardwire.run import run as run_model
 from hardwire.saved import KIND, load
 from hardwire.source import Source
@@ -132,7 +132,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(hardwire, folder, tmp_path, adap
 
 def test_a_resumed_run_takes_a_prompt(hardwire, folder, saved):
     figures = run(hardwire, folder / "out", "--resume", saved, "--prompt", " He was", "--tokens", 10, "--check")
-    said, model = load(saved, CompiledModel(folder / "out")), CompiledModel(folder / "out")
+    said, model = load(saved, Target(str(folder / "out"))), CompiledModel(folder / "out")
     assert figures["prompt_tokens"] == [*said.pending, *model.tokenizer.encode(" He was", bos=False)]
     assert figures["position"] == len(said.read) and figures["check"]["first_difference"] is None
     golden = GoldenLlama(model.model, WINDOW, N_SINKS)
@@ -160,7 +160,7 @@ def test_no_rom_is_in_the_file(folder, saved):
     chip = output.chip()
     state = chip.state().tobytes()
     chip.close()
-    difference = zlib.decompress(load(saved, output).difference)
+    difference = zlib.decompress(load(saved, Target(output)).difference)
     assert len(difference) == len(state)
     width = output.manifest["weights_00"]["width"]
     words = (folder / "out" / "rom" / "weights_00.hex").read_text().split()
@@ -173,7 +173,7 @@ def test_no_rom_is_in_the_file(folder, saved):
 
 
 def test_a_damaged_file_is_refused(hardwire, folder, saved, tmp_path):
-    content, output, file = saved.read_bytes(), CompiledModel(folder / "out"), tmp_path / "file"
+    content, target, file = saved.read_bytes(), Target(folder / "out"), tmp_path / "file"
     first = content.index(b"\n")
     rng = np.random.default_rng(1)
     damaged = [content[:n] for n in (0, 1, 20, first, first + 1, first + 40, len(content) - 1)]
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_refused(hardwire, folder, saved, tmp_path):
     for bad in damaged:
         file.write_bytes(bad)
         with pytest.raises(SavedError, match=f"^{file}: [^\n]*$"):
-            load(file, output)
+            load(file, target)
     file.write_bytes(content[:-1])
     refused(hardwire, f"{file}: is damaged or cut off", "run", folder / "out", "--resume", file)
     refused(hardwire, f"{file}: is damaged or cut off", "chat", folder / "out", "--resume", file, stdin="Hi\n")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import sim.rtl.trace
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hdl.fabric.matvec import TAG_BITS
 from hdl.fabric.row_output import result_beat

@@ -1,4 +1,4 @@
-"""``hardwire verify --sample``: equal at every unit's port, and the right unit named when it is not."""
+"""``hardwire verify --units``: equal at every unit's port, and the right unit named when it is not."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hardwire.check import verify
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
 from sim.golden.llama import GoldenLlama
@@ -308,17 +308,17 @@ def test_another_adapter_than_goldens_is_traced_to_the_adder(out):
 
 def test_command(out, tmp_path, capsys, monkeypatch):
     hardwire = Hardwire(capsys, monkeypatch)
-    result = hardwire("verify", out, "--sample", "--prompt", PROMPT, "--tokens", 2)
+    result = hardwire("verify", out, "--units", "--prompt", PROMPT, "--tokens", 2)
     assert result.code == 0 and "beats at 14 ports inside the chip identical to golden, layers 0, 1, 2" in result.out
     wrong = packed_wrong(out, tmp_path / "out", lambda model: changed(model, "layers.1.up", "e", lambda e: row_exponent(e, 3)))
-    result = hardwire("verify", wrong, "--sample", "--layer", 1, "--prompt", PROMPT, "--tokens", 2)
+    result = hardwire("verify", wrong, "--units", "--layer", 1, "--prompt", PROMPT, "--tokens", 2)
     assert result.code == 1
     assert f"DIFFERENT: prompt '{PROMPT}', position 0, layer 1, unit matvec, up[3]: rtl " in result.out
-    figures = json.loads(hardwire("verify", wrong, "--sample", "--prompt", PROMPT, "--tokens", 2, "--json").out)
+    figures = json.loads(hardwire("verify", wrong, "--units", "--prompt", PROMPT, "--tokens", 2, "--json").out)
     assert (figures["first_difference"]["unit"], figures["first_difference"]["layer"]) == ("matvec", 1)
     for arguments, code, complaint in (
-        (("--layer", 1), 2, "add --sample"),
-        (("--sample", "--layer", 3), 1, "there is no layer 3: the model has 0 to 2"),
+        (("--layer", 1), 2, "add --units"),
+        (("--units", "--layer", 3), 1, "there is no layer 3: the model has 0 to 2"),
     ):
         result = hardwire("verify", out, *arguments)
         assert result.code == code and complaint in result.err and result.err.count("\n") == 1 and result.out == ""

@@ -19,7 +19,8 @@ from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
 from sim.rtl.verilator import SimulationError, verilator
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 
 pytestmark = pytest.mark.xdist_group("verilog")  # one worker, so that its chips are built once

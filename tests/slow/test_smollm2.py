@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hardwire.check import verify
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.run import run
 from hardwire.source import Source
 from hardwire.target import Target

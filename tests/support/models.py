@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from weights_to_rom.compile import quantise_checkpoint
 from weights_to_rom.config import LlamaConfig
-from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
-from weights_to_rom.quantise.blocks import quantise
+from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.quantise.rounding import quantise
 from weights_to_rom.readers.base import BlockCodes, Checkpoint
 
 

@@ -8,18 +8,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.models import RandomBlocks, RandomCheckpoint, random_config
-from weights_to_rom.integer_model import (
-    IntegerModel,
-    IntegerModelError,
-    choose_residual_shift,
-    class_bits,
-    matrix_names,
-    pair_order,
-    quantise_checkpoint,
-    quantise_norm,
-)
-from weights_to_rom.quantise.blocks import quantise
+from weights_to_rom.compile import choose_residual_shift, class_bits, quantise_checkpoint, quantise_norm
+from weights_to_rom.integer_model import IntegerModel, IntegerModelError, matrix_names
+from weights_to_rom.quantise.rounding import quantise
 from weights_to_rom.readers.base import BlockCodes
+from weights_to_rom.row_order import pair_order
 
 ODD = {
     "dim": 40,

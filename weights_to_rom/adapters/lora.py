@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
-from weights_to_rom.integer_model import pair_order
 from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to
+from weights_to_rom.row_order import pair_order
 from weights_to_rom.schedule import Step, lora_matrices
 
 KIND = "hardwire adapter 1"

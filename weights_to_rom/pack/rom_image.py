@@ -90,18 +90,14 @@ def _digits(field: Field, values: np.ndarray, size: int) -> np.ndarray:
 
 def stack(*matrices: QuantisedMatrix) -> QuantisedMatrix:
     """Matrices of the same inputs, one above the other."""
-    q, d, m, e, k = (np.concatenate([getattr(matrix, name) for matrix in matrices]) for name in ("q", "d", "m", "e", "k"))
+    q, d, m, e, k = (np.concatenate(parts) for parts in zip(*(matrix.parts for matrix in matrices), strict=True))
     return QuantisedMatrix(q, d, m, e, k, matrices[0].bits)
-
-
-def _take_rows(matrix: QuantisedMatrix, order: np.ndarray) -> QuantisedMatrix:
-    return QuantisedMatrix(matrix.q[order], matrix.d[order], matrix.m[order], matrix.e[order], matrix.k[order], matrix.bits)
 
 
 def in_turns(gate: QuantisedMatrix, up: QuantisedMatrix, vector_lanes: int) -> QuantisedMatrix:
     """``vector_lanes`` rows of gate, then the same rows of up, and so on."""
     rows = np.arange(2 * len(gate.e)).reshape(2, -1, vector_lanes).swapaxes(0, 1).reshape(-1)
-    return _take_rows(stack(gate, up), rows)
+    return stack(gate, up).rows(rows)
 
 
 def matrices_in_order(

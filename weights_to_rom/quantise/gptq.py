@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
-from weights_to_rom.quantise.blocks import BLOCK, QuantisedMatrix, fit_blocks, recover, row_exponents
+from weights_to_rom.model_format import BLOCK
+from weights_to_rom.quantise.blocks import QuantisedMatrix
 from weights_to_rom.quantise.float_llama import Layer
+from weights_to_rom.quantise.recover import recover
+from weights_to_rom.quantise.search import fit_blocks, row_exponents
 
 BITS = 4
 DAMPING = 0.01

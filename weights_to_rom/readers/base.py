@@ -153,13 +153,3 @@ def check_tensors(
     if extra:
         more = f" and {len(extra) - 1} more tensors" if extra[1:] else ""
         raise CheckpointError(f"{source}: holds {extra[0]}{more}, which a Llama of this shape does not have")
-
-
-def half_rotation_rows(n_heads: int, head_dim: int) -> np.ndarray:
-    """Which row of an interleaved q or k matrix is each row in Hugging Face order, int64[n_heads * head_dim].
-
-    RoPE rotates element ``2 j`` with ``2 j + 1`` in llama2.c and in GGUF files of llamas, and ``j`` with
-    ``j + head_dim / 2`` in Hugging Face's; ``hugging_face = interleaved[half_rotation_rows(...)]``.
-    """
-    rows = np.arange(n_heads * head_dim).reshape(n_heads, head_dim // 2, 2)
-    return rows.swapaxes(1, 2).reshape(-1)

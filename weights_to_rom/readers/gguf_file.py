@@ -10,15 +10,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from weights_to_rom.config import LlamaConfig, RopeScaling
-from weights_to_rom.readers.base import (
-    BlockCodes,
-    Checkpoint,
-    CheckpointError,
-    check_tensors,
-    half_rotation_rows,
-    head_size,
-    make_config,
-)
+from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError, check_tensors, head_size, make_config
+from weights_to_rom.row_order import half_rotation_rows
 from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
 from weights_to_rom.text.tokenizer_models import NORMAL, STARTS_WITH_BOS, byte_level_bpe, sentencepiece_bpe
 

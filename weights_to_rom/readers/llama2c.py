@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
-from weights_to_rom.readers.base import Checkpoint, CheckpointError, half_rotation_rows, head_size, make_config
+from weights_to_rom.readers.base import Checkpoint, CheckpointError, head_size, make_config
+from weights_to_rom.row_order import half_rotation_rows
 from weights_to_rom.text.open import read_tokenizer
 from weights_to_rom.text.tokenizer import Tokenizer
 

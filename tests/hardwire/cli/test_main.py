@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import sim.rtl.verilator
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel, sha256
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model

@@ -10,8 +10,10 @@ import pytest
 
 from sim.golden.llama import GoldenLlama
 from tests.support.models import RandomBlocks, random_config, random_model
-from weights_to_rom.integer_model import IntegerModel, pair_order, quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.quantise.float_llama import FloatLlama
+from weights_to_rom.row_order import pair_order
 
 SHAPES = {
     "tied": {},

@@ -12,8 +12,8 @@ import pytest
 
 import hardwire.adapters
 import hdl.verilog
-from hardwire.compile import compile_model
 from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
 from hardwire.source import Source
 from sim.golden.lora import lora
 from sim.golden.mx import mx

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.pack.rom_image import NO_TOKEN, RomImage, rom_images, stage_images, words, write_rom_images
 from weights_to_rom.rom_map import Field, Rom, Word, rom_map, stage_roms
 from weights_to_rom.schedule import head_matrix

@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from weights_to_rom.quantise.blocks import (
-    BLOCK,
-    BLOCKS_AT_ONCE,
-    QuantisedMatrix,
-    block_error,
-    fit_blocks,
-    keep_codes,
-    quantise,
-)
+from weights_to_rom.model_format import BLOCK
+from weights_to_rom.quantise.blocks import BLOCKS_AT_ONCE, QuantisedMatrix, block_error
+from weights_to_rom.quantise.rounding import keep_codes, quantise
+from weights_to_rom.quantise.search import fit_blocks
 
 BITS = [4, 8]
 

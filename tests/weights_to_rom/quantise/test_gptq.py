@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from weights_to_rom.config import LlamaConfig
-from weights_to_rom.quantise.blocks import BLOCK, fit_blocks, quantise
+from weights_to_rom.model_format import BLOCK
 from weights_to_rom.quantise.float_llama import FloatLlama
 from weights_to_rom.quantise.gptq import DAMPING, gptq, quantise_with_hessian
+from weights_to_rom.quantise.rounding import quantise
+from weights_to_rom.quantise.search import fit_blocks
 
 CONFIG = LlamaConfig(dim=48, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, ffn_dim=72, vocab_size=97, max_seq_len=64)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import SHAPE, random_weights, write_gguf, write_hugging_face, write_llama2c
-from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError, half_rotation_rows
+from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError
 from weights_to_rom.readers.gguf_file import GgufCheckpoint
 from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
 from weights_to_rom.readers.open import open_checkpoint
+from weights_to_rom.row_order import half_rotation_rows
 
 
 def test_each_source_finds_its_reader(tmp_path):

@@ -1,0 +1,83 @@
+"""Sessions of a Target: the simulated chip, the integer model in numpy, or the checkpoint in floating point.
+
+``hardwire.board_session`` makes those of a board.
+"""
+
+from typing import TYPE_CHECKING
+
+from hardwire.compiled import BACKENDS, CompiledError
+from hardwire.progress import step
+from weights_to_rom.adapters.lora import frame
+
+if TYPE_CHECKING:
+    from hardwire.state import Saved
+    from hardwire.target import Target
+    from sim.backends import FloatSession, GoldenSession, RtlSession
+    from sim.rtl.chip import RtlChip
+    from sim.session import Session
+
+
+def session(target: "Target", backend: str) -> "Session":
+    """A session of ``target``, at position 0.
+
+    Raises
+    ------
+    CompiledError   for backend rtl of a checkpoint, for backend float if the checkpoint of a compiled model is gone, and for
+                    another backend than these three
+    AdapterError    if the target's adapter does not fit
+    """
+    makers = dict(zip(BACKENDS, (rtl_session, golden_session, float_session), strict=True))
+    if backend not in makers:
+        raise CompiledError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    return makers[backend](target)
+
+
+def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None) -> "RtlSession":
+    """A session of the simulated chip, whose library is built if it is not there.
+
+    Parameters
+    ----------
+    target : Target        a compiled model; its adapter is loaded into the chip as number 1
+    kind : type[RtlChip]   a class of chip that can be looked into, instead of RtlChip
+    saved : Saved          a state to go on from
+
+    Raises
+    ------
+    CompiledError   if the target is not compiled, or the chip does not take the adapter
+    SavedError      if the state is of another chip, or has another adapter
+    """
+    from hdl.interface import LoadStatus
+    from sim.backends import RtlSession
+
+    compiled, integers = target.compiled(), target.integer_adapter
+    config, fmt = compiled.config, compiled.format
+    number = saved.adapter if saved else int(integers is not None)
+    image = integers and frame(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
+    if saved is not None:
+        saved.check_adapter(image)
+    with step("build the simulation") as running:
+        chip = compiled.chip(lambda done, what: running.update(what, done), kind)
+    if saved is not None:
+        saved.restore(chip)
+    elif image is not None:
+        reply = chip.load(image)
+        if reply.status != LoadStatus.OK:
+            raise CompiledError(f"{compiled.folder}: the chip did not take the adapter: {reply.status.name}")
+    position = len(saved.read) if saved else 0
+    return RtlSession(chip, fmt.vocab_size, config.max_context, target.slides, number, position)
+
+
+def golden_session(target: "Target") -> "GoldenSession":
+    """A session of the integer model.  Its replies equal the chip's to the bit."""
+    from sim.backends import GoldenSession
+
+    return GoldenSession(target.model, target.max_context, target.n_sinks, target.integer_adapter)
+
+
+def float_session(target: "Target") -> "FloatSession":
+    """A session of the checkpoint in floating point, with the chip's window and the chip's noise."""
+    from sim.backends import FloatSession
+
+    with step("read the weights"):
+        checkpoint = target.source.checkpoint
+        return FloatSession(checkpoint.config, checkpoint.tensor, target.max_context, target.n_sinks, target.adapter)

@@ -1,0 +1,48 @@
+"""compile --shared, and the errors of its users."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hardwire.check import verify
+from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.compiler import compile_model
+from hardwire.source import Source
+from hardwire.target import Target
+from hdl.interface import Status
+from sim.backends import RtlSession
+from sim.session import Sampling, SessionError
+from tests.support.models import RandomCheckpoint, random_config
+
+
+def compiled(folder, **changes):
+    source = Source(RandomCheckpoint(random_config(**changes)), "random", None)
+    compile_model(source, folder / "out", wide_bits=24, shared=True, max_context=16, simulation=False)
+    return folder / "out"
+
+
+def test_a_chip_on_the_shared_engine(tmp_path):
+    out = CompiledModel(compiled(tmp_path))
+    assert out.config.shared
+    assert out.format.sine_bits == 8
+    assert {"weights_00", "rows", "gain", "norm", "freq", "constant"} == set(out.manifest)
+    assert "module spram" in (out.folder / "chip.v").read_text()
+
+
+def test_an_epsilon_that_is_too_large(tmp_path):
+    with pytest.raises(CompiledError, match=r"the epsilon of .*norm is too large for the shared engine: compile without --shared"):
+        compiled(tmp_path, norm_eps=5.0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_units_that_cannot_be_looked_at(tmp_path):
+    with pytest.raises(ValueError, match="has one engine for all units, and no ports between them to look at: leave out --units"):
+        verify(Target(str(compiled(tmp_path))), [], 1, layers=[])
+
+
+def test_a_temperature():
+    refusal = SimpleNamespace(status=Status.NO_NOISE, logits=np.zeros(0), token=0, end=False)
+    session = RtlSession(SimpleNamespace(token=lambda *args, **kwargs: refusal), 50, 16)
+    with pytest.raises(SessionError, match="takes the likeliest token: leave the temperature at 0"):
+        session.step(1, Sampling(0.5))

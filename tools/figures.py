@@ -1,0 +1,125 @@
+"""Print docs/figures.md, and the table of boards in README.md, from the reports in docs/reports.
+
+    python tools/figures.py            write them
+    python tools/figures.py --check    name what differs from what would be written; exit 1 if anything does
+
+`measured.json` is kept by hand: a list of tables, each with its columns, its rows and the command that gave them.
+Every other file is the `report.json` that `hardwire fpga build` wrote for a board.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "docs/reports"
+PAGE, README = ROOT / "docs/figures.md", ROOT / "README.md"
+
+HEAD = """\
+# Figures
+
+Every figure has a kind. *Measured*: a tool or a simulation counted it. *Derived*: it follows from measured figures alone.
+*Projected*: an assumption, which stands next to it, is part of it. Printed by `tools/figures.py` from `docs/reports/`.
+"""
+
+BOARDS = """\
+## On boards
+
+Measured after place and route: LUTs to MHz. Cycles are measured on the simulated chip, since nobody has run a bitstream on a
+real board yet. Tokens a second are derived from them, at the clock. The command is `hardwire fpga build MODEL --board BOARD`.
+"""
+
+
+def table(columns: list[str], rows: list[list]) -> str:
+    """A table in Markdown; integers get commas."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *cells])
+
+
+def reports() -> list[dict]:
+    """The reports of boards, the slowest first."""
+    found = [json.loads(path.read_text()) for path in REPORTS.glob("*.json") if path.name != "measured.json"]
+    return sorted(found, key=lambda report: report["tokens_per_second"])
+
+
+def board_rows() -> list[list]:
+    """What README tells of each board."""
+    return [
+        [
+            report["board"],
+            f"`{report['model']}`",
+            f"{report['fmax_mhz']} MHz, clock {report['clock_mhz']:g}",
+            f"{report['cycles_per_token']:,} at context {report['context']}",
+            report["tokens_per_second"],
+        ]
+        for report in reports()
+    ]
+
+
+def boards() -> str:
+    """The section on boards: the table of README, and what each design uses."""
+    used = [
+        [
+            report["board"],
+            *(report[name] for name in ("luts", "flip_flops", "block_rams", "dsps")),
+            report.get("sprams", "none"),
+            report["seed"],
+            ", ".join(f"{tool} {version}" for tool, version in report["tools"].items()),
+        ]
+        for report in reports()
+    ]
+    paths = [
+        [
+            report["board"],
+            " to ".join(f"`{part['unit'].removeprefix('board.core.')}`" for part in report["critical_path"]),
+            f"{sum(part['logic_ns'] for part in report['critical_path']):.2f}",
+            f"{sum(part['wires_ns'] for part in report['critical_path']):.2f}",
+        ]
+        for report in reports()
+    ]
+    return "\n\n".join(
+        [
+            BOARDS + "\n" + table(["board", "model", "after route", "cycles a token", "tokens/s"], board_rows()),
+            table(["board", "LUTs", "flip-flops", "block RAMs", "DSPs", "SPRAMs", "seed", "tools"], used),
+            table(["board", "critical path", "ns in logic", "ns in wires"], paths),
+        ]
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [HEAD]
+    for group in json.loads((REPORTS / "measured.json").read_text()):
+        lines = [f"## {group['title']}", group["text"]]
+        if "command" in group:
+            lines.append(f"Command: `{group['command']}`")
+        sections.append("\n\n".join(line for line in [*lines, table(group["columns"], group["rows"])] if line) + "\n")
+    return "\n".join([*sections, boards()]) + "\n"
+
+
+def differing() -> dict[Path, str]:
+    """The files that are not what this script prints, with what they should be."""
+    part = table(["board", "model", "after route", "cycles a token", "tokens/s"], board_rows())
+    readme = re.sub(
+        r"(<!-- printed: boards -->\n).*?(\n<!-- end -->)",
+        lambda found: found[1] + part + found[2],
+        README.read_text(),
+        flags=re.DOTALL,
+    )
+    return {path: text for path, text in {PAGE: page(), README: readme}.items() if not path.exists() or path.read_text() != text}
+
+
+def main(arguments: list[str]) -> int:
+    files = differing()
+    if arguments == ["--check"]:
+        for path in files:
+            print(f"{path.relative_to(ROOT)}: is not what tools/figures.py prints")
+        return bool(files)
+    for path, text in files.items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,183 @@
+"""Print the pages of docs/reference that code decides: the command line, the ports of the chip, the layout of the ROMs.
+
+    python tools/reference.py            write docs/reference/cli.md, and the printed parts of the other pages
+    python tools/reference.py --check    name the pages that differ from what would be written; exit 1 if any does
+
+A printed part stands between `<!-- printed: NAME -->` and `<!-- end -->`.
+"""
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs/reference"
+sys.path.insert(0, str(ROOT))
+os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1", TERMINAL_WIDTH="100")
+
+import typer  # noqa: E402
+
+import hdl.interface as interface  # noqa: E402
+from hardwire.cli.main import app  # noqa: E402
+
+CLI_HEAD = """\
+# The command line
+
+`make setup` puts the command into `.venv/bin`. Text and figures go to stdout, and everything else to stderr. An error of
+the input is one line that begins with `error:`, with exit status 1; a wrong option exits with status 2.
+
+Printed from the code by `tools/reference.py`.
+"""
+
+
+def plain(text: str) -> str:
+    """Join the lines of each paragraph, and keep what a table cell would take for its end."""
+    paragraphs = (" ".join(part.split()) for part in text.replace("\b", "").split("\n\n"))
+    return "\n\n".join(paragraphs).replace("|", "\\|").replace("<", "&lt;")
+
+
+def default(option: typer.core.TyperOption) -> str:
+    """Say the default of an option, or nothing."""
+    if option.required:
+        return "required"
+    if isinstance(option.show_default, str):
+        return option.show_default
+    if not option.show_default or option.default is None or option.default is False or callable(option.default):
+        return ""
+    return f"`{getattr(option.default, 'value', option.default)}`"
+
+
+def values(option: typer.core.TyperOption) -> str:
+    """Say what follows an option: a word, one of some choices, or nothing for a flag."""
+    if option.is_flag:
+        return ""
+    choices = getattr(option.type_descriptor.annotation, "__members__", None)
+    if choices:
+        return " " + "\\|".join(str(member.value) for member in choices.values())
+    name = (option.metavar or "").replace("|", "\\|") or getattr(option.type_descriptor.annotation, "__name__", "value").upper()
+    return " " + {"INT": "N", "FLOAT": "X", "STR": "TEXT", "PATH": "PATH"}.get(name, name)
+
+
+def command_page(command: typer.core.TyperCommand, name: str, level: str) -> Iterator[str]:
+    """Print a command: usage, help, a table of its options, its example."""
+    arguments = [p for p in command.params if isinstance(p, typer.core.TyperArgument)]
+    options = [p for p in command.params if isinstance(p, typer.core.TyperOption) and not p.hidden and "--help" not in p.opts]
+    words = [argument.metavar or argument.name.upper() for argument in arguments]
+    words = [word if argument.required else f"[{word}]" for argument, word in zip(arguments, words, strict=True)]
+    cells = [word.replace("|", "\\|") for word in words]
+    yield f"{level} {name}\n"
+    yield f"    {name} {' '.join([*words, '[OPTIONS]' if options else '']).strip()}\n"
+    yield plain(command.help or "").replace("\\|", "|") + "\n"
+    rows = [
+        f"| `{word}` | {plain(argument.help or '')} | |" for argument, word in zip(arguments, cells, strict=True) if argument.help
+    ]
+    for option in options:
+        given = ", ".join(f"`{spelling}{values(option)}`" for spelling in option.opts)
+        rows.append(f"| {given} | {plain(option.help or '')} | {default(option)} |")
+    if rows:
+        yield "| | meaning | default |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    if command.epilog:
+        lines = [re.sub(r"^(Examples?|then|A first chip): *", "", line.strip()) for line in command.epilog.split("\n")]
+        if examples := [line for line in lines if line]:
+            yield "Example:\n\n" + "\n".join(f"    {line}" for line in examples) + "\n"
+
+
+def commands(command: typer.core.TyperCommand, name: str, level: str) -> Iterator[str]:
+    """Print a command and those below it."""
+    if level != "#":
+        yield from command_page(command, name, level)
+    for word, below in sorted(getattr(command, "commands", {}).items()):
+        yield from commands(below, f"{name} {word}", level + "#")
+
+
+def cli_page() -> str:
+    """The page of the command line."""
+    root = typer.main.get_command(app)
+    head = [CLI_HEAD]
+    shared = [p for p in root.params if "--help" not in p.opts]
+    if shared:
+        rows = [f"| `{', '.join(option.opts)}` | {plain(option.help or '')} |" for option in shared]
+        head.append("Options of every command, given before its name:\n\n| | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join([*head, *commands(root, "hardwire", "#")])
+
+
+def described(body: list[ast.stmt]) -> dict[str, str]:
+    """Map each assigned name to the string that stands under it."""
+    texts = {}
+    for statement, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            value = following.value if isinstance(following, ast.Expr) else None
+            texts[statement.targets[0].id] = value.value if isinstance(value, ast.Constant) else ""
+    return texts
+
+
+SOURCE = ast.parse(Path(interface.__file__).read_text()).body
+
+
+def layout_table(name: str) -> str:
+    """A payload of the chip: what it says, and its fields from bit 0 up."""
+    layout = getattr(interface, name)
+    rows, offset = [], 0
+    for (field, of), width in zip(layout.fields, layout.widths.values(), strict=True):
+        bits = str(offset) if width == 1 else f"{offset + width - 1}:{offset}"
+        kind = f"`{of.__name__}`" if isinstance(of, type) else "unsigned"
+        rows.append(f"| `{field}` | {bits} | {width} | {kind} |")
+        offset += width
+    text = plain(described(SOURCE)[name]).replace("``", "`")
+    return f"{text}\n\n| field | bits | width | |\n|---|---|--:|---|\n" + "\n".join(rows)
+
+
+def status_table(codes: type[IntEnum]) -> str:
+    """Codes with their values and meanings."""
+    body = next(node.body for node in SOURCE if isinstance(node, ast.ClassDef) and node.name == codes.__name__)
+    texts = described(body)
+    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name])} |" for code in codes]
+    return "| value | name | meaning |\n|--:|---|---|\n" + "\n".join(rows)
+
+
+def parts() -> dict[str, str]:
+    """The printed parts of pages, by name."""
+    return {
+        "COMMAND": layout_table("COMMAND"),
+        "REPLY": layout_table("REPLY"),
+        "LOAD_WORD": layout_table("LOAD_WORD"),
+        "LOAD_REPLY": layout_table("LOAD_REPLY"),
+        "Status": status_table(interface.Status),
+        "LoadStatus": status_table(interface.LoadStatus),
+    }
+
+
+def pages() -> dict[Path, str]:
+    """Every printed page as it should be."""
+    printed = parts()
+    found = {FOLDER / "cli.md": cli_page()}
+    for path in sorted(FOLDER.glob("*.md")):
+        text = path.read_text()
+        new = re.sub(
+            r"<!-- printed: (\w+) -->\n.*?<!-- end -->",
+            lambda part: f"<!-- printed: {part[1]} -->\n{printed[part[1]]}\n<!-- end -->",
+            text,
+            flags=re.DOTALL,
+        )
+        if path not in found and "<!-- printed:" in text:
+            found[path] = new
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    differing = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    if arguments == ["--check"]:
+        for path in differing:
+            print(f"{path.relative_to(ROOT)}: is not what tools/reference.py prints")
+        return bool(differing)
+    for path in differing:
+        path.write_text(pages()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
