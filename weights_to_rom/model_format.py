@@ -65,13 +65,13 @@ class ModelFormat:
             raise HardwireError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
 
     @classmethod
-    def of(cls, config: LlamaConfig, **formats) -> "ModelFormat":
+    def of(cls, config: LlamaConfig, **formats: Any) -> "ModelFormat":
         """The format of a checkpoint; ``formats`` overrides the number formats.
 
         With ``wide_bits=24`` the default of ``sine_bits`` is 8: that table fits one block RAM of a small device.
         """
         if formats.get("wide_bits") == 24:
-            formats = {"sine_bits": 8} | formats
+            formats.setdefault("sine_bits", 8)
         return cls(**_shape(config), **formats)
 
     def as_dict(self) -> dict[str, Any]:
