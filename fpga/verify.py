@@ -1,17 +1,31 @@
-"""Is the model in the bitstream?  Every block RAM of a build's bitstream, against what the design's memories hold."""
+"""Compare the block RAMs of a finished bitstream with the memories of the design."""
 
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpga.boards import Board
-from fpga.ecp5 import readback as ecp5_readback
-from fpga.ecp5.toolchain import BuildError
-from fpga.ice40 import readback as ice40_readback
+from fpga.job import BlockRam, Site
+from fpga.toolchain import Toolchain
+from synth.run import BuildError
+
+WordsOf = Callable[[Sequence[int], int], list[int]]
+"""``Toolchain.words_of``."""
 
 
 @dataclass(frozen=True)
 class Equal:
-    """A memory that the bitstream holds: its name, and its size.  One without block RAMs is logic, and was not looked at."""
+    """A memory of the design whose block RAMs hold the right words.
+
+    Parameters
+    ----------
+    memory : str
+        Flattened name.
+    words, bits : int
+        How many words were compared, and the bits of the largest one.
+    block_rams : int
+        How many block RAMs hold it.  0 means that the memory became logic: then it was not compared.
+    """
 
     memory: str
     words: int
@@ -19,39 +33,125 @@ class Equal:
     block_rams: int
 
 
-def verify(board: Board, folder: Path, contents: dict[str, list[int]]) -> list[Equal]:
-    """Compare the bitstream in ``folder``, with routed.json beside it, with ``contents``, the words of memories by name.
+def verify(toolchain: Toolchain, bitstream: Path, netlist: Path, contents: Mapping[str, list[int]]) -> list[Equal]:
+    """Compare a bitstream with ``contents``, the words of each memory of the design.
 
-    Raises BuildError for the first word that differs, and for a block RAM with contents that is no memory's.
+    Parameters
+    ----------
+    toolchain : Toolchain
+        The tool flow that made the bitstream.
+    bitstream, netlist : Path
+        The two files of one ``Placed``.
+    contents : mapping of str to list of int
+        Words by flattened name (``fpga.memories.contents``).
+
+    Raises
+    ------
+    BuildError
+        A word differs, or a block RAM holds something and belongs to no memory, or the netlist is that of another design.
     """
-    readback = ice40_readback if board.device.family.name == "ice40" else ecp5_readback
-    blocks, held = readback.block_rams(folder / "routed.json"), readback.unpack(folder)
+    blocks, held = toolchain.block_rams(netlist), toolchain.unpack(bitstream)
     if missing := sorted(name for name, block in blocks.items() if block.site not in held):
-        raise BuildError(f"{missing[0]}: has no contents in {folder}'s bitstream: build it again")
+        raise BuildError(f"{missing[0]}: has no contents in {bitstream.parent}'s bitstream: build it again")
     equal, known = [], set()
     for memory, expected in contents.items():
-        mine = {name: block for name, block in blocks.items() if name.rsplit(".", 2)[0] == memory}
-        known |= {block.site for block in mine.values()}
-        if mine:
-            _compare(memory, expected, _words(readback, memory, expected, mine, held))
-        equal.append(Equal(memory, len(expected), max(expected).bit_length(), len(mine)))
+        own = {name: block for name, block in blocks.items() if name.rsplit(".", 2)[0] == memory}
+        known |= {block.site for block in own.values()}
+        if own:
+            _compare(memory, expected, memory_words(memory, expected, own, held, toolchain.words_of))
+        equal.append(Equal(memory, len(expected), max(expected).bit_length(), len(own)))
     if not any(memory.block_rams for memory in equal):
-        raise BuildError(f"{folder}/routed.json has none of the design's memories in block RAM: build it again")
+        raise BuildError(f"{netlist} has none of the design's memories in block RAM: build it again")
     names = {block.site: name for name, block in blocks.items()}
-    for site, rows in held.items():
-        if site not in known and any(rows):
+    for site, raw in held.items():
+        if site not in known and any(raw):
             raise BuildError(f"block RAM {names.get(site, site)}: has contents, and is no ROM of the design")
     return equal
 
 
-def _words(readback, memory: str, expected: list[int], blocks: dict, held: dict) -> list[int]:
-    try:
-        return readback.words(memory, expected, blocks, held)
-    except ValueError as error:
-        raise BuildError(str(error)) from None
+def memory_words(
+    memory: str,
+    expected: Sequence[int],
+    blocks: Mapping[str, BlockRam],
+    held: Mapping[Site, Sequence[int]],
+    words_of: WordsOf,
+) -> list[int]:
+    """Put the words of a memory together from its block RAMs.
+
+    Yosys leaves out a bit that is the same in all words of a ROM.  Such a bit is taken from ``expected``, every other one from the
+    bitstream.  Each column of block RAMs has the next ``width`` of the bits that vary.  The rows of a column have further words, or
+    the same words again: a ROM with several readers has copies.
+
+    Parameters
+    ----------
+    memory : str
+        Flattened name.
+    expected : sequence of int
+        The words that the memory should have.
+    blocks : mapping of str to BlockRam
+        Block RAMs of the netlist, by name: ``memory.ROW.COLUMN``.
+    held : mapping of Site to sequence of int
+        The raw contents of the block RAMs in the bitstream.
+    words_of : WordsOf
+
+    Raises
+    ------
+    BuildError
+        The block RAMs are not those of a memory of this size, or copies differ.
+    """
+    places = {
+        (int(match[1]), int(match[2])): block
+        for name, block in blocks.items()
+        if (match := re.fullmatch(re.escape(memory) + r"\.(\d+)\.(\d+)", name))
+    }
+    ones, zeros = -1, 0
+    for word in expected:
+        ones, zeros = ones & word, zeros | word
+    varying = [bit for bit in range(zeros.bit_length()) if (zeros & ~ones) >> bit & 1]
+    wrong = BuildError(f"{memory}: {len(places)} block RAMs in the netlist are not those for {len(varying)} bits that vary")
+    if not places:
+        raise wrong
+    stored = {place: words_of(held[block.site], block.width) for place, block in sorted(places.items())}
+    if {row for row, _ in places} == {0}:
+        stored = _as_rows(stored, len(expected))
+    read, bits = [ones] * len(expected), iter(varying)
+    for column in sorted({column for _, column in stored}):
+        rows = [words for (_, at), words in stored.items() if at == column]
+        words = _without_copies([word for row in rows for word in row], len(rows), len(expected))
+        if words is None:
+            raise BuildError(f"{memory}: the copies of its slice {column} differ")
+        if len(words) < len(expected):
+            raise wrong
+        width = next(block.width for (_, at), block in places.items() if at == column)
+        for k, bit in zip(range(width), bits, strict=False):
+            for address in range(len(expected)):
+                read[address] |= (words[address] >> k & 1) << bit
+    if next(bits, None) is not None:
+        raise wrong
+    return read
 
 
-def _compare(memory: str, expected: list[int], read: list[int]) -> None:
+def _as_rows(stored: dict[tuple[int, int], list[int]], n_words: int) -> dict[tuple[int, int], list[int]]:
+    """Return the block RAMs of a deep memory by row and column, where Yosys numbers all of them as columns of row 0.
+
+    The columns of the first words come first, then those of the next words.
+    """
+    columns = sorted(column for _, column in stored)
+    deep = -(-n_words // len(stored[0, columns[0]]))
+    if deep == 1 or len(columns) % deep:
+        return stored
+    across = len(columns) // deep
+    return {(n // across, columns[n % across]): stored[0, column] for n, column in enumerate(columns)}
+
+
+def _without_copies(words: list[int], rows: int, n_words: int) -> list[int] | None:
+    """Return the words of one copy out of the words of ``rows`` block RAMs, or None if the copies differ."""
+    depth = len(words) // rows
+    size = depth * -(-n_words // depth)
+    return words[:size] if all(words[i] == words[i % size] for i in range(size, len(words))) else None
+
+
+def _compare(memory: str, expected: Sequence[int], read: Sequence[int]) -> None:
     for at, (right, found) in enumerate(zip(expected, read, strict=True)):
         if wrong := right ^ found:
             bits = ", ".join(str(bit) for bit in range(wrong.bit_length()) if wrong >> bit & 1)

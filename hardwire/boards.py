@@ -1,25 +1,27 @@
-"""``hardwire fpga build``: a compiled model, or a checkpoint that is compiled for the board, as a bitstream."""
+"""``hardwire boards`` and ``hardwire fpga``: bitstreams of compiled models, flashed and verified."""
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardwire.board_session import board_rom
-from hardwire.cli.console import say, step
+from hardwire.cli.console import say
 from hardwire.compiled import CompiledError, CompiledModel, is_output, write_json
 from hardwire.compiler import compile_model
+from hardwire.progress import step
 from hardwire.source import Source
+from weights_to_rom.errors import HardwireError
 
 if TYPE_CHECKING:
     from fpga.boards import Board
     from fpga.devices import Cells
     from fpga.estimate import Estimate
+    from fpga.job import Job
 
 MAX_CONTEXT = 256
-"""Positions of the chip that a checkpoint is compiled to, where the model has as many."""
+"""The context of a chip that is compiled for a board, if the model has as much."""
 
 
 def build(
@@ -30,28 +32,57 @@ def build(
     seed: int = 1,
     allow_timing_fail: bool = False,
     out: Path | None = None,
+    wide_bits: int | None = None,
+    **given: Any,
 ) -> dict:
-    """Build ``name``, a compiled model (whose lanes stand) or a checkpoint (for which the fastest lanes are found).
+    """Build a bitstream, and return its report.
 
-    Writes top.bit (top.bin), routed.json and report.json to OUT/fpga/BOARD and returns the report; the report of a build that
-    misses its clock is missed.json there.  Raises BuildError, ValueError for a board that is not known, CompiledError and
-    CheckpointError.
+    OUT/fpga/BOARD gets top.bit (top.bin for an iCE40), routed.json and report.json.  If the clock is missed, it gets missed.json
+    alone.
+
+    Parameters
+    ----------
+    name : str
+        A compiled model, whose configuration stays, or a checkpoint, which is compiled with the fastest lanes that fit the board.
+    board_name : str
+    clock_mhz : float, optional
+        The clock of the chip.  By default that of the estimate.
+    seed : int
+        Start value of placement.
+    allow_timing_fail : bool
+        Keep a bitstream that is too slow for its clock.
+    out : Path, optional
+        Where a checkpoint is compiled to.  By default build/MODEL-BOARD.
+    wide_bits : int, optional
+        Width of the residual stream of a checkpoint's chip.  By default that of the board's family.
+    given
+        Options of ChipConfig for a checkpoint's chip; those that are None are found.
+
+    Raises
+    ------
+    HardwireError
+        The board is unknown, cannot make the clock, or is too small; a tool refuses the design; the clock is missed.
     """
     from fpga.boards import board_named
-    from fpga.ecp5.toolchain import BuildError
     from fpga.estimate import estimate
+    from fpga.toolchain import toolchain_of
+    from synth.run import BuildError
 
     board = board_named(board_name)
+    toolchain = toolchain_of(board)
     if clock_mhz:
         clock_of(board, clock_mhz)
-    output = _output(name, board, out)
+    options = {option: value for option, value in {"wide_bits": wide_bits, **given}.items() if value is not None}
+    output = _output(name, board, out, options)
     estimated = estimate(output.format, output.config, board)
     for line in estimate_lines(estimated):
         say(line)
-    _check_fit(name, estimated.cells, board, tight=True)  # whoever chose lanes may try
+    # A user who chose the lanes may try to use all LUTs.
+    _check_fit(name, estimated.cells, board, tight=True)
     folder = output.folder / "fpga" / board.name
     with step(f"build for {board.name}") as running:
-        placed = _placed(output, board, folder, clock_mhz or estimated.clock_mhz, seed, estimated, running.update)
+        job = _job(output, board, folder, clock_of(board, clock_mhz or estimated.clock_mhz), seed, estimated)
+        placed = toolchain.build(job, running.update)
     found = placed.report
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])
@@ -73,87 +104,55 @@ def build(
             f"{board.name}: {report['fmax_mhz']} MHz after route, and the clock is {report['clock_mhz']:g} MHz: "
             f"try another --seed, or --clock {int(report['fmax_mhz'])}"
         )
-    bitstream = folder / f"top{placed.bitstream.suffix}"
-    for made, name in ((placed.bitstream, bitstream.name), (placed.netlist, "routed.json")):
+    bitstream, netlist = _files(folder, board)
+    for made, kept in ((placed.bitstream, bitstream), (placed.netlist, netlist)):
         shutil.copyfile(made, folder / "part")
-        (folder / "part").replace(folder / name)
+        (folder / "part").replace(kept)
     write_json(folder / "report.json", report)
     return report | {"bitstream": str(bitstream)}
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """What place and route made."""
-
-    report: dict
-    bitstream: Path
-    netlist: Path
-
-
 def clock_of(board: "Board", mhz: float) -> float:
-    """What the board makes of it, and the serial line counts in.  Raises ValueError if there is no such clock or line."""
-    from fpga.ecp5 import script as ecp5
-    from fpga.ice40 import toolchain as ice40_build
-    from fpga.link.uart import divisor_for
+    """Return the fastest clock in MHz that the board can make and that is not above ``mhz``.
 
-    pll = ice40_build.Pll if board.device.family.name == "ice40" else ecp5.Pll
-    clock_mhz = mhz if mhz == board.oscillator_mhz else pll.below(board.oscillator_mhz, mhz).mhz
+    Raises HardwireError if there is none, or if the serial line cannot be timed by it.
+    """
+    from fpga.link.protocol import divisor_for
+    from fpga.toolchain import toolchain_of
+
+    clock_mhz = toolchain_of(board).clock(board, mhz)
     divisor_for(clock_mhz * 1e6, board.baud)
     return clock_mhz
 
 
-def _placed(
-    output: CompiledModel,
-    board: "Board",
-    folder: Path,
-    clock_mhz: float,
-    seed: int,
-    estimated: "Estimate",
-    progress: Callable[[str], None],
-) -> _Placed:
-    from fpga.ecp5.toolchain import bitstream
-    from fpga.ice40 import toolchain as ice40_build
-    from fpga.link.simulated_board import board_verilog
-    from fpga.link.uart import divisor_for
+def _job(output: CompiledModel, board: "Board", folder: Path, clock_mhz: float, seed: int, estimated: "Estimate") -> "Job":
+    """Return the job of a compiled model.  Writes the links to its ROM images."""
+    from fpga.job import Job
+    from fpga.link.board_top import board_verilog
+    from fpga.link.protocol import divisor_for
 
-    roms = board_rom(output, folder / "rom")
-    if board.device.family.name == "ice40":
-        made = folder / f"seed-{seed}-{clock_mhz:g}-mhz"
-        report = ice40_build.build(
-            output.format, output.config, roms, made, board=board, clock_mhz=clock_mhz, seed=seed, progress=progress
-        )
-        return _Placed({name: value for name, value in report.items() if name != "key"}, made / "top.bin", made / "routed.json")
-    clock_mhz = clock_of(board, clock_mhz)
     verilog = board_verilog(output.format, output.config, divisor_for(clock_mhz * 1e6, board.baud))
-    report = bitstream(
-        board,
-        verilog,
-        roms,
-        folder,
-        clock_mhz=clock_mhz,
-        seed=seed,
-        chains=estimated.chains,
-        narrow=estimated.narrow,
-        progress=lambda phase, what: progress(f"{phase}: {what}".rstrip(": ")),
-    )
-    bit = Path(report.pop("bitstream"))
-    return _Placed(report, bit, bit.with_suffix(".routed.json"))
+    roms = board_rom(output, folder / "rom")
+    return Job(verilog, roms, board, clock_mhz, seed, folder, estimated.chains, estimated.narrow)
 
 
-def _output(name: str, board: "Board", out: Path | None) -> CompiledModel:
-    """The compiled model ``name``, or the one that is made of the checkpoint, with the fastest lanes that fit."""
-    from fpga.estimate import WIDE_BITS, family_name, fastest
+def _output(name: str, board: "Board", out: Path | None, options: dict[str, Any]) -> CompiledModel:
+    """Return the compiled model ``name``, or compile the checkpoint ``name`` with the fastest lanes that fit."""
+    from fpga.estimate import estimator_of, fastest
     from hdl.verilog import chip_verilog
 
     if is_output(Path(name)):
+        if options:
+            option = "--" + next(iter(options)).replace("_", "-")
+            raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
         say(f"{name} is compiled: its lanes stand")
         output = CompiledModel(name)
         if chip_verilog(output.format, output.config) != output.verilog.read_text():
             raise CompiledError(f"{name}: this version of hardwire generates other Verilog: compile it again")
         return output
-    source, wide_bits = Source.open(name), WIDE_BITS[family_name(board)]
+    source, wide_bits = Source.open(name), options.pop("wide_bits", estimator_of(board).WIDE_BITS)
     model = source.format(wide_bits)
-    best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
+    best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len), **options)
     _check_fit(name, best.cells, board)
     out = out or Path("build") / f"{Path(name).name}-{board.name}"
     compile_model(source, out, wide_bits=wide_bits, **best.config.as_dict())
@@ -161,23 +160,23 @@ def _output(name: str, board: "Board", out: Path | None) -> CompiledModel:
 
 
 def _check_fit(name: str, cells: "Cells", board: "Board", tight: bool = False) -> None:
-    from fpga.ecp5.toolchain import BuildError
     from fpga.estimate import overflows
+    from synth.run import BuildError
 
     if over := overflows(cells, board, tight=tight):
         raise BuildError(f"{name} does not fit {board.name}: it takes {'; '.join(over)}.  {_largest(board)}")
 
 
 def _largest(board: "Board") -> str:
-    """The largest bundled model that fits, with its fastest lanes."""
-    from fpga.estimate import WIDE_BITS, family_name, fastest, overflows
+    """Return a sentence with the largest bundled model that fits, and its fastest lanes."""
+    from fpga.estimate import estimator_of, fastest, overflows
     from weights_to_rom.readers.known_models import known_models
 
     fitting = []
     for name, *_, path in known_models():
-        if not (path and Path(path).is_dir()):  # a folder of this repository
+        if not (path and Path(path).is_dir()):  # a bundled model is a folder
             continue
-        model = Source.open(name).format(WIDE_BITS[family_name(board)])
+        model = Source.open(name).format(estimator_of(board).WIDE_BITS)
         best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
         if not overflows(best.cells, board):
             fitting.append((model.dim * model.n_layers, name, best.config))
@@ -193,7 +192,7 @@ def _largest(board: "Board") -> str:
 
 
 def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
-    """Cycles of a token at the context, and whether they were measured."""
+    """Return the cycles of a token at the context of the estimate, and whether they were measured."""
     decode = output.report["measured"].get("decode", {})
     if entry := decode.get(str(estimated.context)):
         return entry["cycles"], True
@@ -201,6 +200,7 @@ def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
 
 
 def estimate_lines(estimated: "Estimate") -> list[str]:
+    """Return an estimate as lines for a terminal."""
     cells = estimated.cells
     return [
         f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
@@ -211,43 +211,56 @@ def estimate_lines(estimated: "Estimate") -> list[str]:
     ]
 
 
-def _bitstream_name(board: "Board") -> str:
-    return "top.bin" if board.device.family.name == "ice40" else "top.bit"
+def _files(folder: Path, board: "Board") -> tuple[Path, Path]:
+    """Return the paths of the bitstream and of the placed netlist in OUT/fpga/BOARD."""
+    from fpga.toolchain import toolchain_of
+
+    return folder / f"top{toolchain_of(board).SUFFIX}", folder / "routed.json"
 
 
 def flash(out: str, board_name: str) -> str:
-    """Load the bitstream that ``build`` made of OUT into a board; what was loaded.  Raises ValueError."""
+    """Load the bitstream that ``build`` made of OUT into a board, and return its path.
+
+    Raises HardwireError if there is no such bitstream, if it was made of another model, or if the board cannot be reached.
+    """
     from fpga.boards import board_named
     from fpga.flash import flash as load
 
     board, output = board_named(board_name), CompiledModel(out)
     folder = output.folder / "fpga" / board.name
-    bitstream = folder / _bitstream_name(board)
+    bitstream, _ = _files(folder, board)
     again = f"make one with: hardwire fpga build {out} --board {board.name}"
     if not bitstream.is_file():
-        raise ValueError(f"{bitstream}: no bitstream ({again})")
+        raise HardwireError(f"{bitstream}: no bitstream ({again})")
     if json.loads((folder / "report.json").read_text())["identity"] != f"{output.identity:016x}":
-        raise ValueError(f"{bitstream}: is of another model or chip than {out} is now ({again})")
+        raise HardwireError(f"{bitstream}: is of another model or chip than {out} is now ({again})")
     with step(f"flash {board.name}"):
         load(board, bitstream)
     return str(bitstream)
 
 
 def verify(out: str, board_name: str) -> list[str]:
-    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs; a line each.  Raises ValueError."""
+    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs, and return a line for each memory.
+
+    Raises HardwireError if there is no bitstream, or for the first difference.
+    """
     from fpga.boards import board_named
-    from fpga.link.simulated_board import DIVISOR, board_verilog
+    from fpga.link.board_top import board_verilog
+    from fpga.link.protocol import LEAST_DIVISOR
     from fpga.memories import contents
+    from fpga.toolchain import toolchain_of
     from fpga.verify import verify as compare
 
     board, output = board_named(board_name), CompiledModel(out)
     folder = output.folder / "fpga" / board.name
-    if missing := [name for name in (_bitstream_name(board), "routed.json") if not (folder / name).is_file()]:
-        raise ValueError(f"{folder / missing[0]}: is not there (make it with: hardwire fpga build {out} --board {board.name})")
-    verilog = board_verilog(output.format, output.config, DIVISOR)
+    bitstream, netlist = _files(folder, board)
+    for file in (bitstream, netlist):
+        if not file.is_file():
+            raise HardwireError(f"{file}: is not there (make it with: hardwire fpga build {out} --board {board.name})")
+    verilog = board_verilog(output.format, output.config, LEAST_DIVISOR)  # no memory depends on the rate of the line
     held = {f"board.{name}": words for name, words in contents(verilog, board_rom(output, folder / "rom"), "board").items()}
-    with step(f"verify {folder / _bitstream_name(board)}"):
-        equal = compare(board, folder, held)
+    with step(f"verify {bitstream}"):
+        equal = compare(toolchain_of(board), bitstream, netlist, held)
     lines = [
         f"{of.memory}: {of.words:,} words of {of.bits} bits in {of.block_rams} block RAMs: equal" for of in equal if of.block_rams
     ]
@@ -256,7 +269,7 @@ def verify(out: str, board_name: str) -> list[str]:
 
 
 def build_lines(report: dict) -> list[str]:
-    """For people."""
+    """Return the report of a build as lines for a terminal."""
     return [
         (
             f"measured after route: {report['luts']:,} LUTs, {report['flip_flops']:,} flip-flops, "
@@ -275,7 +288,7 @@ def build_lines(report: dict) -> list[str]:
 
 
 def boards() -> list[dict]:
-    """What ``hardwire boards`` lists."""
+    """Return the boards with their devices and resources."""
     from fpga.boards import BOARDS
 
     return [

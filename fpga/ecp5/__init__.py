@@ -1,0 +1,1 @@
+"""Lattice ECP5: its tool flow, its clock, its netlist optimiser, and the checks of its bitstreams."""

@@ -1,4 +1,4 @@
-// $mul of the selected cells in carry chains: a CCU2C adds two rows of partial products, as its LUTs have four inputs.
+// Maps $mul to carry chains.  A half of a CCU2C adds two partial products at once, because its LUT has four inputs.
 (* techmap_celltype = "$mul" *)
 module _soft_mul (A, B, Y);
   parameter A_SIGNED = 0; parameter B_SIGNED = 0;
@@ -6,7 +6,7 @@ module _soft_mul (A, B, Y);
   (* force_downto *) input [A_WIDTH-1:0] A;
   (* force_downto *) input [B_WIDTH-1:0] B;
   (* force_downto *) output [Y_WIDTH-1:0] Y;
-  // A constant zero at the top of a signed operand makes it an unsigned one.
+  // A signed operand whose top bit is constant zero is treated as unsigned.
   parameter _TECHMAP_CONSTMSK_A_ = 0;
   parameter _TECHMAP_CONSTVAL_A_ = 0;
   parameter _TECHMAP_CONSTMSK_B_ = 0;
@@ -24,9 +24,9 @@ module _soft_mul (A, B, Y);
   localparam ZS = swap ? AS : BS;
   wire [XW-1:0] x; wire [ZW-1:0] z;
   generate if (swap) begin assign x = B; assign z = A; end else begin assign x = A; assign z = B; end endgenerate
-  // Rows: the k-th is x * z[k] << k, the top one negative where z is signed.
+  // Row k is x * z[k] << k.  The top row is negative if z is signed.
   localparam N = (ZW + 1) / 2;          // pairs
-  localparam W = XW + 2;                // bits of the sum of a pair, signed where x is or where a row is negative
+  localparam W = XW + 2;                // bits of the sum of a pair, which is signed if x is signed or a row is negative
   localparam SW = XW + ZW + 1;
   wire xs;
   assign xs = XS ? x[XW-1] : 1'b0;
@@ -39,8 +39,8 @@ module _soft_mul (A, B, Y);
   generate
     for (i = 0; i < N; i = i + 1) begin: pair
       localparam NEG = ZS && (2*i+2 >= ZW);
-      localparam NEG_LOW = NEG && (ZW % 2 == 1);   // the top row is the pair's lower one, and alone
-      localparam integer FIRST = NEG_LOW ? 0 : 1;  // bit 0 has one row only: its sum is that, and its carry none, or NEG
+      localparam NEG_LOW = NEG && (ZW % 2 == 1);   // the top row is the lower one of its pair, and the only one
+      localparam integer FIRST = NEG_LOW ? 0 : 1;  // bit 0 has one row only: no chain is needed, and its carry is NEG
       wire [W-1:0] s;
       wire [W:0] c;
       wire sign;
@@ -63,7 +63,7 @@ module _soft_mul (A, B, Y);
           .CIN(c[W-1]), .A0(a[W-1]), .B0(za), .C0(b[W-1]), .D0(zb), .A1(1'b0), .B1(1'b0), .C1(1'b0), .D1(1'b0), .S0(s[W-1]));
       end
     end
-    // Sums of neighbours, whose distance doubles; each product is signed, and has its sign.
+    // A tree adds neighbours, whose distance doubles from level to level.  Each sum has its own sign bit.
     wire [8*SW-1:0] p;
     wire [4*SW-1:0] q;
     wire [2*SW-1:0] r;

@@ -1,22 +1,20 @@
-"""A placed and routed ECP5 netlist to Verilog that is simulated as a board: what the bitstream does, cell by cell."""
+"""Turn a placed ECP5 netlist into Verilog that is simulated as a board, cell by cell."""
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
-from fpga.ecp5.toolchain import BuildError
-
-UNITS = 2048
-"""Of a block RAM; a unit has 9 bits."""
+from fpga.ecp5.readback import UNITS
+from fpga.job import ROUTED_BOARD, Placed
+from synth.run import BuildError
 
 
-def routed_verilog(netlist: Path) -> str:
-    """The module ``board`` of ``fpga.link.simulated_board`` out of a netlist that nextpnr wrote, with a statement for every cell.
+def routed_verilog(placed: Placed) -> str:
+    """Return a module ``board`` that simulates the placed netlist, with statements for every cell.
 
-    Its flip-flops begin as after configuration: ``rst`` is not connected.  The clock ``clk`` is the PLL's output.
-    Raises BuildError for a cell, or a way to use one, that there is no model of.
+    Flip-flops start as after configuration, and ``rst`` is not connected.  The clock ``clk`` is the output of the PLL.
+    Raises BuildError for a cell, or a mode of a cell, that has no model here.
     """
-    (top,) = json.loads(netlist.read_text())["modules"].values()
+    (top,) = json.loads(placed.netlist.read_text())["modules"].values()
     (clock,) = (cell["connections"]["CLKO"][0] for cell in top["cells"].values() if cell["type"] == "DCCA")
     ports = {name: port["bits"][0] for name, port in top["ports"].items()}
     nets = sorted({bit for cell in top["cells"].values() for bits in cell["connections"].values() for bit in bits})
@@ -38,7 +36,7 @@ def routed_verilog(netlist: Path) -> str:
             raise BuildError(f"{name}: {error}, which is not modelled") from None
     return "\n".join(
         (
-            "module board (input clk, input rst, input rx, output tx, output busy);",
+            ROUTED_BOARD,
             *lines,
             f"  assign n{ports['clk']} = clk;",
             f"  assign n{ports['rx']} = rx;",
@@ -59,15 +57,17 @@ def routed_verilog(netlist: Path) -> str:
 
 
 def _known(cell: dict, name: str) -> str:
+    """Return a parameter or an attribute of a cell, or ""."""
     return (cell["parameters"] | cell["attributes"]).get(name, "").strip()
 
 
 def _flag(cell: dict, name: str, value: str) -> str:
+    """Return 1 if a parameter of a cell has a value, else 0."""
     return f"1'b{int(_known(cell, name) == value)}"
 
 
 def _in(cell: dict, port: str, open_is: int = 1) -> str:
-    """What is at an input, behind its inverter or constant."""
+    """Return the value of an input after its inverter, or its constant.  An input without a wire is ``open_is``."""
     mux, bits = _known(cell, f"{port}MUX"), cell["connections"].get(port)
     if mux in ("0", "1"):
         return f"1'b{mux}"
@@ -91,13 +91,13 @@ def _comb(cell: dict, name: str) -> Iterator[str]:
     if mode in ("", "LOGIC"):
         yield from _assign(cell, "F", f"lut({init}, {at})")
     elif mode == "CCU2":
-        inject = _known(cell, "CCU2_INJECT1") == "YES"  # no carry into the sum, and none generated
+        inject = _known(cell, "CCU2_INJECT1") == "YES"  # the carry is not added to the sum, and none is generated
         carry, both = _in(cell, "FCI", 0), f"{{2'b00, {_in(cell, 'B')}, {_in(cell, 'A')}}}"
         yield from _assign(cell, "F", f"lut({init}, {at})" + ("" if inject else f" ^ {carry}"))
         yield from _assign(cell, "FCO", f"lut({init}, {at}) ? {carry} : " + ("1'b0" if inject else f"lut({init}, {both})"))
     elif mode == "DPRAM":
         yield f"reg [15:0] {name} = {init};"
-        # The order in which nextpnr gives a LUT's inputs the bits of the address.
+        # nextpnr connects the bits of the address to the inputs of a LUT in this order.
         yield from _assign(cell, "F", f"{name}[{{{', '.join(_in(cell, port) for port in 'ACBD')}}}]")
         yield f"if ({_in(cell, 'WRE')}) {name}[{_bus(cell, 'WAD', 3)}] <= {_in(cell, 'WD')};"
     elif mode != "RAMW_BLOCK":
@@ -145,7 +145,7 @@ def _multiplier(cell: dict, name: str) -> Iterator[str]:
 
 
 def _block_ram(cell: dict, name: str) -> Iterator[str]:
-    """A read beside a write finds what was there."""
+    """A port that reads a word in the cycle in which the other port writes it gets the old word."""
     yield f"reg [8:0] {name} [0:{UNITS - 1}];"
     rows = [int(_known(cell, f"INITVAL_{k:02X}") or "0", 2) for k in range(64)]
     words = [row >> 20 * k & 0x3FFFF for row in rows for k in range(16)]
@@ -164,7 +164,7 @@ def _block_ram(cell: dict, name: str) -> Iterator[str]:
         low = {9: 3, 18: 4, 36: 5}[width]
         row = _bus(cell, f"AD{port}", 13, low)
         at = [row] if width == 9 else [f"{{{row}, {low - 3}'d{k}}}" for k in range(width // 9)]
-        if not (width == 36 and port == "A"):  # of 36 bits, port A writes and port B reads
+        if not (width == 36 and port == "A"):  # words of 36 bits are written by port A and read by port B
             yield f"reg [{width - 1}:0] {name}{port} = 0;"
             yield f"if ({enable}) {name}{port} <= {{{', '.join(f'{name}[{unit}]' for unit in reversed(at))}}};"
             read = f"{name}{port}"
@@ -196,7 +196,7 @@ MODELS = {
     "DP16KD": _block_ram,
     "TRELLIS_IO": _io,
     "DCCA": lambda cell, name: _assign(cell, "CLKO", _in(cell, "CLKI")),
-    # A cycle of the simulation is one of the PLL's output.
+    # The simulation counts cycles of the output of the PLL.
     "EHXPLLL": lambda cell, name: (*_assign(cell, "CLKOP", _in(cell, "CLKI")), *_assign(cell, "LOCK", "&locking")),
 }
-"""A cell's statements, by its type: declarations and assignments, and those for a clock's edge, which begin with "if"."""
+"""Yields the statements of a cell, by its type.  Those that begin with "if" are run at each edge of the clock."""

@@ -1,34 +1,48 @@
-"""ECP5: what Yosys and nextpnr are told, and the clock."""
+"""The instructions for Yosys, nextpnr and ecppack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fpga.boards import Board
+from fpga.ecp5.pll import TOP
 
 MULTIPLY = Path(__file__).with_name("multiply.v")
-"""How multiplications are made of carry chains."""
+"""Maps a multiplication to carry chains."""
 
 NARROW = Path(__file__).with_name("narrow.txt")
-"""Block RAMs of up to NARROW_BITS bits."""
+"""Describes block RAMs with words of up to NARROW_BITS bits."""
 
 NARROW_BITS = 9
 
+# Patterns of flattened names.  ``fpga.ecp5.checks.check_patterns`` fails a build whose design has none of these names.
+
 NARROW_ROMS = ("*weight_rom*",)
-"""ROMs that are made of them where there are enough: no word is chosen among block RAMs, and fewer wires leave each of them."""
+"""ROMs that are made of narrow block RAMs where there are enough of them.
+
+A narrow block RAM is deep enough for the ROM: no LUT chooses a word among block RAMs, and fewer wires leave each of them.
+"""
 
 NARROW_CACHE = ("*attention.cache*",)
-"""The KV cache's memories: a word is chosen among two block RAMs, behind their registers, and not among five."""
+"""Memories of the KV cache.  Made of narrow block RAMs, a word is chosen among two of them instead of five."""
 
 ALWAYS_CHAINS = ("*matvec*lane_*", "*swiglu.$mul*")
-"""Cells whose multiplications are: those of few bits, of which there are many."""
+"""Cells whose multiplications are always carry chains, because they are many and have few bits."""
 
 
 @dataclass(frozen=True)
 class Multiplications:
-    """Some that take DSPs or carry chains: their cells, and what each of the chip's ``lanes`` has of them.
+    """A group of multiplications that can be DSPs or carry chains.
 
-    lanes is "vector", "sampler" or "head": elements of heads that attention multiplies in a cycle.
+    Parameters
+    ----------
+    cells : str
+        Pattern of the cells that have them.
+    lanes : str
+        How the group grows: with the lanes of the "vector" units, with those of the "sampler", or with "head", the elements of
+        heads that attention multiplies in one cycle.
+    dsps, luts : int
+        DSPs that a lane of the group takes, or LUTs if they become carry chains.
     """
 
     cells: str
@@ -46,65 +60,11 @@ WHERE_DSPS_ARE_FEW = (
     Multiplications("*sampler.*product*", "sampler", 2, 560),
     Multiplications("*rmsnorm.*scale_*", "vector", 2, 560),
 )
-"""What becomes carry chains, too, from the first one on, until the others have DSPs enough."""
-
-VCO_MHZ = (400.0, 800.0)
-PHASE_DETECTOR_MHZ = 3.125
-"""The least at its input."""
-
-TOP = "top"
-
-
-@dataclass(frozen=True)
-class Pll:
-    """mhz = oscillator * multiply / divide; the VCO runs ``post_divide`` times as fast."""
-
-    divide: int
-    multiply: int
-    post_divide: int
-    mhz: float
-
-    @classmethod
-    def below(cls, oscillator_mhz: float, mhz: float) -> "Pll":
-        """The fastest clock that is not above ``mhz``.  Raises ValueError if there is none."""
-        found = None
-        for divide in range(1, int(oscillator_mhz / PHASE_DETECTOR_MHZ) + 1):
-            multiply = int(mhz * divide / oscillator_mhz + 1e-9)
-            if not 1 <= multiply <= 80:
-                continue
-            clock = oscillator_mhz * multiply / divide
-            post_divide = int(VCO_MHZ[1] / clock)
-            if post_divide <= 128 and clock * post_divide >= VCO_MHZ[0] and (found is None or clock > found.mhz + 1e-9):
-                found = cls(divide, multiply, post_divide, clock)
-        if found is None:
-            raise ValueError(f"no clock of {mhz:g} MHz, or a little less, can be made from {oscillator_mhz:g} MHz")
-        return found
-
-
-def top_verilog(pll: Pll) -> str:
-    """The PLL around the module ``board``, which is held in reset until the clock is there."""
-    return f"""
-module {TOP} (
-  input clk,
-  input rx,
-  output tx
-);
-  wire fast, locked;
-  (* ICP_CURRENT = "12", LPF_RESISTOR = "8" *)
-  EHXPLLL #(
-    .CLKI_DIV({pll.divide}), .CLKFB_DIV({pll.multiply}), .CLKOP_DIV({pll.post_divide}), .CLKOP_CPHASE({pll.post_divide // 2}),
-    .CLKOP_ENABLE("ENABLED"), .FEEDBK_PATH("CLKOP"), .OUTDIVIDER_MUXA("DIVA")
-  ) pll (
-    .CLKI(clk), .CLKFB(fast), .CLKOP(fast), .LOCK(locked), .RST(1'b0), .STDBY(1'b0), .PHASESEL0(1'b0), .PHASESEL1(1'b0),
-    .PHASEDIR(1'b0), .PHASESTEP(1'b0), .PHASELOADREG(1'b0), .PLLWAKESYNC(1'b0), .ENCLKOP(1'b0)
-  );
-  board board (.clk(fast), .rst(!locked), .rx(rx), .tx(tx), .busy());
-endmodule
-"""
+"""Groups in the order in which they become carry chains, until the remaining groups have DSPs enough."""
 
 
 def constraints(board: Board) -> str:
-    """The .lpf file."""
+    """Return the text of the .lpf file: the frequency of the oscillator, and the pins."""
     lines = [f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;']
     for port, pin in board.pins.items():
         lines += [
@@ -114,10 +74,19 @@ def constraints(board: Board) -> str:
     return "\n".join(lines) + "\n"
 
 
-def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] = ALWAYS_CHAINS, narrow: Sequence[str] = ()) -> str:
-    """Yosys' script; multiplications in the cells ``chains`` take no DSPs, memories in the cells ``narrow`` narrow block RAMs.
+def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str], narrow: Sequence[str]) -> str:
+    """Return the script of Yosys.
 
-    ABC's wide LUTs cost more than they bring here.
+    ``-nowidelut``: wide LUTs of ABC cost more LUTs than they save in this design.
+
+    Parameters
+    ----------
+    source, netlist, statistics : str
+        Names of the Verilog that is read, and of the netlist and the cell counts that are written.
+    chains : sequence of str
+        Patterns of cells whose multiplications become carry chains.
+    narrow : sequence of str
+        Patterns of memories that are made of narrow block RAMs.
     """
     synthesise = f"synth_ecp5 -nowidelut -top {TOP}"
     selected = " ".join(f"t:$mul c:{cells} %i" for cells in chains)
@@ -126,7 +95,7 @@ def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] 
             (
                 f"read_verilog {source}",
                 f"{synthesise} -run begin:coarse",
-                # Multipliers get their real widths before it is decided what they are made of.
+                # Multiplications get their real widths first, because their widths decide what they are mapped to.
                 "proc",
                 "flatten",
                 "opt_expr",
@@ -148,7 +117,7 @@ def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str] 
 
 
 def place_and_route(board: Board, netlist: str, mhz: float, seed: int) -> list[str]:
-    """nextpnr's arguments."""
+    """Return the arguments of nextpnr.  A clock that is missed is no error of nextpnr: the report tells."""
     package = board.package.replace("BG", "CABGA", 1)
     return [
         *board.device.select,
@@ -175,5 +144,5 @@ def place_and_route(board: Board, netlist: str, mhz: float, seed: int) -> list[s
 
 
 def pack() -> list[str]:
-    """ecppack's arguments."""
+    """Return the arguments of ecppack."""
     return ["--compress", "top.config", "top.bit"]

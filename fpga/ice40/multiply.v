@@ -1,4 +1,4 @@
-// $mul in carry chains, a cell a bit of each row of partial products: the cell's LUT, beside the carry, also chooses whether to add.
+// Maps $mul to carry chains.  Each bit of each row of partial products is one cell, whose LUT adds and chooses whether to add.
 (* techmap_celltype = "$mul" *)
 module _soft_mul (A, B, Y);
   parameter A_SIGNED = 0; parameter B_SIGNED = 0;
@@ -6,7 +6,7 @@ module _soft_mul (A, B, Y);
   (* force_downto *) input [A_WIDTH-1:0] A;
   (* force_downto *) input [B_WIDTH-1:0] B;
   (* force_downto *) output [Y_WIDTH-1:0] Y;
-  // A constant zero at the top of a signed operand makes it an unsigned one.
+  // A signed operand whose top bit is constant zero is treated as unsigned.
   parameter _TECHMAP_CONSTMSK_A_ = 0; parameter _TECHMAP_CONSTVAL_A_ = 0;
   parameter _TECHMAP_CONSTMSK_B_ = 0; parameter _TECHMAP_CONSTVAL_B_ = 0;
   localparam A_ZERO = A_SIGNED && _TECHMAP_CONSTMSK_A_[A_WIDTH-1] === 1'b1 && _TECHMAP_CONSTVAL_A_[A_WIDTH-1] === 1'b0;
@@ -19,7 +19,7 @@ module _soft_mul (A, B, Y);
   wire [XW-1:0] x = SWAP ? B[XW-1:0] : A[XW-1:0];
   wire [ZW-1:0] z = SWAP ? A[ZW-1:0] : B[ZW-1:0];
   wire [XW:0] term = {XS && x[XW-1], x};
-  // What is summed so far, without the bits that no row changes any more, has as many bits as x, and its sign.
+  // The sum of the rows so far, without its low bits that no further row changes, has the width of x and one sign bit.
   wire [(XW+1)*ZW-1:0] sum;
   wire [XW+ZW-1:0] product;
   genvar k;

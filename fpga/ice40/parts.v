@@ -1,5 +1,5 @@
-// The shared engine's multipliers and memory as cells of the iCE40 UltraPlus, under the names that chip.v gives their behaviour
-// (hdl/engine/mac16.py, hdl/engine/spram.py): synthesis deletes those modules and reads these.
+// The multipliers and the memory of the shared engine as cells of the iCE40 UltraPlus.  fpga/ice40/parts.py puts these modules in the
+// place of those of chip.v that have the same names (hdl/engine/mac16.py, hdl/engine/spram.py).
 
 module multiply_bytes (
   input clk,

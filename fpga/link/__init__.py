@@ -1,0 +1,1 @@
+"""The serial link between a host and a chip: protocol, hardware, host, and a simulated board."""

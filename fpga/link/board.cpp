@@ -1,4 +1,4 @@
-// A board's chip with its serial line, in a shared library (fpga/link/simulated_board.py calls it through ctypes).
+// A board with its serial line, as a shared library that fpga/link/simulated_board.py calls through ctypes.
 //
 // DIVISOR: cycles of a bit on the line.
 
@@ -17,7 +17,7 @@ constexpr int BITS = 10;
 struct Board {
     VerilatedContext context;
     std::unique_ptr<Vchip> top{new Vchip{&context}};
-    // Of the byte that goes to the board, and of the one that comes from it: bits still to come, cycles of the one that is on.
+    // The byte on its way to the board, and the one on its way back: its bits, how many are left, and cycles left of the present bit.
     uint32_t sending = 0, send_left = 0, send_timer = 0;
     uint32_t receiving = 0, receive_left = 0, receive_timer = 0;
     bool rested = false;
@@ -51,13 +51,13 @@ Board* board_new(const char* rom_folder) {
 }
 
 void board_delete(Board* b) {
-    // Scopes take themselves out of the thread's context, which may be that of another board, made later and gone.
+    // A scope deletes itself from the context of the thread.  That context may belong to another board, which is deleted already.
     Verilated::threadContextp(&b->context);
     delete b;
 }
 
-// Runs the clock for ``cycles``, or until ``capacity`` bytes have come.  ``*n_in`` bytes of ``in`` are offered, and how many of them
-// have been begun is left there.  Returns how many bytes came; those whose stop bit is not high are among them, as noise would be.
+// Runs the clock for ``cycles``, or until the board has sent ``capacity`` bytes.  ``in`` has ``*n_in`` bytes for the board; afterwards
+// ``*n_in`` is how many of them were started.  Returns how many bytes the board sent, those without a stop bit among them.
 uint64_t board_run(Board* b, const uint8_t* in, uint64_t* n_in, uint8_t* out, uint64_t capacity, uint64_t cycles) {
     uint64_t taken = 0, came = 0;
     for (uint64_t cycle = 0; cycle < cycles && came < capacity; ++cycle) {

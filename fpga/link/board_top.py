@@ -1,4 +1,6 @@
-"""What goes into an FPGA: a serial line, the link, the chip."""
+"""The design that goes into an FPGA: a serial line, the link, and the chip."""
+
+from typing import Any
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
@@ -6,36 +8,56 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect
 
 from fpga.link.frames import FrameRx, FrameTx
-from fpga.link.requests import Link
+from fpga.link.requests import IDENTITY_BITS, Link
 from fpga.link.uart import UartRx, UartTx
 from hdl.chip import Chip
 from hdl.config import ChipConfig
+from hdl.lib.rom import RomSpec
+from hdl.verilog import whole_verilog
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.rom_map import rom_map
 
 FIFO_BYTES = 512
-"""Bytes of requests that wait: what the host may send ahead of the replies (``fpga.link.host``) fits, each byte escaped."""
+"""Bytes of requests that can wait.
+
+All requests that a host sends ahead of the replies (``fpga.link.host``) fit, even if each of their bytes is escaped.
+"""
 
 
 class BoardTop(wiring.Component):
-    """A chip that is talked to in frames of ``fpga.link.protocol``; ``divisor`` cycles a bit.
+    """A chip with a serial line that speaks ``fpga.link.protocol``.
+
+    Parameters
+    ----------
+    model : ModelFormat
+    config : ChipConfig
+    divisor : int
+        Cycles of a bit on the line.
 
     Members
     -------
-    rx : In(1), tx : Out(1)     the line, as the board sees it; high at rest
-    busy : Out(1)               the fabric reads a weight word: for a light
+    rx : In(1)      from the host; high at rest
+    tx : Out(1)     to the host; high at rest
+    busy : Out(1)   the fabric reads a weight word: for a light
     """
+
+    rx: Any
+    tx: Any
+    busy: Any
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig, divisor: int):
         self.model, self.config, self.divisor = model, config, divisor
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)})
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)})  # pyright: ignore[reportCallIssue]
 
     def elaborate(self, platform) -> Module:
+        """Connect line, FIFO, frames, link and chip in a ring."""
         m = Module()
         m.submodules.uart_rx = uart_rx = UartRx(divisor=self.divisor)
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=8, depth=FIFO_BYTES)
         m.submodules.frame_rx = frame_rx = FrameRx()
         m.submodules.link = link = Link(model=self.model, config=self.config)
-        m.submodules.chip = chip = Chip(model=self.model, config=self.config)
+        chip: Any = Chip(model=self.model, config=self.config)
+        m.submodules.chip = chip
         m.submodules.frame_tx = frame_tx = FrameTx()
         m.submodules.uart_tx = uart_tx = UartTx(divisor=self.divisor)
         connect(m, frame_rx.o, link.i)
@@ -47,7 +69,7 @@ class BoardTop(wiring.Component):
             uart_rx.line.eq(self.rx),
             self.tx.eq(uart_tx.line),
             self.busy.eq(chip.busy),
-            # A byte for which there is no room is lost, and with it its frame: the host asks again.
+            # A byte that finds the FIFO full is lost with its frame, and the host asks again.
             fifo.w_data.eq(uart_rx.data),
             fifo.w_en.eq(uart_rx.valid),
             frame_rx.i.payload.eq(fifo.r_data),
@@ -55,5 +77,11 @@ class BoardTop(wiring.Component):
             fifo.r_en.eq(frame_rx.i.ready),
         ]
         if self.config.lora_rank:
-            m.d.comb += chip.loaded.ready.eq(1)  # adapters do not come over the line
+            m.d.comb += chip.loaded.ready.eq(1)  # adapters cannot be loaded over the line
         return m
+
+
+def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
+    """Return the Verilog of a chip with its line, top module ``board``.  ``divisor`` is the cycles of a bit."""
+    roms = [*rom_map(model, **config.rom_lanes).values(), RomSpec("identity", IDENTITY_BITS, 1)]
+    return whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)

@@ -1,4 +1,6 @@
-"""Frames of ``fpga.link.protocol`` in hardware: bytes to payloads and back."""
+"""Frames of ``fpga.link.protocol`` in hardware."""
+
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
@@ -7,41 +9,47 @@ from amaranth.lib.wiring import In, Out
 from fpga.link.protocol import CRC, END, ESCAPE, FLIP, PAYLOAD
 
 PAYLOAD_BITS = 8 * PAYLOAD
+"""The payload of a frame is its ten bytes, without CRC and marks, byte 0 in the low bits."""
 
 
 def crc16_step(crc: Value, byte: Value) -> Value:
-    """``protocol.crc16`` of one more byte, its bit 7 first: eight steps of exclusive ors, combinational."""
+    """Return ``protocol.crc16`` after one more byte, its bit 7 first: eight steps of exclusive ors, combinational."""
     bits = [crc[i] for i in range(16)]
     for bit in reversed(range(8)):
-        turn = bits[15] ^ byte[bit]
-        bits = [turn, *bits[:15]]
+        feedback = bits[15] ^ byte[bit]
+        bits = [feedback, *bits[:15]]
         for i in (5, 12):
-            bits[i] = bits[i] ^ turn
+            bits[i] = bits[i] ^ feedback
     return Cat(bits)
 
 
 class FrameRx(wiring.Component):
-    """Bytes to payloads: a byte a cycle; the payload is there two cycles after the END of a whole frame.
+    """o = the payload of each frame among the bytes of i.
 
-    What is not PAYLOAD + CRC bytes with the right CRC between two ENDs vanishes.
+    Takes a byte a cycle.  The payload is valid two cycles after the END of its frame.  Bytes between two ENDs that are not
+    PAYLOAD + CRC bytes with the right CRC are dropped.
 
     Members
     -------
     i : In(stream 8)
-    o : Out(stream PAYLOAD_BITS)    byte 0 in the low bits
+    o : Out(stream PAYLOAD_BITS)
     """
+
+    i: Any
+    o: Any
 
     def __init__(self):
         super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(PAYLOAD_BITS))})
 
     def elaborate(self, platform) -> Module:
+        """Build a shift register that bytes enter, and the CRC of those in it."""
         m = Module()
-        # The CRC's bytes fall out at the upper end: they are looked at as they pass.
+        # The bytes of the frame, shifted in from the top.  PAYLOAD and CRC lie where they belong when the last byte is in.
         held = Signal(8 * (PAYLOAD + CRC))
-        count = Signal(range(PAYLOAD + CRC + 2))  # PAYLOAD + CRC + 1 for any more
+        count = Signal(range(PAYLOAD + CRC + 2))  # PAYLOAD + CRC + 1 stands for any higher number
         crc = Signal(16, init=0xFFFF)
         escaped = Signal()
-        taken, valid = Signal(8), Signal()  # bytes come from a block RAM, which is slow
+        taken, valid = Signal(8), Signal()  # a register, because the FIFO in front of it is a block RAM, and slow
         byte = Signal(8)
         m.d.comb += [
             self.i.ready.eq(~(valid & self.o.valid)),
@@ -71,7 +79,9 @@ class FrameRx(wiring.Component):
 
 
 class FrameTx(wiring.Component):
-    """Payloads to bytes: PAYLOAD + CRC + 1 of them, and one more for each that is escaped; a byte a cycle.
+    """o = the bytes of the payload i, its CRC, and END.
+
+    A payload is PAYLOAD + CRC + 1 bytes, and one byte more for each byte that is escaped.  One byte leaves in a cycle.
 
     Members
     -------
@@ -79,12 +89,16 @@ class FrameTx(wiring.Component):
     o : Out(stream 8)
     """
 
+    i: Any
+    o: Any
+
     def __init__(self):
         super().__init__({"i": In(stream.Signature(PAYLOAD_BITS)), "o": Out(stream.Signature(8))})
 
     def elaborate(self, platform) -> Module:
+        """Build a shift register that bytes leave, and the CRC of those that left."""
         m = Module()
-        ends = PAYLOAD + CRC  # number of the END; one beyond it nothing is to be sent
+        ends = PAYLOAD + CRC  # the number of END; at ``ends + 1`` nothing is to be sent
         left = Signal(PAYLOAD_BITS)
         crc = Signal(16)
         count = Signal(range(ends + 2), init=ends + 1)

@@ -1,9 +1,9 @@
-"""The host's side of ``fpga.link.protocol``: one more backend of the session API."""
+"""The host's side of ``fpga.link.protocol``, as a backend of the session API."""
 
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,39 +15,71 @@ from sim.session import Reply, Sampling, Session, SessionError
 from weights_to_rom.errors import HardwireError
 
 AHEAD = HISTORY // 2
-"""Tokens on their way at most, so that what is lost can still be asked for."""
+"""The most tokens that are sent ahead of their replies: few enough that the board still remembers a result that gets lost."""
 
 PATIENCE = 0.5
-"""Seconds without a frame after which a request is said again."""
+"""Seconds without a frame after which a request is sent again."""
 
 TRIES = 20
+"""How often a request is sent before the board is given up."""
+
 GREETINGS = 4
-"""Tries before a port is given up, which may be another board's, or at another rate."""
+"""How often HELLO is sent before a port is given up: it may be that of another board, or its rate may be another one."""
 
 SLOW = 10
+"""A simulated board gets so many times more tries."""
 
 
 class LinkError(HardwireError):
-    """The board does not answer, or is not the one it should be: one line that says so."""
+    """The board does not answer, or it is another one."""
 
 
 class Port(Protocol):
-    """What this needs of a serial port: pyserial's Serial with a short timeout."""
+    """The part of pyserial's ``Serial`` that is used here.  Its timeout must be short."""
 
-    in_waiting: int
+    @property
+    def in_waiting(self) -> int:
+        """How many bytes can be read at once."""
+        ...
 
-    def read(self, size: int = 1) -> bytes: ...
+    def read(self, size: int = 1, /) -> bytes:
+        """Return ``size`` bytes, or fewer after the timeout."""
+        ...
 
-    def write(self, data: bytes) -> int | None: ...
+    def write(self, data: bytes, /) -> int | None:
+        """Send bytes."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the port back."""
+        ...
 
 
 class BoardSession(Session):
-    """The sequence of a board.  Prompts are sent ahead of the replies; an answer is written by the board on its own.
+    """A session with the sequence of a board.
 
-    A ``slow`` one, which is simulated, is asked SLOW times as often before it is given up.
-    Raises LinkError if the board does not answer, or says another ``identity``.
+    Tokens of a prompt are sent ahead of their replies.  An answer is one RUN: the board feeds the tokens that it samples by itself.
+
+    Parameters
+    ----------
+    port : Port
+    identity : int
+        The identity of the model and the chip that the board should hold.
+    vocab_size : int
+        The number of tokens.
+    max_context : int
+        Positions of the chip.
+    slides : bool
+        The chip goes on when its context is full (sinks).
+    end_token : int, optional
+        The token at which the board ends a RUN.
+    slow : bool
+        The board is simulated, and gets SLOW times as many tries.
+
+    Raises
+    ------
+    LinkError
+        The board does not answer, or has another identity.
     """
 
     at_once = 64
@@ -64,9 +96,9 @@ class BoardSession(Session):
     ):
         super().__init__(vocab_size, max_context, slides)
         self._port, self._deframer, self._end_token = port, Deframer(), end_token
-        self._frames: deque[tuple[Kind, bytes]] = deque()
-        self._fed: list[int] = []  # the sequence as the user knows it
-        self._in_step = False  # whether the board's is the same, and nothing of the past is on its way
+        self._frames: deque[tuple[Kind, tuple[int, ...]]] = deque()
+        self._fed: list[int] = []  # the sequence of the user
+        self._in_step = False  # the board has the same sequence, and no reply of an earlier request is still to come
         self._sampling: Sampling | None = None
         self.said_again = 0
         self._times = SLOW if slow else 1
@@ -76,10 +108,11 @@ class BoardSession(Session):
 
     @property
     def broken(self) -> int:
-        """Frames from the board that were dropped."""
+        """How many frames from the board were dropped."""
         return self._deframer.broken
 
     def feed(self, tokens: Sequence[int]) -> None:
+        """Feed tokens without sampling."""
         bad = [t for t in tokens if not 0 <= t < self.vocab_size]
         if bad or (self.position + len(tokens) > self.max_context and not self.slides):
             super().feed(tokens)
@@ -88,7 +121,8 @@ class BoardSession(Session):
             self.position += len(tokens)
 
     def continued(self, token: int, n_tokens: int, sampling: Sampling, stop: Sequence[int]) -> Iterator[Reply]:
-        if not set(stop) <= {self._end_token}:  # the board knows no other end: a token at a time
+        """Feed ``token`` and then each token that is sampled, until one is in ``stop`` or ``n_tokens`` are sampled."""
+        if not set(stop) <= {self._end_token}:  # a RUN ends only at the end token, so the tokens are fed one by one
             yield from super().continued(token, n_tokens, sampling, stop)
             return
         last = self.position + n_tokens
@@ -101,7 +135,9 @@ class BoardSession(Session):
             for further in self._run(token, last):
                 token = further.token
                 yield further
-            if token in stop:  # else the context is full, or it is the end of text, which the board does not feed by itself
+            if (
+                token in stop
+            ):  # otherwise the context is full, or the board ended the RUN at an end token that does not stop this answer
                 return
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
@@ -112,14 +148,18 @@ class BoardSession(Session):
         self._fed, self._in_step = [], False
 
     def close(self) -> None:
+        """Close the port."""
         self._port.close()
 
     def _greet(self) -> int:
-        """The board's identity.  What it said before is dropped: replies come in the order of requests."""
+        """Return the identity of the board.
+
+        Replies come in the order of requests, so all replies to earlier requests are dropped on the way.
+        """
         return self._ask(Kind.HELLO, b"", Kind.IDENTITY, lambda fields: True, GREETINGS)[0]
 
     def _read(self, tokens: Sequence[int], sampling: Sampling | None) -> int:
-        """Feed tokens at ``position``; the one sampled after the last."""
+        """Feed tokens at ``position``, and return the token that is sampled after the last one."""
         if not self._in_step:
             self._greet()
             self._in_step = True
@@ -134,21 +174,24 @@ class BoardSession(Session):
         return sampled
 
     def _put(self, tokens: Sequence[int], first: int, sample: bool) -> int:
-        """Feed tokens from position ``first`` on; those up to AHEAD are said before the first is answered."""
+        """Feed tokens from position ``first`` on, and return the token that is sampled after the last one.
+
+        Up to AHEAD tokens are sent ahead of their replies.
+        """
         done = said = 0
         went_back = -1
         tries = _Tries(TRIES * self._times)
         while True:
-            # The first of a sequence goes alone: until it is there, the board remembers another sequence at these positions.
+            # The first token of a sequence is sent alone: until the board has it, it remembers another sequence at these positions.
             while said < len(tokens) and said - done < (AHEAD if first + done else 1):
                 position, flags = first + said, Flag(0)
                 if position == 0:
                     flags |= Flag.RESTART
                 if sample and said == len(tokens) - 1:
                     flags |= Flag.SAMPLE
-                self._say(Kind.PUT, struct.pack("<IIB", position, tokens[said], flags))
+                self._send(Kind.PUT, struct.pack("<IIB", position, tokens[said], flags))
                 said += 1
-            match self._hear():
+            match self._receive():
                 case None:
                     tries.again()
                     self.said_again += 1
@@ -163,24 +206,24 @@ class BoardSession(Session):
                     if done == len(tokens):
                         return token
                 case Kind.STANDING, (following,) if first + done <= following < first + said and following != went_back:
-                    # The one before was lost, and with it the turn of those after it.
+                    # The PUT of this position was lost, so the board has refused those of all further positions.
                     went_back, said = following, following - first
                     self.said_again += 1
 
     def _run(self, token: int, last: int) -> Iterator[Reply]:
-        """What the board writes after ``token``, which it sampled, up to position ``last`` or its end token."""
+        """Yield the tokens that the board samples after ``token``, up to position ``last`` or to its end token."""
         until, asked, tries = 0, -1, _Tries(TRIES * self._times)
         while self.position < last and token != self._end_token:
             if until - self.position <= AHEAD // 2 and until < last:
                 until = min(last, self.position + AHEAD)
                 self._in_step = False
-                self._say(Kind.RUN, struct.pack("<I", until))
-            match self._hear():
+                self._send(Kind.RUN, struct.pack("<I", until))
+            match self._receive():
                 case None:
                     tries.again()
                     self.said_again += 1
                     asked = -1
-                    self._say(Kind.RUN, struct.pack("<I", until))
+                    self._send(Kind.RUN, struct.pack("<I", until))
                 case Kind.RESULT, (position, sampled, flags) if position == self.position and flags & Flag.SAMPLED:
                     if status := flags >> STATUS_SHIFT:
                         raise SessionError(f"the board refused token {token} at position {position}: {Status(status).name}")
@@ -191,29 +234,31 @@ class BoardSession(Session):
                     self._in_step = self.position >= until or token == self._end_token
                     yield _reply(token)
                 case (Kind.RESULT, (position, *_)) | (Kind.STANDING, (position,)) if asked != self.position < position:
-                    # What lies between was lost.
+                    # The results of the positions between were lost.
                     asked = self.position
                     self.said_again += 1
-                    self._say(Kind.GET, struct.pack("<I", self.position))
+                    self._send(Kind.GET, struct.pack("<I", self.position))
 
-    def _ask(self, kind: Kind, fields: bytes, answer: Kind, right, tries: int = TRIES) -> tuple[int, ...]:
-        """Say something until it is answered rightly; other frames are dropped."""
-        tries = _Tries(tries * self._times)
-        self._say(kind, fields)
+    def _ask(
+        self, kind: Kind, fields: bytes, answer: Kind, right: Callable[[tuple[int, ...]], bool], most: int = TRIES
+    ) -> tuple[int, ...]:
+        """Send a request until a reply of the kind ``answer`` has the right fields; return these.  Other replies are dropped."""
+        tries = _Tries(most * self._times)
+        self._send(kind, fields)
         while True:
-            match self._hear():
+            match self._receive():
                 case None:
                     tries.again()
                     self.said_again += 1
-                    self._say(kind, fields)
-                case kind_heard, values if kind_heard == answer and right(values):
+                    self._send(kind, fields)
+                case kind_received, values if kind_received == answer and right(values):
                     return values
 
-    def _say(self, kind: Kind, fields: bytes) -> None:
+    def _send(self, kind: Kind, fields: bytes) -> None:
         self._port.write(frame(kind, fields))
 
-    def _hear(self) -> tuple[Kind, tuple[int, ...]] | None:
-        """The next frame, or None if there is none for PATIENCE."""
+    def _receive(self) -> tuple[Kind, tuple[int, ...]] | None:
+        """Return the kind and the fields of the next frame, or None if none comes within PATIENCE."""
         deadline = time.monotonic() + PATIENCE
         while not self._frames and time.monotonic() < deadline:
             for payload in self._deframer.push(self._port.read(max(1, self._port.in_waiting))):
@@ -227,12 +272,12 @@ _FIELDS = {Kind.IDENTITY: "<Q", Kind.RESULT: "<IIB", Kind.KEPT: "<HI", Kind.STAN
 
 
 def _reply(token: int) -> Reply:
-    """The board sends no logits."""
+    """Return a reply without logits, because the board sends none."""
     return Reply(token, np.zeros(0, np.int32))
 
 
 class _Tries:
-    """Counts how often in a row nothing came."""
+    """Counts how often in a row no frame came."""
 
     def __init__(self, most: int):
         self._n, self._most = 0, most

@@ -1,4 +1,6 @@
-"""Requests of ``fpga.link.protocol`` to tokens for the chip, and its replies to frames."""
+"""Requests of ``fpga.link.protocol``, carried out in hardware."""
+
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
@@ -17,18 +19,32 @@ IDENTITY_BITS = 64
 
 
 class Link(wiring.Component):
-    """One request after the other: each is answered before the next is looked at.
+    """o = the reply to each request i.
 
-    It keeps the position of the next token (a mirror of the chip's), the token that was sampled last, and what was sampled at the
-    last HISTORY positions.  A request that changes nothing is answered in 2 cycles, one for the history in 4; a token adds 3 to the
-    chip's own cycles.  ``identity`` is read from identity.hex, in the first cycle after reset, unless it is given.
+    Requests are carried out one after the other.  The link keeps the position of the next token, which mirrors the chip's own, the
+    token that was sampled last, and the results of the last HISTORY positions.
+
+    A request that feeds no token is answered in 2 cycles, or in 4 if the answer comes from the history.  A token takes 3 cycles
+    more than the chip takes.
+
+    Parameters
+    ----------
+    model : ModelFormat
+    config : ChipConfig
+    identity : int, optional
+        The answer to HELLO, 64 bits.  By default it is read from the ROM image identity.hex in the first cycle after reset.
 
     Members
     -------
     i, o : stream PAYLOAD_BITS      requests in, replies out
-    command : Out(stream COMMAND)    to the chip
-    reply : In(stream REPLY)
+    command : Out(stream COMMAND)   tokens to the chip
+    reply : In(stream REPLY)        results of the chip
     """
+
+    i: Any
+    o: Any
+    command: Any
+    reply: Any
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig, identity: int | None = None):
         self._identity = None if identity is None else [identity]
@@ -43,15 +59,17 @@ class Link(wiring.Component):
         )
 
     def elaborate(self, platform) -> Module:
+        """Build a state machine that answers one request at a time, and the history of results."""
         m = Module()
-        m.submodules.identity = identity = Rom(width=IDENTITY_BITS, depth=1, name="identity", init=self._identity)
+        identity: Any = Rom(width=IDENTITY_BITS, depth=1, name="identity", init=self._identity)
+        m.submodules.identity = identity
         m.d.comb += identity.en.eq(1)
         token_bits = (self._vocab_size - 1).bit_length() or 1
         m.submodules.history = history = Memory(shape=token_bits + 2, depth=HISTORY, init=[])
         read, write = history.read_port(), history.write_port()
 
-        following = Signal(self._position_bits)  # position of the next token
-        token, sampled, ends = Signal(token_bits), Signal(), Signal()  # at the position before it
+        following = Signal(self._position_bits)  # the position of the next token
+        token, sampled, ends = Signal(token_bits), Signal(), Signal()  # the result at position ``following - 1``
         inv_temperature, seed = Signal(16), Signal(32)
         running = Signal()
 
@@ -84,33 +102,31 @@ class Link(wiring.Component):
         out = Signal(PAYLOAD_BITS)
         m.d.comb += self.o.payload.eq(out)
         with m.FSM(name="state"):
-            with m.State("request"):
-                with m.If(self.i.valid):
-                    m.d.sync += out.eq(answer(Kind.STANDING, standing))
-                    m.next = "answer"
-                    with m.Switch(kind):
-                        with m.Case(Kind.HELLO):
-                            m.d.sync += out.eq(answer(Kind.IDENTITY, identity.data))
-                        with m.Case(Kind.SAMPLING):
-                            m.d.sync += [
-                                inv_temperature.eq(request[8:24]),
-                                seed.eq(request[24:56]),
-                                out.eq(answer(Kind.KEPT, request[8:56])),
-                            ]
-                        with m.Case(Kind.PUT):
-                            with m.If((position == following) | (flags[_bit(Flag.RESTART)] & (position == 0))):
-                                m.next = "feed"
-                            with m.Elif(known):
-                                m.next = "remember"
-                        with m.Case(Kind.GET):
-                            with m.If(known):
-                                m.next = "remember"
-                        with m.Case(Kind.RUN):
-                            m.d.sync += running.eq(1)
-                            m.next = "run"
+            with m.State("request"), m.If(self.i.valid):
+                m.d.sync += out.eq(answer(Kind.STANDING, standing))
+                m.next = "answer"
+                with m.Switch(kind):
+                    with m.Case(Kind.HELLO):
+                        m.d.sync += out.eq(answer(Kind.IDENTITY, identity.data))
+                    with m.Case(Kind.SAMPLING):
+                        m.d.sync += [
+                            inv_temperature.eq(request[8:24]),
+                            seed.eq(request[24:56]),
+                            out.eq(answer(Kind.KEPT, request[8:56])),
+                        ]
+                    with m.Case(Kind.PUT):
+                        with m.If((position == following) | (flags[_bit(Flag.RESTART)] & (position == 0))):
+                            m.next = "feed"
+                        with m.Elif(known):
+                            m.next = "remember"
+                    with m.Case(Kind.GET), m.If(known):
+                        m.next = "remember"
+                    with m.Case(Kind.RUN):
+                        m.d.sync += running.eq(1)
+                        m.next = "run"
             with m.State("run"):
                 m.d.sync += out.eq(answer(Kind.STANDING, standing))
-                with m.If((following < position) & sampled & ~ends):  # ``position`` is RUN's ``until``
+                with m.If((following < position) & sampled & ~ends):  # RUN has ``until`` in the place of the position
                     m.next = "feed"
                 with m.Else():
                     m.d.sync += running.eq(0)

@@ -1,4 +1,4 @@
-"""A board that is not there: its Verilog behind a pseudo-terminal, for a host that does not know."""
+"""A simulated board on a pseudo-terminal: a host cannot tell it from a real one."""
 
 import ctypes
 import os
@@ -9,38 +9,47 @@ import tty
 from collections.abc import Callable
 from pathlib import Path
 
-from fpga.link.board_top import BoardTop
-from fpga.link.requests import IDENTITY_BITS
+from fpga.link.board_top import board_verilog
+from fpga.link.protocol import LEAST_DIVISOR
 from hdl.config import ChipConfig
-from hdl.lib.rom import RomSpec
-from hdl.verilog import whole_verilog
 from sim.rtl.verilator import Addition, SimulationError, build_library
 from weights_to_rom.model_format import ModelFormat
-from weights_to_rom.rom_map import rom_map
-
-DIVISOR = 4
-"""Cycles of a bit: a line so fast that it is hardly waited for."""
 
 CYCLES = 20_000
 """Cycles between two looks at the terminal."""
 
 QUIET = 1_000_000
-"""Cycles without a byte after which the clock stops until the host says something: no token takes as long."""
-
-
-def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
-    """The board's chip with its line: top module ``board``."""
-    roms = [*rom_map(model, **config.rom_lanes).values(), RomSpec("identity", IDENTITY_BITS, 1)]
-    return whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)
+"""After so many cycles without a byte, more than any token takes, the clock stops until the host sends something."""
 
 
 class SimulatedBoard:
-    """Runs in a thread from ``start`` to ``close``.  ``port`` is the terminal's name, for pyserial.
+    """The Verilog of a board, run in a thread from ``start`` to ``close``.
 
-    ``rom`` is a folder with the images, ``identity.hex`` among them.  A byte on the line, of either direction, is hit with
-    probability ``noise``: it vanishes, comes twice, or has a bit flipped.
+    ``port`` is the name of the terminal, for pyserial.
 
-    ``verilog`` is another text of the module ``board``, as that of a netlist, whose line has ``divisor``.
+    Parameters
+    ----------
+    folder : Path
+        Where the simulator is built.
+    rom : Path
+        The folder of the ROM images, ``identity.hex`` among them.
+    model : ModelFormat
+    config : ChipConfig
+    noise : float
+        The probability with which a byte on the line, in either direction, vanishes, is doubled, or has one bit flipped.
+    seed : int
+        Of the noise.
+    verilog : str, optional
+        Another text of the module ``board``, such as that of a placed netlist.
+    divisor : int
+        Cycles of a bit in ``verilog``.
+    progress : callable
+        Is called with the share that is done and a line, while the simulator is built.
+
+    Raises
+    ------
+    SimulationError
+        The ROM images are not there, or the simulator cannot be built.
     """
 
     def __init__(
@@ -53,7 +62,7 @@ class SimulatedBoard:
         noise: float = 0.0,
         seed: int = 0,
         verilog: str | None = None,
-        divisor: int = DIVISOR,
+        divisor: int = LEAST_DIVISOR,
         progress: Callable[[float, str], None] = lambda done, what: None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,10 +97,12 @@ class SimulatedBoard:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> "SimulatedBoard":
+        """Switch the board on."""
         self._thread.start()
         return self
 
     def close(self) -> None:
+        """Switch the board off, for good."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -117,6 +128,7 @@ class SimulatedBoard:
                 os.write(self._ours, self._hit(out.raw[:came]))
 
     def _hit(self, data: bytes) -> bytes:
+        """Return ``data`` after the noise of the line."""
         if not self._noise:
             return data
         line = bytearray()

@@ -1,27 +1,25 @@
-"""A serial line, eight data bits, no parity, one stop bit."""
+"""A serial line in hardware: eight data bits, no parity, one stop bit."""
+
+from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-BAUD = 3_000_000
-"""Bits a second that FTDI's chips do, which many boards have: 23,000 tokens."""
-
 BITS = 10
-"""Of a byte on the line: start, eight of data (the lowest first), stop."""
-
-
-def divisor_for(clock_hz: float, baud: int) -> int:
-    """Cycles of a bit.  Raises ValueError if they miss the rate by more than 2 %, of which a byte bears 4."""
-    divisor = round(clock_hz / baud)
-    if divisor < 4 or abs(clock_hz / divisor / baud - 1) > 0.02:
-        raise ValueError(f"{baud} baud cannot be made of {clock_hz / 1e6:g} MHz: a bit would take {clock_hz / baud:.2f} cycles")
-    return divisor
+"""Bits of a byte on the line: a start bit, eight bits of data with the lowest first, a stop bit."""
 
 
 class UartTx(wiring.Component):
-    """Bytes to a line: one every ``BITS * divisor + 1`` cycles, its start bit one cycle after it is taken.
+    """line = start bit, eight bits of i, stop bit.
+
+    A byte takes ``BITS * divisor + 1`` cycles.  Its start bit is on the line one cycle after the byte is taken.
+
+    Parameters
+    ----------
+    divisor : int
+        Cycles of a bit.
 
     Members
     -------
@@ -29,21 +27,24 @@ class UartTx(wiring.Component):
     line : Out(1)       high at rest
     """
 
+    i: Any
+    line: Any
+
     def __init__(self, *, divisor: int):
         self.divisor = divisor
-        super().__init__({"i": In(stream.Signature(8)), "line": Out(1, init=1)})
+        super().__init__({"i": In(stream.Signature(8)), "line": Out(1, init=1)})  # pyright: ignore[reportCallIssue]
 
     def elaborate(self, platform) -> Module:
+        """Build a shift register, and a timer of one bit."""
         m = Module()
         timer = Signal(range(self.divisor))
-        bits = Signal(BITS + 1, init=1)  # what is yet to be sent; the last one marks the end, that before it of the stop bit
-        rests = Signal(init=1)  # bits == 1
+        bits = Signal(BITS + 1, init=1)  # the bits yet to be sent, the stop bit, and a 1 that marks the end
+        rests = Signal(init=1)  # bits == 1: the line is at rest
         m.d.comb += self.i.ready.eq(rests)
-        with m.If(rests):
-            with m.If(self.i.valid):
-                # The line's register has the start bit in the next cycle.
-                m.d.sync += [rests.eq(0), bits.eq(Cat(self.i.payload, Const(7, 3))), timer.eq(self.divisor - 1), self.line.eq(0)]
-        with m.Elif(timer == 0):
+        with m.If(rests), m.If(self.i.valid):
+            # ``line`` is a register: the start bit is on it in the next cycle.
+            m.d.sync += [rests.eq(0), bits.eq(Cat(self.i.payload, Const(7, 3))), timer.eq(self.divisor - 1), self.line.eq(0)]
+        with m.Elif(timer == 0):  # and the line is not at rest
             m.d.sync += [rests.eq(bits[1:] == 1), bits.eq(bits >> 1), timer.eq(self.divisor - 1), self.line.eq(bits[0])]
         with m.Else():
             m.d.sync += timer.eq(timer - 1)
@@ -51,31 +52,43 @@ class UartTx(wiring.Component):
 
 
 class UartRx(wiring.Component):
-    """A line to bytes; a byte whose stop bit is not high is dropped.  A byte stays for one cycle: there is no ``ready``.
+    """data = the byte on the line, taken in the middle of each bit.
+
+    A byte whose stop bit is not high is dropped.  A byte stays for one cycle: there is no ``ready``.
+
+    Parameters
+    ----------
+    divisor : int
+        Cycles of a bit.
 
     Members
     -------
-    line : In(1)
+    line : In(1)        may change at any time: it is synchronised here
     data : Out(8)
     valid : Out(1)      in the middle of the stop bit, for one cycle
     """
 
+    line: Any
+    data: Any
+    valid: Any
+
     def __init__(self, *, divisor: int):
         self.divisor = divisor
-        super().__init__({"line": In(1, init=1), "data": Out(8), "valid": Out(1)})
+        super().__init__({"line": In(1, init=1), "data": Out(8), "valid": Out(1)})  # pyright: ignore[reportCallIssue]
 
     def elaborate(self, platform) -> Module:
+        """Build a shift register, and a timer that starts at the fall of the start bit."""
         m = Module()
         line = Signal(init=1)
         m.submodules.synchronizer = FFSynchronizer(self.line, line, init=1)
         timer = Signal(range(self.divisor + self.divisor // 2))
         count = Signal(range(BITS))  # bits still to come, the stop bit among them
-        rested = Signal()  # the line was high: a start bit is a fall
+        rested = Signal()  # the line was high since the last byte: a start bit is a fall from high
         with m.If(count == 0):
             with m.If(line):
                 m.d.sync += rested.eq(1)
             with m.Elif(rested):
-                # To the middle of the first data bit.
+                # The middle of the first data bit is one bit and a half away.
                 m.d.sync += [count.eq(BITS - 1), timer.eq(self.divisor + self.divisor // 2 - 1)]
         with m.Elif(timer != 0):
             m.d.sync += timer.eq(timer - 1)

@@ -1,25 +1,32 @@
-"""Carry chains of an ECP5 that begin and end by themselves: nextpnr would put a cell before each of them, and one behind it."""
+"""Passes on carry chains of the ECP5.
+
+A chain is a row of CCU2C cells that hand a carry on.  A CCU2C has two halves, and each half is one bit of the chain: a LUT of four
+inputs A, B, C, D gives the sum bit, and bits 0 to 3 of the LUT, which depend on A and B alone, give the carry where none passes.
+"""
 
 from itertools import permutations, product
 
-from fpga.ecp5.netlist.graph import Bit, first_free, sinks
+from .graph import Bit, first_free, sinks
 
 CARRIES = {"0": "0" * 16, "1": "0" * 12 + "1000"}
-"""LUTs of a half whose inputs are all 1: they give 0, so that its carry out is bit 3 of them, whatever comes in."""
+"""The LUT of a half that makes a constant carry, by the carry.
+
+All inputs of the half are 1.  The LUT gives 0 for them, so that the carry-in does not pass; the carry-out is bit 3 of the LUT.
+"""
 
 PASSES = "1" * 16
-"""That of a half whose carry out is its carry in."""
+"""The LUT of a half that passes its carry-in on."""
 
 OPEN = "x"
+"""The connection of a port that leads nowhere."""
 
 
 def shorten(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many CCU2C cells there will be less for it.
+    """Let each chain begin and end without extra cells; return how many CCU2C cells nextpnr saves.
 
-    A CCU2C is two halves, each a bit of a chain.  A carry into a chain that is constant nextpnr brings on a wire, through a
-    cell of its own; a carry out of it that nobody takes goes to another cell.  Here a half before the first bit makes the
-    carry, all bits move up by one half, and the carry out is not connected: a cell less behind the chain, and one less before
-    it if its bits are odd in number.
+    For a constant carry-in nextpnr inserts a feed-in cell and a routed wire; for an unused carry-out it inserts a feed-out cell.
+    This pass generates the constant inside the chain: a new half makes the carry, all bits move up by one half, and the unused
+    carry-out is left open.  That saves the feed-out cell, and also the feed-in cell if the chain has an odd number of bits.
     """
     cells = top["cells"]
     used, fresh = {bit: len(to) for bit, to in sinks(top).items()}, first_free(top)
@@ -59,22 +66,23 @@ def shorten(top: dict) -> int:
 
 
 def _half(cell: dict, k: str) -> dict:
-    """Bit ``k`` of a CCU2C: what its LUT holds, and what is connected to it."""
+    """Return half ``k`` of a CCU2C: its LUT and its connections."""
     return {what: cell["parameters"][what + k] for what in ("INIT", "INJECT1_")} | {
         port: cell["connections"][port + k][0] for port in "ABCDS"
     }
 
 
 def _made(init: str) -> dict:
+    """Return a half with a given LUT whose inputs are all 1 and whose sum leads nowhere."""
     return {"INIT": init, "INJECT1_": "NO", **dict.fromkeys("ABCD", "1"), "S": OPEN}
 
 
 def absorb(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many LUT4 cells are now part of CCU2C cells behind them.
+    """Merge LUTs into the carry chains that they feed; return how many LUT4 cells disappear.
 
-    An adder leaves two of the four inputs of a CCU2C's half unused.  A LUT for one of its operands, which nothing else reads, goes
-    in if both together have four inputs at most (a choice between two values, or a value that may be zero), and if the carry,
-    for which a half looks at its inputs A and B alone, is the same wherever it counts.
+    An adder leaves two of the four inputs of each half unused.  A LUT that computes one of its operands (a choice between two
+    values, or a value that may be zero) becomes part of the half if three things hold: nothing else reads the LUT, LUT and half
+    together have at most four inputs, and the carry stays the same wherever it counts, although a half makes it of A and B alone.
     """
     cells = top["cells"]
     used = {bit: len(to) for bit, to in sinks(top).items()}
@@ -85,22 +93,25 @@ def absorb(top: dict) -> int:
             if cell["parameters"][f"INJECT1_{k}"] != "NO":
                 continue
             inputs = [cell["connections"][port + k][0] for port in "ABCD"]
-            before = {bit: driver[bit] for bit in inputs if bit in driver and used[bit] == 1}
-            for chosen in (tuple(before), *((bit,) for bit in before)):
-                luts = {bit: cells[before[bit]] for bit in chosen}
+            drivers = {bit: driver[bit] for bit in inputs if bit in driver and used[bit] == 1}
+            for chosen in (tuple(drivers), *((bit,) for bit in drivers)):
+                luts = {bit: cells[drivers[bit]] for bit in chosen}
                 if chosen and (half := _joined(cell["parameters"][f"INIT{k}"], inputs, luts)):
                     init, inputs = half
                     cell["parameters"][f"INIT{k}"] = init
                     cell["connections"] |= {port + k: [bit] for port, bit in zip("ABCD", inputs, strict=True)}
                     for bit in chosen:
-                        del cells[before[bit]]
+                        del cells[drivers[bit]]
                     absorbed += len(chosen)
                     break
     return absorbed
 
 
 def _joined(init: str, inputs: list[Bit], luts: dict[Bit, dict]) -> tuple[str, list[Bit]] | None:
-    """The LUT and the inputs of a half behind ``luts``, by what they drive, that adds the same; nothing if there is none."""
+    """Return the LUT and the inputs of a half that does what a half and the ``luts`` in front of it do, or None.
+
+    ``luts`` are LUT4 cells by the input of the half that they drive.
+    """
     variables = sorted(
         {
             bit
@@ -110,7 +121,7 @@ def _joined(init: str, inputs: list[Bit], luts: dict[Bit, dict]) -> tuple[str, l
     )
     if len(variables) > 4:
         return None
-    # What the half adds, and its carry where it makes one, for all values of the variables.
+    # For all values of the variables: the output of the half's LUT, and the carry that the half makes where none passes.
     wanted = {}
     for values in product("01", repeat=len(variables)):
         known = dict(zip(variables, values, strict=True)) | {"0": "0", "1": "1"}
@@ -130,8 +141,10 @@ def _joined(init: str, inputs: list[Bit], luts: dict[Bit, dict]) -> tuple[str, l
 
 
 def _inputs(lut: dict) -> list[Bit]:
+    """Return the inputs A, B, C, D of a LUT4 cell."""
     return [lut["connections"][port][0] for port in "ABCD"]
 
 
 def _lut(init: str, values: list[str]) -> str:
+    """Return the output of a LUT for the values of A, B, C, D."""
     return init[-1 - int("".join(reversed(values)), 2)]

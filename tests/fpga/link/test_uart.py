@@ -8,7 +8,8 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from fpga.link.uart import BITS, UartRx, UartTx, divisor_for
+from fpga.link.protocol import divisor_for
+from fpga.link.uart import BITS, UartRx, UartTx
 from tests.support.streams import drive, simulate
 
 

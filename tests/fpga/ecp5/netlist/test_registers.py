@@ -6,7 +6,7 @@ import re
 import pytest
 
 import fpga.ecp5.netlist.registers
-from fpga.ecp5.netlist.registers import choose_behind, copy_registers, take_operands, take_registers
+from fpga.ecp5.netlist.registers import copy_registers, move_choices, take_operands, take_registers
 
 A, B, P, Q, CLK, CE, RESET = range(0, 100, 4), range(100, 200, 4), range(200, 236), range(300, 336), 400, 401, 402
 
@@ -340,7 +340,7 @@ def deep(bits=9, init="1111000011001100", **changes) -> dict:
 
 def test_the_register_behind_a_choice_goes_before_it():
     top = deep()
-    assert choose_behind(top) == 8  # nine flip-flops, and one of the choice instead
+    assert move_choices(top) == 8  # nine flip-flops, and one of the choice instead
     for name in ("deep.mem.0.0", "deep.mem.0.1"):
         cell = top["cells"][name]
         assert cell["parameters"]["REGMODE_A"] == "OUTREG" and cell["connections"]["OCEA"] == [CE]
@@ -399,7 +399,7 @@ def logic_behind() -> dict:
 )
 def test_a_choice_of_more_than_words_stays(top):
     before = copy.deepcopy(top)
-    assert choose_behind(top) == 0
+    assert move_choices(top) == 0
     assert top == before
 
 

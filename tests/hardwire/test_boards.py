@@ -1,0 +1,98 @@
+"""``hardwire boards`` and ``hardwire fpga``: refusals, and boards as they are listed."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import synth.run
+from fpga.boards import BOARDS
+from hardwire.cli.main import app
+from hardwire.compiled import CompiledModel
+from hardwire.compiler import compile_model
+from hardwire.source import Source
+from synth.run import BuildError
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """stories-tiny, compiled."""
+    folder = tmp_path_factory.mktemp("compiled") / "out"
+    compile_model(Source.open("stories-tiny"), folder, simulation=False)
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize(
+    ("board", "said"),
+    [
+        (
+            "icesugar-pro",
+            (
+                "it takes 126 block RAMs of 56.  The largest bundled model that fits is stories-tiny, with --row-lanes 1 "
+                "--vector-lanes 2 --attention-heads 1 --max-context 256."
+            ),
+        ),
+        (
+            "icebreaker",
+            (
+                "it takes 363 block RAMs of 30.  The largest bundled model that fits is stories-tiny, with --shared "
+                "--wide-bits 24 --max-context 256."
+            ),
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit(monkeypatch, tmp_path, board, said):
+    monkeypatch.setattr(synth.run.subprocess, "Popen", None)
+    ran = run("fpga", "build", "stories-260k", "--board", board, "-o", str(tmp_path / "out"))
+    assert isinstance(ran.exception, BuildError)
+    assert str(ran.exception) == f"stories-260k does not fit {board}: {said}"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("board", "clock", "said"),
+    [
+        ("icebreaker", "7", "no clock of 7 MHz, or a little less, can be made from 12 MHz"),
+        ("ulx3s-85f", "2", "no clock of 2 MHz, or a little less, can be made from 25 MHz"),
+        ("ulx3s-85f", "8", "3000000 baud cannot be made of 7.14286 MHz: a bit would take 2.38 cycles"),
+    ],
+)
+def test_a_clock_that_the_board_has_not(board, clock, said):
+    """Said before anything is compiled."""
+    assert str(run("fpga", "build", "nothing", "--board", board, "--clock", clock).exception) == said
+
+
+def test_verilog_of_another_version(out, monkeypatch):
+    monkeypatch.setattr("hdl.verilog.chip_verilog", lambda model, config: "module chip; endmodule")
+    ran = run("fpga", "build", str(out), "--board", "ulx3s-85f")
+    assert str(ran.exception) == f"{out}: this version of hardwire generates other Verilog: compile it again"
+
+
+def test_a_bitstream_of_another_model_is_not_flashed(out, monkeypatch):
+    monkeypatch.setattr("fpga.flash.flash", lambda board, bitstream: None)
+    again = f"make one with: hardwire fpga build {out} --board ulx3s-85f"
+    bit = out / "fpga" / "ulx3s-85f" / "top.bit"
+
+    def flashed():
+        ran = run("fpga", "flash", str(out), "--board", "ulx3s-85f")
+        return str(ran.exception)
+
+    assert flashed() == f"{bit}: no bitstream ({again})"
+    bit.parent.mkdir(parents=True)
+    bit.touch()
+    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{CompiledModel(out).identity ^ 1:016x}"}))
+    assert flashed() == f"{bit}: is of another model or chip than {out} is now ({again})"
+    (bit.parent / "report.json").write_text(json.dumps({"identity": f"{CompiledModel(out).identity:016x}"}))
+    assert flashed() == "None"
+
+
+def test_boards_are_listed():
+    ran = run("boards", "--json")
+    assert ran.exit_code == 0
+    listed = {board["name"]: board for board in json.loads(ran.stdout)}
+    assert set(listed) == set(BOARDS)
+    assert listed["ulx3s-85f"] | {"package": "BG381", "oscillator_mhz": 25.0, "luts": 83640} == listed["ulx3s-85f"]
