@@ -150,6 +150,7 @@ class RtlChip:
         self._library.simulation_restore(self._chip, state.ctypes.data, state.size)
 
     def close(self) -> None:
+        """Free the simulation; a second call does nothing."""
         if self._chip:
             self._library.simulation_delete(self._chip)
             self._chip = None

@@ -110,6 +110,7 @@ class ObservedChip(RtlChip):
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        """Verilator keeps the ports of ``taps``, and observe.cpp records them."""
         lines = [
             f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
             for at in taps(model, config).values()
@@ -118,6 +119,7 @@ class ObservedChip(RtlChip):
         return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
+        """Feed one token as ``RtlChip.token`` does, and note how many beats each unit has moved by its end."""
         reply = super().token(token, **options)
         self._ends.append(
             [self._library.simulation_recorded(self._chip, index) // _words(tap) for index, tap in enumerate(self.taps.values())]

@@ -18,6 +18,7 @@ class TracedChip(RtlChip):
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        """Verilator traces the scope, and trace.cpp writes the file."""
         return Addition(
             source=Path(__file__).with_suffix(".cpp"),
             configuration=f'tracing_off -scope "*"\ntracing_on -scope "{cls.scope}"\ntracing_on -scope "{cls.scope}.*"\n',

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
 from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to
+from weights_to_rom.projections import GROUPS
 from weights_to_rom.row_order import pair_order
 from weights_to_rom.schedule import Step, lora_matrices
 
@@ -22,7 +23,7 @@ KIND = "hardwire adapter 1"
 E_MIN, E_MAX = -64, 63
 RANKS = (2, 4, 8, 16, 32, 64)
 
-STEPS = {Step.QKV: ("k", "v", "q"), Step.O: ("o",), Step.GATE_UP: ("gate", "up"), Step.DOWN: ("down",)}
+STEPS = {Step[group.upper()]: kinds for group, kinds in GROUPS.items()}
 """The projections of each step, in the order of its results."""
 
 
@@ -85,7 +86,7 @@ class IntegerAdapter:
                 about = json.loads((file.metadata() or {}).get("about", "{}"))
                 if about.get("kind") != KIND:
                     raise AdapterError(f"{path}: is not a {KIND!r} file")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
         except (OSError, SafetensorError) as error:
             raise AdapterError(f"{path}: cannot be read as an integer adapter ({error})") from error
         names = [name.removesuffix(".a_exp") for name in tensors if name.endswith(".a_exp")]

@@ -33,6 +33,7 @@ class RomImage:
 
     @property
     def depth(self) -> int:
+        """Words."""
         return len(self.nibbles)
 
     @classmethod
