@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.lib.pipeline import registered
 from hdl.lib.skid import Skid
 from weights_to_rom.tables import gumbel_table, log2_table
 
@@ -98,10 +99,9 @@ class LogitHash(wiring.Component):
         m = Module()
 
         def registers(values, half):
-            state = tuple(Signal(32, name=f"half{half}_v{i}") for i in range(len(values)))
-            with m.If(self.advance):
-                m.d.sync += [register.eq(value) for register, value in zip(state, values, strict=True)]
-            return state
+            return tuple(
+                registered(m, value, name=f"half{half}_v{i}", en=self.advance, reset_less=False) for i, value in enumerate(values)
+            )
 
         # v0 and v1 have had the first half already, for all logits.
         _, _, v2, v3 = registers(first_half(self.v0, self.v1, self.v2, self.v3 ^ self.index), 1)
@@ -146,10 +146,7 @@ class NoiseOfWord(wiring.Component):
         m = Module()
 
         def register(value, name):
-            register = Signal(value.shape(), name=name)
-            with m.If(self.advance):
-                m.d.sync += register.eq(value)
-            return register
+            return registered(m, value, name=name, en=self.advance, reset_less=False)
 
         m.submodules.log = log = Memory(shape=12, depth=256, init=log2_table())
         m.submodules.tail = tail = Memory(shape=12, depth=64, init=gumbel_table())

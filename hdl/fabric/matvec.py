@@ -12,6 +12,7 @@ from hdl.fabric.code_dot import MULTIPLIERS, total_shape
 from hdl.fabric.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, product_latency, word_bits
 from hdl.fabric.row_output import RowOutput, result_beat
 from hdl.fabric.x_buffer import XBuffer
+from hdl.lib.pipeline import delayed, registered
 from hdl.lib.rom import RomPort
 from hdl.lib.shared_module import add_part
 from hdl.lib.streams import mx_beat
@@ -207,11 +208,7 @@ class Matvec(wiring.Component):
 
         def at(stage: int, value, name: str, since: int = 0) -> Value:
             """``value``, which is known in stage ``since``, as it is wanted in ``stage``."""
-            for now in range(since + 1, stage + 1):
-                delayed = Signal(Value.cast(value).shape(), name=f"{name}_{now}")
-                m.d.sync += delayed.eq(value)
-                value = delayed
-            return value
+            return delayed(m, Value.cast(value), stage - since, name=name, reset_less=False, first=since + 1)[-1]
 
         # The ROMs.  Row constants are read so that they arrive with the product of their group's first word
         # and stay until that of the next group's: no lane needs to keep them.
@@ -233,17 +230,13 @@ class Matvec(wiring.Component):
         with m.If(starts):
             m.d.sync += self.rows.addr.eq(Mux(again, 0, self.rows.addr + 1))
 
-        block_end = [issue & block_ends]
-        for stage in range(1, p + 6):
-            block_end.append(at(stage, block_end[-1], "block_end", since=stage - 1))
+        block_end = delayed(m, issue & block_ends, p + 5, name="block_end", reset_less=False)
 
         def of_block(stage: int, value: Value, name: str, since: int) -> Value:
             """As ``at``, with the block's last word: a register a block is enough, not one a cycle."""
             while since < stage:
-                held = Signal(value.shape(), name=f"{name}_{since + 1}", reset_less=True)
-                with m.If(block_end[since]):
-                    m.d.sync += held.eq(value)
-                value, since = held, min(since + parts, stage)
+                value = registered(m, value, name=f"{name}_{since + 1}", en=block_end[since])
+                since = min(since + parts, stage)
             return value
 
         # What all lanes share, in the stage in which they want it.

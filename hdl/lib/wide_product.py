@@ -1,9 +1,11 @@
 """An exact signed product, cut into multiplications that fit one 18x18 DSP each."""
 
-from amaranth.hdl import Cat, Const, Module, Signal, signed
+from amaranth.hdl import Cat, Const, Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
+
+from hdl.lib.pipeline import registered
 
 DIGIT = 17
 """Unsigned bits of a digit: with a sign bit it is an operand of an 18x18 signed multiplier."""
@@ -42,7 +44,7 @@ class WideProduct(wiring.Component):
         for i, a in enumerate(_digits(self.a)):
             for j, b in enumerate(_digits(self.b)):
                 shift = DIGIT * (i + j)
-                terms.append((shift, _registered(m, self.en, a * b, width - shift, f"p_{i}_{j}")))
+                terms.append((shift, registered(m, (a * b)[: width - shift].as_signed(), name=f"p_{i}_{j}", en=self.en)))
 
         level = 0
         while len(terms) > 1:
@@ -56,7 +58,8 @@ class WideProduct(wiring.Component):
                 paired.append((low_shift, Cat(low[:gap], (low >> gap) + high).as_signed()))
             paired += terms[len(paired) * 2 :]
             terms = [
-                (shift, _registered(m, self.en, total, width - shift, f"s_{level}_{k}")) for k, (shift, total) in enumerate(paired)
+                (shift, registered(m, total[: width - shift].as_signed(), name=f"s_{level}_{k}", en=self.en))
+                for k, (shift, total) in enumerate(paired)
             ]
 
         m.d.comb += self.p.eq(terms[0][1])
@@ -78,11 +81,3 @@ def _digits(value):
     return [Cat(value[DIGIT * i : DIGIT * (i + 1)], Const(0, 1)).as_signed() for i in range(n - 1)] + [
         value[DIGIT * (n - 1) :].as_signed()
     ]
-
-
-def _registered(m, en, value, limit: int, name: str):
-    """A register for ``value``, no wider than the part of it that the product can reach."""
-    register = Signal(signed(min(len(value), limit)), name=name, reset_less=True)
-    with m.If(en):
-        m.d.sync += register.eq(value)
-    return register
