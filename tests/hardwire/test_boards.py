@@ -1,12 +1,17 @@
 """``hardwire boards`` and ``hardwire fpga``: refusals, and boards as they are listed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 import synth.run
 from fpga.boards import BOARDS
+from fpga.job import Placed
+from fpga.link.board_top import board_verilog
+from fpga.toolchain import TOOLCHAINS
+from hardwire.boards import build, build_lines
 from hardwire.cli.main import app
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
@@ -96,3 +101,50 @@ def test_boards_are_listed():
     listed = {board["name"]: board for board in json.loads(ran.stdout)}
     assert set(listed) == set(BOARDS)
     assert listed["ulx3s-85f"] | {"package": "BG381", "oscillator_mhz": 25.0, "luts": 83640} == listed["ulx3s-85f"]
+
+
+@pytest.fixture
+def jobs(monkeypatch, tmp_path):
+    """The jobs that a tool flow is given which reaches 70 MHz, and whose bitstream is "bits"."""
+    given = []
+
+    def placed(job, progress):
+        given.append(job)
+        for name in ("x.bit", "x.json"):
+            (tmp_path / name).write_text("bits")
+        found = {"board": job.board.name, "clock_mhz": job.clock_mhz, "fmax_mhz": 70.0, "critical_path": []}
+        found |= dict.fromkeys(("luts", "flip_flops", "block_rams", "dsps"), 1)
+        return Placed(found, tmp_path / "x.bit", tmp_path / "x.json")
+
+    flow = SimpleNamespace(SUFFIX=".bit", clock=lambda board, mhz: mhz, build=placed)
+    monkeypatch.setitem(TOOLCHAINS, "ecp5", flow)
+    return given
+
+
+def test_a_build_of_a_compiled_model(out, jobs):
+    report = build(str(out), "ulx3s-85f", clock_mhz=60.0, seed=7)
+    (job,) = jobs
+    output = CompiledModel(out)
+    assert (job.clock_mhz, job.seed, job.board) == (60.0, 7, BOARDS["ulx3s-85f"])
+    assert job.verilog == board_verilog(output.format, output.config, 20)  # 60 MHz by 3 Mbaud
+    assert (job.roms / "identity.hex").read_text() == f"{output.identity:016x}\n"
+    folder = out / "fpga" / "ulx3s-85f"
+    assert {name for name in ("top.bit", "routed.json", "report.json") if (folder / name).is_file()} == {
+        "top.bit",
+        "routed.json",
+        "report.json",
+    }
+    assert json.loads((folder / "report.json").read_text()) | {"bitstream": report["bitstream"]} == report
+    assert report["timing_met"] and report["tokens_per_second"] == round(60e6 / report["cycles_per_token"])
+    assert build_lines(report)[-1] == f"bitstream: {folder / 'top.bit'}"
+
+
+def test_a_clock_that_is_missed(out, jobs):
+    folder = out / "fpga" / "ulx3s-85f"
+    (folder / "top.bit").unlink(missing_ok=True)
+    with pytest.raises(BuildError, match=r"^ulx3s-85f: 70\.0 MHz after route, and the clock is 75 MHz: try .* --clock 70$"):
+        build(str(out), "ulx3s-85f")
+    assert not (folder / "top.bit").exists() and not json.loads((folder / "missed.json").read_text())["timing_met"]
+    report = build(str(out), "ulx3s-85f", allow_timing_fail=True)
+    assert (folder / "top.bit").read_text() == "bits" and report["tokens_per_second"] == round(70e6 / report["cycles_per_token"])
+    assert "which is MISSED" in build_lines(report)[1]
