@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
-from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to
+from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to, lora_word_bits, rank_block
 from weights_to_rom.projections import GROUPS
 from weights_to_rom.row_order import pair_order
 from weights_to_rom.schedule import Step, lora_matrices
@@ -94,11 +94,9 @@ class IntegerAdapter:
         return cls(about["rank"], matrices, about["report"])
 
 
-def lora_block(rank: int) -> int:
-    """Elements of a block along the rank: nb = min(32, rank).  Raises ValueError for a rank that no chip has."""
+def _check_rank(rank: int) -> None:
     if rank not in RANKS:
         raise ValueError(f"rank must be a power of two from 2 to 64, not {rank!r}")
-    return min(BLOCK, rank)
 
 
 def matrix_shape(fmt: ModelFormat, kind: str) -> tuple[int, int]:
@@ -117,7 +115,8 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
     Raises AdapterError for a larger rank than the chip's, and for values of 127 * 2**63 or more; ValueError for a
     ``rank`` that no chip has.
     """
-    nb = lora_block(rank)
+    _check_rank(rank)
+    nb = rank_block(rank)
     matrices: dict[str, LoraBlocks] = {}
     worst = (0.0, "")
     for name, pair in adapter.matrices.items():
@@ -164,11 +163,6 @@ def _quantise(what: str, w: np.ndarray, rows: int, columns: int, block: int) -> 
     return mant.astype(np.int8), e.astype(np.int8), float(relative.max())
 
 
-def word_bits(rank: int) -> int:
-    """Bits of a word of adapter memory: 32 mantissas, and the exponents of the rows of B that they belong to."""
-    return 8 * (BLOCK + BLOCK // lora_block(rank))
-
-
 def adapter_words(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
     """Addresses that an adapter takes; each holds ``lora_lanes`` words."""
     _check_lanes(rank, lora_lanes)
@@ -177,7 +171,7 @@ def adapter_words(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
 
 def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
     """Bits of SRAM that an adapter takes."""
-    return adapter_words(fmt, rank, lora_lanes) * lora_lanes * word_bits(rank)
+    return adapter_words(fmt, rank, lora_lanes) * lora_lanes * lora_word_bits(rank)
 
 
 def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
@@ -189,7 +183,7 @@ def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int)
 
 
 def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, vector_lanes: int) -> np.ndarray:
-    """The contents of adapter memory, uint8[addresses, lora_lanes, word_bits / 8], low bits first.
+    """The contents of adapter memory, uint8[addresses, lora_lanes, lora_word_bits / 8], low bits first.
 
     ``vector_lanes`` rows of gate and of up take turns, as the fabric gives them.
 
@@ -223,7 +217,7 @@ def load_image(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lane
 
 def _step(adapter: IntegerAdapter, fmt: ModelFormat, names: list[str], lora_lanes: int, vector_lanes: int) -> Iterator[np.ndarray]:
     """The addresses of one step: A of each projection, then B of all."""
-    nb = lora_block(adapter.rank)
+    nb = rank_block(adapter.rank)
     projections = [adapter.matrices.get(name) or _zeros(fmt, name.rpartition(".")[2], adapter.rank) for name in names]
     for p in projections:
         exponents = np.zeros((*p.a_exp.shape, BLOCK // nb), np.int8)
@@ -249,13 +243,13 @@ def _rows_in_order(names: list[str], rows: int, vector_lanes: int) -> np.ndarray
 
 
 def _zeros(fmt: ModelFormat, kind: str, rank: int) -> LoraBlocks:
-    (rows, blocks), nb = matrix_shape(fmt, kind), lora_block(rank)
+    (rows, blocks), nb = matrix_shape(fmt, kind), rank_block(rank)
     return LoraBlocks(*(np.zeros(shape, np.int8) for shape in (
         (rank, blocks, BLOCK), (rank, blocks), (rows, rank // nb, nb), (rows, rank // nb))))  # fmt: skip
 
 
 def _check_lanes(rank: int, lora_lanes: int) -> None:
-    lora_block(rank)
+    _check_rank(rank)
     if lora_lanes < 1 or rank % lora_lanes:
         raise ValueError(f"lora_lanes must divide the rank ({rank}), not be {lora_lanes!r}")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import BLOCK
 from weights_to_rom.projections import GROUPS, LINEARS
 from weights_to_rom.quantise.blocks import QuantisedMatrix
@@ -34,11 +35,11 @@ def gptq(
     what the quantised matrices before it make of the text.  In memory at a time are one layer's weights, and
     4 * dim bytes a token for the residual stream.  ``progress(name)`` is called after each matrix.
 
-    Raises ``ValueError`` if there is no calibration token.
+    Raises HardwireError if there is no calibration token.
     """
     tokens = np.asarray(calibration_tokens, np.int64)
     if not len(tokens):
-        raise ValueError("GPTQ needs calibration text: it is empty")
+        raise HardwireError("GPTQ needs calibration text: it is empty")
     embedding = np.asarray(tensor("embed"), np.float32)
     window = min(WINDOW, config.max_seq_len)
     stream = [embedding[tokens[i : i + window]] for i in range(0, len(tokens), window)]
