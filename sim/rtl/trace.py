@@ -1,4 +1,4 @@
-"""The simulated chip with the waves of one of its parts, written while asked to."""
+"""The simulated chip with the waves of one of its units."""
 
 import re
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""LoRA adapters as integers: what the chip's adder multiplies with, and how it comes into adapter memory.
+"""LoRA adapters as integers: the operands of the chip's LoRA adder, and the load image that writes them into adapter memory.
 
-docs/arithmetic.md, lora (section 4) and section 6, define every number here.
+docs/arithmetic.md, lora (section 4) and section 6, defines every number here.
 """
 
 import json
@@ -29,13 +29,13 @@ STEPS = {Step[group.upper()]: kinds for group, kinds in GROUPS.items()}
 
 @dataclass(frozen=True)
 class LoraBlocks:
-    """The adapter of one matrix in MX blocks: a value is mant * 2**exp; rows and columns are padded as the matrix' are.
+    """The adapter of one matrix in MX blocks: value = mant * 2**exp.  Rows and columns are padded like those of the matrix.
 
     Members
     -------
-    a_mant : int8[rank, blocks, 32]       A along its inputs
+    a_mant : int8[rank, blocks, 32]       A, blocks along its inputs
     a_exp : int8[rank, blocks]            -64..63
-    b_mant : int8[rows, rank // nb, nb]   B along the rank, nb = min(32, rank); the scale is in it
+    b_mant : int8[rows, rank // nb, nb]   B, blocks of nb = min(32, rank) along the rank; the scale is multiplied in
     b_exp : int8[rows, rank // nb]        -64..63
     """
 
@@ -49,7 +49,7 @@ class LoraBlocks:
 class IntegerAdapter:
     """One adapter for chips of one ``rank``: blocks by the canonical name of their matrix ("layers.0.q").
 
-    A matrix that is not there has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (the adapter's
+    A matrix without an entry has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (the adapter's
     own), ``worst_block_error`` (rms error of a block over the rms of its row) and ``worst_block_error_in``.
     """
 
@@ -110,7 +110,7 @@ def matrix_shape(fmt: ModelFormat, kind: str) -> tuple[int, int]:
 def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int, rank: int) -> IntegerAdapter:
     """An adapter as integers, for a chip whose adder has ``rank``.
 
-    ``residual_shift`` is that of the integer model the adapter is added to.
+    ``residual_shift`` is that of the integer model that the adapter belongs to.
 
     Raises AdapterError for a larger rank than the chip's, and for values of 127 * 2**63 or more; ValueError for a
     ``rank`` that no chip has.
@@ -144,7 +144,7 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
 
 
 def _quantise(what: str, w: np.ndarray, rows: int, columns: int, block: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """w[.., ..], filled up with zeros to [rows, columns], as mantissas, exponents, and the worst relative error of a block."""
+    """Quantise w, padded with zeros to [rows, columns]: mantissas, exponents, and the worst relative error of a block."""
     padded = np.zeros((rows, columns))
     padded[: w.shape[0], : w.shape[1]] = w
     padded = padded.reshape(rows, -1, block)
@@ -175,7 +175,7 @@ def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
 
 
 def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
-    """CRC-32 of a text of all that decides what a load image's words mean: shapes, rank and lanes."""
+    """CRC-32 of a text that names the shapes, the rank and the lanes: together they decide the meaning of a load image's words."""
     shape = {name: getattr(fmt, name) for name in ("n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")}
     lanes = {"rank": rank, "lora_lanes": lora_lanes, "vector_lanes": vector_lanes}
     text = " ".join([KIND, *(f"{name}={n}" for name, n in (shape | lanes).items())])
@@ -185,7 +185,7 @@ def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int)
 def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, vector_lanes: int) -> np.ndarray:
     """The contents of adapter memory, uint8[addresses, lora_lanes, lora_word_bits / 8], low bits first.
 
-    ``vector_lanes`` rows of gate and of up take turns, as the fabric gives them.
+    ``vector_lanes`` rows of gate alternate with as many of up: the order of the fabric's results.
 
     Raises AdapterError for an adapter of another shape.
     """
@@ -216,7 +216,7 @@ def load_image(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lane
 
 
 def _step(adapter: IntegerAdapter, fmt: ModelFormat, names: list[str], lora_lanes: int, vector_lanes: int) -> Iterator[np.ndarray]:
-    """The addresses of one step: A of each projection, then B of all."""
+    """Yield the addresses of one step: A of each projection, then B of all of them."""
     nb = rank_block(adapter.rank)
     projections = [adapter.matrices.get(name) or _zeros(fmt, name.rpartition(".")[2], adapter.rank) for name in names]
     for p in projections:
@@ -235,7 +235,7 @@ def _step(adapter: IntegerAdapter, fmt: ModelFormat, names: list[str], lora_lane
 
 
 def _rows_in_order(names: list[str], rows: int, vector_lanes: int) -> np.ndarray:
-    """The order of a step's stacked rows: as they are, but for gate and up."""
+    """Order the stacked rows of a step: gate and up alternate, other rows stay."""
     order = np.arange(rows)
     if names[0].endswith(".gate"):
         order = order.reshape(2, -1, vector_lanes).swapaxes(0, 1).reshape(-1)
