@@ -1,4 +1,4 @@
-"""What the hardware must know of a model: shapes and number formats, never a weight."""
+"""The shapes and number formats of a model: all that the hardware knows of it, and never a weight."""
 
 from dataclasses import asdict, dataclass
 from math import gcd
