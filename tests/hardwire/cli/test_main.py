@@ -1,13 +1,11 @@
 """The hardwire command, as a person or a program uses it."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from hardwire.cli.main import main
 from hardwire.compiled import CompiledModel, sha256
 from hardwire.compiler import compile_model
 from hardwire.source import Source
-from hdl.config import ChipConfig
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model
 from weights_to_rom.errors import HardwireError
@@ -357,28 +354,6 @@ def test_version(hardwire):
     assert lines["amaranth"] == version("amaranth") and lines["hardwire"] == version("hardwire")
 
 
-def test_a_chip_has_the_same_options_everywhere(hardwire):
-    """Those of ChipConfig, and the width of the residual stream, in the same words."""
-    panels = []
-    for name in (("compile",), ("explain",), ("fpga", "build")):
-        text = hardwire(*name, "--help").out
-        panels.append(text[text.index("─ Chip ─") :].split("╰")[0])
-        assert all(f"--{field.name.replace('_', '-')} " in panels[-1] for field in fields(ChipConfig))
-    assert "--wide-bits " in panels[0] and panels[0] == panels[1] == panels[2]
-
-
-def test_explain_takes_every_option_of_a_chip(hardwire, folder):
-    """The chip of a MODEL is the one that compile would make of it; a compiled one has options of its own."""
-    given = ("--row-lanes", 4, "--block-lanes", 16, "--n-sinks", 4, "--lora-rank", 4, "--sampler-lanes", 2, "--n-sequences", 3)
-    figures = json.loads(hardwire("explain", folder / "model", *given, "--wide-bits", 24, "--json").out)
-    lanes = {"row_lanes": 4, "block_lanes": 16, "n_sinks": 4, "lora_rank": 4, "sampler_lanes": 2, "n_sequences": 3}
-    expected = ChipConfig.for_model(Source.open(str(folder / "model")).format(24), **lanes)
-    assert figures["lanes"] == expected.as_dict()
-    for option in ("--row-lanes", "--wide-bits", "--n-sinks"):
-        result = hardwire("explain", folder / "out", option, 24)
-        assert result.code == 1 and f"is a chip with lanes of its own: leave {option} out" in result.err
-
-
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "hardwire", *arguments]
 
@@ -420,18 +395,3 @@ def test_a_reader_that_leaves_is_no_error():
     process.stderr.close()
     process.wait(timeout=60)
     assert "Traceback" not in err and "BrokenPipe" not in err
-
-
-def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
-    from hardwire.cli import console
-
-    monkeypatch.setattr(console, "PATIENCE", 0.01)
-    with console.step("count") as running:
-        for i in range(4):
-            time.sleep(0.02)
-            running.update("sheep", i, 4)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines()[:2] == ["count ... 0 % sheep", "count ... 25 % sheep"]
-    assert err.splitlines()[-1].startswith("count: 0.")
-    assert os.linesep not in err.splitlines()[0]
