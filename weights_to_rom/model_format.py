@@ -1,4 +1,4 @@
-"""What the hardware must know of a model: shapes and number formats, never a weight."""
+"""The shapes and number formats of a model: all that the hardware knows of it, and never a weight."""
 
 from dataclasses import asdict, dataclass
 from math import gcd
@@ -14,6 +14,16 @@ BLOCK = 32
 def ceil_to(n: int, multiple: int) -> int:
     """n rounded up to a multiple."""
     return -(-n // multiple) * multiple
+
+
+def rank_block(rank: int) -> int:
+    """nb = min(32, rank): elements of an adapter's MX block along the rank (docs/arithmetic.md, lora)."""
+    return min(BLOCK, rank)
+
+
+def lora_word_bits(rank: int) -> int:
+    """Bits of a word of adapter memory: 32 mantissas of 8 bits, element j's at bit 8 j, and above them 32 / nb exponents of 8."""
+    return 8 * (BLOCK + BLOCK // rank_block(rank))
 
 
 def _shape(source: "LlamaConfig | ModelFormat") -> dict[str, Any]:
