@@ -1,4 +1,4 @@
-"""What the hardware must know of a model: shapes and number formats, never a weight."""
+"""The shapes and number formats of a model: all that the hardware depends on, never a weight."""
 
 from dataclasses import asdict, dataclass
 from math import gcd
@@ -52,7 +52,7 @@ class ModelFormat:
                 f"a tied head has the embedding's bits: embed_bits is {self.embed_bits}, head_bits is {self.head_bits}"
             )
         if self.embed_bits == 4 and self.dim % BLOCK:
-            # Padding is read as residual and must be zero, which only the code 128 of eight bits always is.
+            # Padding is read as residual and must be zero.  Eight bits have a code for zero, 128; four bits have none.
             raise HardwireError(f"a four-bit embedding needs a dim that is a multiple of {BLOCK}, not {self.dim}")
         if not 4 <= self.sine_bits <= 14:
             raise HardwireError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
@@ -61,7 +61,7 @@ class ModelFormat:
     def of(cls, config: LlamaConfig, **formats) -> "ModelFormat":
         """The format of a checkpoint; ``formats`` overrides the number formats.
 
-        The sine table of a Wide of 24 bits has 2**8 entries, if nothing is said of it: a block RAM of a small device.
+        With ``wide_bits`` 24 the default of ``sine_bits`` is 8: the sine table then fits a block RAM of a small device.
         """
         if formats.get("wide_bits") == 24:
             formats = {"sine_bits": 8} | formats
@@ -72,6 +72,7 @@ class ModelFormat:
         return cls(**shape, **formats)
 
     def as_dict(self) -> dict:
+        """The fields by name, for JSON."""
         return asdict(self)
 
     @property
@@ -86,18 +87,22 @@ class ModelFormat:
 
     @property
     def dim_padded(self) -> int:
+        """``dim`` in whole blocks."""
         return ceil_to(self.dim, BLOCK)
 
     @property
     def attn_dim(self) -> int:
+        """Elements of the attention output: all query heads."""
         return self.n_heads * self.head_dim
 
     @property
     def attn_padded(self) -> int:
+        """``attn_dim`` in whole blocks."""
         return ceil_to(self.attn_dim, BLOCK)
 
     @property
     def ffn_padded(self) -> int:
+        """``ffn_dim`` in whole blocks."""
         return ceil_to(self.ffn_dim, BLOCK)
 
     @property

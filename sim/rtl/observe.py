@@ -115,6 +115,7 @@ class ObservedChip(RtlChip):
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        """The C++ that records beats, and the ports that it reads."""
         lines = [
             f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
             for at in taps(model, config).values()
@@ -123,6 +124,7 @@ class ObservedChip(RtlChip):
         return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
+        """As RtlChip's; it also remembers how many beats had moved at each port when the reply came."""
         reply = super().token(token, **options)
         self._ends.append(
             [self._library.simulation_recorded(self._chip, index) // _words(tap) for index, tap in enumerate(self.taps.values())]

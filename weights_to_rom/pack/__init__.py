@@ -1,0 +1,1 @@
+"""ROM images of an integer model."""

@@ -33,6 +33,7 @@ class RomImage:
 
     @property
     def depth(self) -> int:
+        """Number of words."""
         return len(self.nibbles)
 
     @classmethod
