@@ -44,8 +44,11 @@ $(TEST): requirements/fpga.txt
 demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
 
-$(DEMO)/report.json: $(wildcard models/stories-260k/* weights_to_rom/*.py weights_to_rom/*/*.py hdl/*.py hdl/*/*.py sim/*.py sim/rtl/*) \
-                     hardwire/compiler.py hardwire/compiled.py | $(CORE)
+# The sources of a compiled model; a rebuilt demo follows a change of any of them.
+SOURCES := $(wildcard models/stories-260k/* weights_to_rom/*.py weights_to_rom/*/*.py hdl/*.py hdl/*/*.py sim/*.py sim/rtl/* \
+                      hardwire/compile*.py)
+
+$(DEMO)/report.json: $(SOURCES) | $(CORE)
 	$(BIN)/hardwire compile stories-260k --out $(DEMO) --row-lanes 2
 
 test: $(TEST) ## run the test suite, but for the slow parts below

@@ -1,8 +1,8 @@
 """Estimates of a chip on a board, made before anything is synthesised: resources, clock, cycles of a token."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import fpga.ecp5.estimate
 import fpga.ice40.estimate
@@ -10,7 +10,7 @@ from fpga.boards import Board
 from fpga.devices import Cells, Device
 from fpga.ecp5.estimate import pipelined_cells
 from fpga.ice40.estimate import shared_cells
-from hdl.config import ChipConfig
+from hdl.config import SHARED_CONTEXT, ChipConfig, ConfigError
 from hdl.cycles.token import token_cycles
 from hdl.engine.cycles import shared_token_cycles
 from weights_to_rom.model_format import ModelFormat
@@ -96,16 +96,45 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
     return pipelined_cells(model, config, device)
 
 
-def fastest(model: ModelFormat, board: Board, max_context: int) -> Estimate:
+def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) -> Estimate:
     """Return the configuration that fits the board and takes the fewest cycles a token.
 
-    If none fits, it is the one with the fewest LUTs.  Raises ValueError if the family cannot run the model.
+    If none fits, it is the one with the fewest LUTs.
+
+    Parameters
+    ----------
+    model : ModelFormat
+    board : Board
+    max_context : int
+        The context, unless it is given.
+    given : int, str or bool
+        Options of ChipConfig that stay as they are; the others are found.
+
+    Raises
+    ------
+    ConfigError
+        The family cannot run the model, or no configuration has the given options.
     """
-    estimates = [estimate(model, config, board) for config in estimator_of(board).candidates(model, max_context)]
+    estimates = [estimate(model, config, board) for config in _with_options(model, board, max_context, given)]
     fitting = [e for e in estimates if not overflows(e.cells, board)]
     if fitting:
         return min(fitting, key=lambda e: (e.cycles, e.cells.luts))
     return min(estimates, key=lambda e: e.cells.luts)
+
+
+def _with_options(model: ModelFormat, board: Board, max_context: int, given: dict[str, Any]) -> list[ChipConfig]:
+    """Return the candidates, each once, with their options replaced by the given ones."""
+    if given.get("shared"):
+        return [ChipConfig.for_model(model, **{"max_context": min(max_context, SHARED_CONTEXT)} | given)]
+    found, refusal = {}, None
+    for config in estimator_of(board).candidates(model, max_context):
+        try:
+            found[replace(config, **given).checked(model)] = None
+        except ConfigError as error:
+            refusal = refusal or error
+    if refusal and not found:
+        raise refusal
+    return list(found)
 
 
 def overflows(cells: Cells, board: Board, *, tight: bool = False) -> list[str]:

@@ -1,9 +1,9 @@
 """LoRA adapters of a compiled model.
 
-OUT/adapters/NAME/ holds one adapter, packed for the chip in OUT; NAME is its folder's name:
+OUT/adapters/NAME/ holds one adapter, packed for the chip in OUT; NAME is the name of the folder that peft wrote:
 
 adapter.safetensors   the integer adapter
-frame.bin             the frame that loads it (docs/arithmetic.md, section 6), little-endian 32-bit words
+frame.bin             the load image (docs/arithmetic.md, section 6): the little-endian 32-bit words that the chip takes
 report.json           figures
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from hardwire.compiled import CompiledError, CompiledModel, write_json, written_whole
 from hardwire.progress import step
-from weights_to_rom.adapters.lora import adapter_bits, frame, quantise_adapter
+from weights_to_rom.adapters.lora import adapter_bits, load_image, quantise_adapter
 from weights_to_rom.adapters.peft import MODULES, AdapterError, LoraPair, PeftAdapter, open_peft
 from weights_to_rom.model_format import shape_of
 from weights_to_rom.schedule import Step
@@ -23,19 +23,27 @@ INTEGERS = "adapter.safetensors"
 
 
 def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
-    """Quantise a folder that peft wrote for the chip in ``out``, as its adapter ``slot``, and return the figures.
+    """Quantise an adapter for the chip in ``out``, and return the figures.  An adapter of the same name is replaced.
 
-    An adapter of the same name is replaced.  Raises CompiledError if the chip has no LoRA or not that many adapters, and
-    AdapterError for an adapter that the chip cannot hold.
+    Parameters
+    ----------
+    out : Path          a compiled model
+    adapter_dir : Path  a folder that peft wrote
+    slot : int          number by which the chip knows the adapter, from 1
+
+    Raises
+    ------
+    CompiledError   if the chip has no LoRA adder, or not that many adapters
+    AdapterError    for an adapter that the chip cannot hold
     """
-    output = CompiledModel(out)
-    config, fmt = output.config, output.format
-    output.check_lora()
+    compiled = CompiledModel(out)
+    config, fmt = compiled.config, compiled.format
+    compiled.check_lora()
     if not 1 <= slot <= config.n_adapters:
         raise CompiledError(f"{out}: its chip holds adapters 1 to {config.n_adapters}, not {slot}")
     adapter = open_peft(adapter_dir, shape_of(fmt))
-    integers = quantise_adapter(adapter, fmt, output.model.residual_shift, config.lora_rank)
-    words = frame(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
+    integers = quantise_adapter(adapter, fmt, compiled.model.residual_shift, config.lora_rank)
+    words = load_image(integers, fmt, slot, config.lora_lanes, config.vector_lanes)
     name = adapter_dir.resolve().name
     folder = out / "adapters" / name
     if folder.exists() and not (folder / INTEGERS).is_file():
@@ -60,20 +68,27 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
 
 
 def cost(out: Path, context: int) -> dict:
-    """What adapters cost: cycles of a sampled token at ``context`` positions with none, on q and v, and on all seven.
+    """Measure the cycles of a sampled token without an adapter, with one on q and v, and with one on all seven projections.
 
-    No cycle depends on a weight, so the adapters are made up.  ``switching`` is what a token of one sequence takes more
-    because the token before it, of another sequence, used another adapter.  Raises CompiledError.
+    The adapters are made up, because no cycle depends on a weight.
+
+    Parameters
+    ----------
+    out : Path      a compiled model with a LoRA adder
+    context : int   positions of the token, itself included
+
+    Returns "cycles" by adapter, and "switching_cycles": how much longer a token of one sequence takes if the token before it was of
+    another sequence with another adapter.  Raises CompiledError.
     """
     from hdl.interface import LoadStatus, Status
 
-    output = CompiledModel(out)
-    output.check_lora()
-    config, fmt = output.config, output.format
+    compiled = CompiledModel(out)
+    compiled.check_lora()
+    config, fmt = compiled.config, compiled.format
     if not 2 <= context <= config.max_context:
         raise CompiledError(f"{out}: a context is 2 to {config.max_context} positions there, not {context}")
     with step("build the simulation") as running:
-        chip = output.chip(lambda done, what: running.update(what, done))
+        chip = compiled.chip(lambda done, what: running.update(what, done))
 
     def load(number: int, kinds: Sequence[str]) -> None:
         shapes = {name: shape for name, shape in shape_of(fmt).tensor_shapes().items() if name.rpartition(".")[2] in kinds}
@@ -82,7 +97,7 @@ def cost(out: Path, context: int) -> dict:
             for name, (rows, inputs) in shapes.items()
         }
         integers = quantise_adapter(PeftAdapter("ones", ones), fmt, 0, config.lora_rank)
-        reply = chip.load(frame(integers, fmt, number, config.lora_lanes, config.vector_lanes))
+        reply = chip.load(load_image(integers, fmt, number, config.lora_lanes, config.vector_lanes))
         if reply.status != LoadStatus.OK:
             raise CompiledError(f"{out}: the chip did not take an adapter: {reply.status.name}")
 

@@ -1,4 +1,4 @@
-"""A board with a compiled model in it, as a backend of the session API: over its serial port, or simulated."""
+"""Sessions of a board that a compiled model is in: over its serial port, or simulated.  This imports no Amaranth."""
 
 import os
 from itertools import product
@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from fpga.link.host import BoardSession, Port
 
 AUTO = "auto"
+"""The name of a port that stands for all ports with an FTDI chip."""
+
 FTDI = 0x0403
-"""The USB vendor of the serial adapters that the boards have."""
+"""USB vendor of the serial adapters on the boards."""
 
 
 def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -> "BoardSession":
-    """A session with the board at ``port`` (``auto``: the one that answers with this model), or, if that is None, a simulated one.
+    """A session with a board.
 
-    ``noise`` is the probability with which the simulated line spoils a byte.
-    Raises CompiledError if there is no board, or none with this model and chip.
+    Parameters
+    ----------
+    output : CompiledModel   the model that the board must have: it answers with its identity
+    port : str               a serial port, or AUTO for the first board that answers; None stands for a simulated board
+    noise : float            probability with which the line of a simulated board spoils a byte
+
+    Raises
+    ------
+    CompiledError   if no board answers, or none with this model and chip; it names the reason for each port
     """
     from fpga.link.host import LinkError
 
@@ -40,7 +49,7 @@ def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -
                 if isinstance(error, PermissionError) or ("Permission denied" in str(error))
                 else ""
             )
-            errno = getattr(error, "errno", None)  # pyserial says the same twice, in words of its own
+            errno = getattr(error, "errno", None)  # pyserial repeats the system's message in words of its own
             reason = f"{name}: {os.strerror(errno) if errno else error}{hint}"
             if reason not in reasons:
                 reasons.append(reason)
@@ -64,7 +73,7 @@ def _open(name: str, baud: int) -> "Port":
 
 
 def _rates() -> list[int]:
-    """Of the serial lines of boards, the fastest first."""
+    """Baud rates of the boards, the fastest first."""
     from fpga.boards import BOARDS
 
     return sorted({board.baud for board in BOARDS.values()}, reverse=True)
@@ -77,7 +86,7 @@ def _candidates() -> list[str]:
 
 
 def _simulated(output: CompiledModel, noise: float) -> "Port":
-    """The serial port of a board in simulation, which ends when it is closed."""
+    """The serial port of a simulated board.  Closing the port ends the simulation."""
     import serial
 
     from fpga.link.simulated_board import SimulatedBoard
@@ -102,7 +111,7 @@ def _simulated(output: CompiledModel, noise: float) -> "Port":
 
 
 def board_rom(output: CompiledModel, folder: Path) -> Path:
-    """A folder with all ROM images of a board: those of the chip, which stay where they are, and its identity."""
+    """A folder with the ROM images of a board: links to those of the chip, and the identity that the board answers with."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in output.manifest:
         link = folder / f"{name}.hex"

@@ -4,12 +4,13 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hardwire.board_session import board_rom
-from hardwire.cli.console import say, step
+from hardwire.cli.console import say
 from hardwire.compiled import CompiledError, CompiledModel, is_output, write_json
 from hardwire.compiler import compile_model
+from hardwire.progress import step
 from hardwire.source import Source
 from weights_to_rom.errors import HardwireError
 
@@ -31,6 +32,8 @@ def build(
     seed: int = 1,
     allow_timing_fail: bool = False,
     out: Path | None = None,
+    wide_bits: int | None = None,
+    **given: Any,
 ) -> dict:
     """Build a bitstream, and return its report.
 
@@ -50,6 +53,10 @@ def build(
         Keep a bitstream that is too slow for its clock.
     out : Path, optional
         Where a checkpoint is compiled to.  By default build/MODEL-BOARD.
+    wide_bits : int, optional
+        Width of the residual stream of a checkpoint's chip.  By default that of the board's family.
+    given
+        Options of ChipConfig for a checkpoint's chip; those that are None are found.
 
     Raises
     ------
@@ -65,7 +72,8 @@ def build(
     toolchain = toolchain_of(board)
     if clock_mhz:
         clock_of(board, clock_mhz)
-    output = _output(name, board, out)
+    options = {option: value for option, value in {"wide_bits": wide_bits, **given}.items() if value is not None}
+    output = _output(name, board, out, options)
     estimated = estimate(output.format, output.config, board)
     for line in estimate_lines(estimated):
         say(line)
@@ -128,20 +136,23 @@ def _job(output: CompiledModel, board: "Board", folder: Path, clock_mhz: float, 
     return Job(verilog, roms, board, clock_mhz, seed, folder, estimated.chains, estimated.narrow)
 
 
-def _output(name: str, board: "Board", out: Path | None) -> CompiledModel:
+def _output(name: str, board: "Board", out: Path | None, options: dict[str, Any]) -> CompiledModel:
     """Return the compiled model ``name``, or compile the checkpoint ``name`` with the fastest lanes that fit."""
     from fpga.estimate import estimator_of, fastest
     from hdl.verilog import chip_verilog
 
     if is_output(Path(name)):
+        if options:
+            option = "--" + next(iter(options)).replace("_", "-")
+            raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
         say(f"{name} is compiled: its lanes stand")
         output = CompiledModel(name)
         if chip_verilog(output.format, output.config) != output.verilog.read_text():
             raise CompiledError(f"{name}: this version of hardwire generates other Verilog: compile it again")
         return output
-    source, wide_bits = Source.open(name), estimator_of(board).WIDE_BITS
+    source, wide_bits = Source.open(name), options.pop("wide_bits", estimator_of(board).WIDE_BITS)
     model = source.format(wide_bits)
-    best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
+    best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len), **options)
     _check_fit(name, best.cells, board)
     out = out or Path("build") / f"{Path(name).name}-{board.name}"
     compile_model(source, out, wide_bits=wide_bits, **best.config.as_dict())

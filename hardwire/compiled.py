@@ -21,7 +21,7 @@ from dataclasses import fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hardwire.source import Source
 from weights_to_rom.errors import HardwireError
@@ -214,12 +214,31 @@ class CompiledModel:
 
         return Target(self, adapter=adapter).session(backend)
 
-    def verify(self, prompts: Sequence[str] = (), n_tokens: int = 100, **options: Any) -> dict:
-        """Compare every token and logit of the simulated chip with the integer model; see ``hardwire.check.verify``."""
+    def verify(
+        self,
+        prompts: Sequence[str] = (),
+        n_tokens: int = 100,
+        *,
+        layers: Sequence[int] | None = None,
+        chat: bool = False,
+        adapter: Path | None = None,
+    ) -> dict:
+        """Compare every token and logit of the simulated chip with the integer model; see ``hardwire.check.verify``.
+
+        Parameters
+        ----------
+        prompts : Sequence[str]   texts to continue; if there are none, three openings of stories
+        n_tokens : int            tokens to write after each prompt
+        layers : Sequence[int]    compare the results of these layers' units, too; an empty sequence stands for all layers
+        chat : bool               the prompts are questions, in the model's chat template
+        adapter : Path            a folder that peft wrote; chip and integer model include this adapter
+
+        Returns counts; "first_difference" is None if all is equal.
+        """
         from hardwire.check import verify
         from hardwire.target import Target
 
-        return verify(Target(self, adapter=options.pop("adapter", None)), prompts, n_tokens, **options)
+        return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat)
 
 
 def is_output(folder: Path) -> bool:

@@ -21,11 +21,17 @@ class _Silent:
 Display = Callable[[str], AbstractContextManager[Step]]
 """Shows a step of a name for as long as its context lasts."""
 
-_display: Display = lambda name: nullcontext(_Silent())  # noqa: E731 (a default that ``show_with`` replaces)
+
+def silent(name: str) -> AbstractContextManager[Step]:
+    """The display that shows nothing."""
+    return nullcontext(_Silent())
+
+
+_display: Display = silent
 
 
 def show_with(display: Display) -> None:
-    """Show every step from now on with ``display``.  Without this call steps are silent, as a program that imports us expects."""
+    """Show every step from now on with ``display``.  Without this call steps are silent."""
     global _display
     _display = display
 

@@ -9,7 +9,6 @@ from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.measure import CLOCK_MHZ, busy_fractions
 from hardwire.progress import step
 from hardwire.saved import check_writable, load, save
-from hardwire.sessions import rtl_session
 from hardwire.state import SavedError
 from hardwire.target import Target
 from weights_to_rom.errors import HardwireError
@@ -64,7 +63,7 @@ def run(
     conversation = Conversation(target, chat, saved=saved)
     asked = conversation.prompt(prompt)
     before = [] if asked.again else [*conversation.read]
-    session = rtl_session(target, saved=saved) if backend == "rtl" else target.session(backend)
+    session = target.session(backend, saved)
     if asked.again:
         say(READ_AGAIN)
     start = time.monotonic()
@@ -81,10 +80,9 @@ def run(
     if save_to is not None:
         save(save_to, session, conversation)
     session.close()
+    stopped = "tokens" if len(replies) == n_tokens else "context full"
     if replies[-1].token in stop:
         stopped = "end of text"
-    else:
-        stopped = "tokens" if len(replies) == n_tokens else "context full"
     figures = {
         "backend": backend,
         "prompt": prompt,

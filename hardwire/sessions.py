@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hardwire.compiled import BACKENDS, CompiledError
 from hardwire.progress import step
-from weights_to_rom.adapters.lora import frame
+from weights_to_rom.adapters.lora import load_image
 
 if TYPE_CHECKING:
     from hardwire.state import Saved
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from sim.session import Session
 
 
-def session(target: "Target", backend: str) -> "Session":
-    """A session of ``target``, at position 0.
+def session(target: "Target", backend: str, saved: "Saved | None" = None) -> "Session":
+    """A session of ``target``.
+
+    Parameters
+    ----------
+    target : Target   the model
+    backend : str     rtl, golden or float
+    saved : Saved     a state of the simulated chip to go on from; only rtl has one
 
     Raises
     ------
@@ -26,10 +32,13 @@ def session(target: "Target", backend: str) -> "Session":
                     another backend than these three
     AdapterError    if the target's adapter does not fit
     """
-    makers = dict(zip(BACKENDS, (rtl_session, golden_session, float_session), strict=True))
-    if backend not in makers:
-        raise CompiledError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-    return makers[backend](target)
+    if backend == "rtl":
+        return rtl_session(target, saved=saved)
+    if backend == "golden":
+        return golden_session(target)
+    if backend == "float":
+        return float_session(target)
+    raise CompiledError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
 
 
 def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None) -> "RtlSession":
@@ -52,7 +61,7 @@ def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "S
     compiled, integers = target.compiled(), target.integer_adapter
     config, fmt = compiled.config, compiled.format
     number = saved.adapter if saved else int(integers is not None)
-    image = integers and frame(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
+    image = integers and load_image(integers, fmt, number or 1, config.lora_lanes, config.vector_lanes)
     if saved is not None:
         saved.check_adapter(image)
     with step("build the simulation") as running:

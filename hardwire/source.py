@@ -75,6 +75,8 @@ class Source:
                 f"{checkpoint.source}: {kept} is quantised already and keeps its codes: --gptq is for float weights"
             )
         tokens = checkpoint.tokenizer.encode(read_text(text))[:CALIBRATION_TOKENS]
+        if not tokens:
+            raise HardwireError(f"{text}: is empty, and GPTQ needs calibration text")
         with step("gptq", seconds) as running:
             return gptq(checkpoint.config, checkpoint.tensor, tokens, _count(running.update, len(linears)))
 

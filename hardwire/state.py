@@ -43,13 +43,13 @@ class Saved:
     state_sha256: str
     difference: bytes
 
-    def check_adapter(self, frame: np.ndarray | None) -> None:
+    def check_adapter(self, image: np.ndarray | None) -> None:
         """Raises SavedError if the load image of an adapter is given, and the text began without it or with another one."""
-        from sim.rtl.chip import frame_sha256
+        from sim.rtl.chip import load_image_sha256
 
-        if frame is not None and self.adapter == 0:
+        if image is not None and self.adapter == 0:
             raise SavedError(f"{self.path}: was saved without an adapter: leave --adapter out")
-        if frame is not None and self.adapters[self.adapter] != frame_sha256(frame):
+        if image is not None and self.adapters[self.adapter] != load_image_sha256(image):
             raise SavedError(f"{self.path}: was saved with another adapter than the one that is given")
 
     def restore(self, chip: "RtlChip") -> None:

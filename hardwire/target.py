@@ -17,6 +17,7 @@ from weights_to_rom.model_format import shape_of
 from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from hardwire.state import Saved
     from sim.golden.llama import GoldenLlama
     from sim.session import Session
 
@@ -143,11 +144,14 @@ class Target:
             raise CompiledError(f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT")
         return wanted or BACKENDS[0 if self.output else 1]
 
-    def session(self, backend: str | None = None) -> "Session":
-        """A session at position 0, of ``backend`` rtl, golden or float; see ``backend`` for the default."""
+    def session(self, backend: str | None = None, saved: "Saved | None" = None) -> "Session":
+        """A session of ``backend`` rtl, golden or float; by default rtl, and golden for a checkpoint.
+
+        It is at position 0, or at the end of the text of ``saved``, which needs backend rtl.
+        """
         from hardwire.sessions import session
 
-        return session(self, self.backend(backend))
+        return session(self, self.backend(backend), saved)
 
     def logits(self, backend: str) -> Callable[[Sequence[int]], np.ndarray]:
         """A function from tokens, in an empty context, to real logits [T, vocab_size]; ``backend`` is golden or float."""
@@ -174,10 +178,8 @@ class Target:
         ContextFull      if it has more tokens than positions are left
         """
         if self.tokenizer is None:
-            ids = self._numbers(prompt)
-        else:
-            ids = self.tokenizer.encode(_unicode(prompt), bos=not before)
-        return self._fitting(ids, before)
+            return self._fitting(self._numbers(prompt), before)
+        return self._fitting(self.tokenizer.encode(_unicode(prompt), bos=not before), before)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token numbers of a conversation in the model's chat template, up to the place where the model answers.

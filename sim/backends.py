@@ -1,4 +1,4 @@
-"""What can compute a session: float, golden (the integers in numpy) or rtl (the simulated chip)."""
+"""The three back ends of a session: float, golden (the integers in numpy) and rtl (the simulated chip)."""
 
 from collections.abc import Callable, Sequence
 
@@ -57,7 +57,7 @@ class GoldenSession(Session):
         self._llama, self._adapter = GoldenLlama(model, max_context, n_sinks), adapter
 
     def feed(self, tokens: Sequence[int]) -> None:
-        # All positions at once: the units do not mind, and numpy is much faster so.
+        """Feed tokens whose logits nobody wants, all at once: numpy then is much faster."""
         bad = [t for t in tokens if not 0 <= t < self.vocab_size]
         if bad or (self.position + len(tokens) > self.max_context and not self.slides):
             super().feed(tokens)
@@ -105,4 +105,5 @@ class RtlSession(Session):
         pass  # the next token restarts the sequence
 
     def close(self) -> None:
+        """Free the simulated chip."""
         self.chip.close()

@@ -17,7 +17,7 @@ class SessionError(HardwireError):
     """A token that the model cannot take: one line that says why."""
 
 
-class ContextFull(SessionError):
+class ContextFull(SessionError):  # noqa: N818 (not a defect: the end of every long text)
     """There is no position left for it."""
 
 

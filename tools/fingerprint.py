@@ -27,7 +27,7 @@ from hardwire.cli.main import app  # noqa: E402
 from hdl.config import ChipConfig  # noqa: E402
 from hdl.verilog import chip_verilog  # noqa: E402
 from tests.support.models import RandomBlocks, random_config  # noqa: E402
-from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint  # noqa: E402
 from weights_to_rom.pack.rom_image import rom_images  # noqa: E402
 
 RECORD = ROOT / "tests/data/fingerprint.json"

@@ -1,28 +1,33 @@
-"""Print the pages of docs/reference that code decides: the command line, the ports of the chip, the layout of the ROMs.
+"""Print the pages of docs/reference that code decides: commands, Python API, ports, ROMs.
 
-    python tools/reference.py            write docs/reference/cli.md, and the printed parts of the other pages
+    python tools/reference.py            write cli.md, python-api.md and rom-layout.md, and the printed parts of ports.md
     python tools/reference.py --check    name the pages that differ from what would be written; exit 1 if any does
 
 A printed part stands between `<!-- printed: NAME -->` and `<!-- end -->`.
 """
 
 import ast
-import os
+import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs/reference"
 sys.path.insert(0, str(ROOT))
-os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1", TERMINAL_WIDTH="100")
 
 import typer  # noqa: E402
 
-import hdl.interface as interface  # noqa: E402
+import hardwire  # noqa: E402
 from hardwire.cli.main import app  # noqa: E402
+from hdl import interface  # noqa: E402
+from weights_to_rom.rom_map import rom_map_page  # noqa: E402
+
+MEMBERS = (FunctionType, classmethod, property, cached_property)
 
 CLI_HEAD = """\
 # The command line
@@ -37,7 +42,7 @@ Printed from the code by `tools/reference.py`.
 def plain(text: str) -> str:
     """Join the lines of each paragraph, and keep what a table cell would take for its end."""
     paragraphs = (" ".join(part.split()) for part in text.replace("\b", "").split("\n\n"))
-    return "\n\n".join(paragraphs).replace("|", "\\|").replace("<", "&lt;")
+    return "\n\n".join(paragraphs).replace("``", "`").replace("|", "\\|").replace("<", "&lt;")
 
 
 def default(option: typer.core.TyperOption) -> str:
@@ -105,6 +110,86 @@ def cli_page() -> str:
     return "\n".join([*head, *commands(root, "hardwire", "#")])
 
 
+API_HEAD = """\
+# Python API
+
+    import hardwire
+
+    chip = hardwire.compile("stories-260k", "out", row_lanes=2)
+    session = chip.session("golden")
+    for reply in hardwire.generate(session, [1, 403], 20):
+        print(reply.token)
+
+`import hardwire` is quick: it loads numpy and Amaranth only when a function needs them. The command line is one user of these
+functions. Printed from the docstrings by `tools/reference.py`.
+"""
+
+
+def docstring(text: str) -> Iterator[str]:
+    """Print a docstring: its sections of parameters and errors as tables, its other paragraphs as they are."""
+    for part in re.split(r"\n\n(?! )", inspect.cleandoc(text)):
+        title = re.match(r"(\w+)\n-+\n", part)
+        if title is None:
+            yield part.replace("``", "`") + "\n"
+            continue
+        rows: list[list[str]] = []
+        for line in part[title.end() :].splitlines():
+            entry = re.match(r"(\S+(?:, \S+)*)(?: : (.*?))?(?: {2,}(.*))?$", line)
+            if entry:
+                rows.append([entry[1], entry[2] or "", entry[3] or ""])
+            else:
+                rows[-1][2] = f"{rows[-1][2]} {line.strip()}".strip()
+        cells = [(f"`{name}`", plain(kind), plain(meaning).replace("``", "`")) for name, kind, meaning in rows]
+        yield f"| {title[1]} | | |\n|---|---|---|\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
+
+
+def annotation(kind: object) -> str:
+    """Write an annotation without the modules of its names."""
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(\w+)", r"\1", inspect.formatannotation(kind)).replace("'", "")
+
+
+def signature(name: str, function: Callable) -> str:
+    """Print a signature as code, a parameter a line if it is long."""
+    written = inspect.signature(function)
+    words: list[str] = []
+    for parameter in written.parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        kind = "" if parameter.annotation is parameter.empty else f": {annotation(parameter.annotation)}"
+        value = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        value = " = ..." if inspect.isfunction(parameter.default) else value
+        words.append(stars + parameter.name + kind + value)
+    given = written.return_annotation
+    returned = "" if given in (written.empty, None) else f" -> {annotation(given)}"
+    line = f"    {name}({', '.join(words)}){returned}"
+    if len(line) > 100:
+        line = f"    {name}(\n" + "".join(f"        {word},\n" for word in words) + f"    ){returned}"
+    return line + "\n"
+
+
+def api_page() -> str:
+    """The page of the Python API: what `hardwire.__all__` names, with the public members of classes."""
+    lines = [API_HEAD]
+    for name in hardwire.__all__:
+        thing = getattr(hardwire, name)
+        lines += [f"## hardwire.{name}\n"]
+        if not issubclass(thing, Exception) if inspect.isclass(thing) else True:
+            lines.append(signature(f"hardwire.{name}", thing))
+        lines += docstring(thing.__doc__ or "")
+        for word, member in vars(thing).items() if inspect.isclass(thing) else ():
+            function = getattr(member, "__func__", member)
+            if word.startswith("_") or not getattr(function, "__doc__", None) or not isinstance(member, MEMBERS):
+                continue
+            lines.append(f"### {name}.{word}\n")
+            if not isinstance(member, property | cached_property):
+                lines.append(signature(word, getattr(thing, word)))
+            lines += docstring(function.__doc__)
+    return "\n".join(lines)
+
+
 def described(body: list[ast.stmt]) -> dict[str, str]:
     """Map each assigned name to the string that stands under it."""
     texts = {}
@@ -135,7 +220,7 @@ def status_table(codes: type[IntEnum]) -> str:
     """Codes with their values and meanings."""
     body = next(node.body for node in SOURCE if isinstance(node, ast.ClassDef) and node.name == codes.__name__)
     texts = described(body)
-    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name])} |" for code in codes]
+    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name]) or 'accepted'} |" for code in codes]
     return "| value | name | meaning |\n|--:|---|---|\n" + "\n".join(rows)
 
 
@@ -154,7 +239,7 @@ def parts() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """Every printed page as it should be."""
     printed = parts()
-    found = {FOLDER / "cli.md": cli_page()}
+    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page(), FOLDER / "python-api.md": api_page()}
     for path in sorted(FOLDER.glob("*.md")):
         text = path.read_text()
         new = re.sub(
@@ -168,14 +253,19 @@ def pages() -> dict[Path, str]:
     return found
 
 
+def differing() -> dict[Path, str]:
+    """The pages that are not what this script prints, with what they should be."""
+    return {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
+
+
 def main(arguments: list[str]) -> int:
-    differing = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    found = differing()
     if arguments == ["--check"]:
-        for path in differing:
+        for path in found:
             print(f"{path.relative_to(ROOT)}: is not what tools/reference.py prints")
-        return bool(differing)
-    for path in differing:
-        path.write_text(pages()[path])
+        return bool(found)
+    for path, text in found.items():
+        path.write_text(text)
     return 0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.integer_model import IntegerModel, Norm
 from weights_to_rom.model_format import ModelFormat, ceil_to
+from weights_to_rom.projections import GROUPS
 from weights_to_rom.quantise.blocks import QuantisedMatrix, block_error
 from weights_to_rom.quantise.rounding import keep_codes, quantise
 from weights_to_rom.readers.base import Checkpoint
@@ -44,17 +45,8 @@ def _padded_rows(matrix: QuantisedMatrix, rows: int) -> QuantisedMatrix:
     return QuantisedMatrix(q, d, m, e, k, matrix.bits)
 
 
-_CLASS = {
-    "q": "qkv",
-    "k": "qkv",
-    "v": "qkv",
-    "o": "o",
-    "gate": "gate_up",
-    "up": "gate_up",
-    "down": "down",
-    "embed": "embed",
-    "head": "head",
-}
+_CLASS = {kind: group for group, kinds in GROUPS.items() for kind in kinds} | {"embed": "embed", "head": "head"}
+"""Matrices of one class have one number of bits, ``ModelFormat.<class>_bits``."""
 
 
 def class_bits(checkpoint: Checkpoint) -> dict[str, int]:

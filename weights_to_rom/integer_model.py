@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.projections import LINEARS
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 
 KIND = "hardwire integer model 1"
@@ -50,6 +51,7 @@ class IntegerModel:
 
     @property
     def head(self) -> QuantisedMatrix:
+        """The LM head: the embedding, if the model is tied."""
         return self.matrices["embed" if self.format.tied else "head"]
 
     def parameters(self) -> int:
@@ -93,7 +95,7 @@ class IntegerModel:
                 about = json.loads((file.metadata() or {}).get("about", "{}"))
                 if about.get("kind") != KIND:
                     raise IntegerModelError(f"{path}: is not a {KIND!r} file")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
         except (OSError, SafetensorError) as error:
             raise IntegerModelError(f"{path}: cannot be read as an integer model ({error})") from error
         matrices = {
@@ -122,7 +124,7 @@ def matrix_names(fmt: ModelFormat) -> Iterator[str]:
     """Canonical names of the matrices, in the order in which the data flows."""
     yield "embed"
     for i in range(fmt.n_layers):
-        for kind in ("q", "k", "v", "o", "gate", "up", "down"):
+        for kind in LINEARS:
             yield f"layers.{i}.{kind}"
     if not fmt.tied:
         yield "head"

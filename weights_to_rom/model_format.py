@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from math import gcd
+from typing import Any
 
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.errors import HardwireError
@@ -13,6 +14,12 @@ BLOCK = 32
 def ceil_to(n: int, multiple: int) -> int:
     """n rounded up to a multiple."""
     return -(-n // multiple) * multiple
+
+
+def _shape(source: "LlamaConfig | ModelFormat") -> dict[str, Any]:
+    """The fields that a LlamaConfig and a ModelFormat have in common."""
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
+    return {name: getattr(source, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -58,21 +65,17 @@ class ModelFormat:
             raise HardwireError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")
 
     @classmethod
-    def of(cls, config: LlamaConfig, **formats) -> "ModelFormat":
+    def of(cls, config: LlamaConfig, **formats: Any) -> "ModelFormat":
         """The format of a checkpoint; ``formats`` overrides the number formats.
 
-        With ``wide_bits`` 24 the default of ``sine_bits`` is 8: the sine table then fits a block RAM of a small device.
+        With ``wide_bits=24`` the default of ``sine_bits`` is 8: that table fits one block RAM of a small device.
         """
         if formats.get("wide_bits") == 24:
-            formats = {"sine_bits": 8} | formats
-        shape = {
-            name: getattr(config, name)
-            for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
-        }
-        return cls(**shape, **formats)
+            formats.setdefault("sine_bits", 8)
+        return cls(**_shape(config), **formats)
 
-    def as_dict(self) -> dict:
-        """The fields by name, for JSON."""
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON holds them."""
         return asdict(self)
 
     @property
@@ -87,22 +90,22 @@ class ModelFormat:
 
     @property
     def dim_padded(self) -> int:
-        """``dim`` in whole blocks."""
+        """``dim`` rounded up to whole blocks."""
         return ceil_to(self.dim, BLOCK)
 
     @property
     def attn_dim(self) -> int:
-        """Elements of the attention output: all query heads."""
+        """Elements of all query heads together."""
         return self.n_heads * self.head_dim
 
     @property
     def attn_padded(self) -> int:
-        """``attn_dim`` in whole blocks."""
+        """``attn_dim`` rounded up to whole blocks."""
         return ceil_to(self.attn_dim, BLOCK)
 
     @property
     def ffn_padded(self) -> int:
-        """``ffn_dim`` in whole blocks."""
+        """``ffn_dim`` rounded up to whole blocks."""
         return ceil_to(self.ffn_dim, BLOCK)
 
     @property
@@ -113,5 +116,4 @@ class ModelFormat:
 
 def shape_of(fmt: ModelFormat) -> LlamaConfig:
     """The base model's shape, as far as the sizes of tensors depend on it."""
-    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")
-    return LlamaConfig(**{name: getattr(fmt, name) for name in names})
+    return LlamaConfig(**_shape(fmt))

@@ -1,13 +1,13 @@
 """Commands for boards with an FPGA: fpga build, fpga flash, fpga verify, boards."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from hardwire.cli.console import say
-from hardwire.cli.options import Json, ModelOrOut, OutFolder
+from hardwire.cli.options import Json, ModelOrOut, OutFolder, chip_options
 from hardwire.cli.show import show
 
 commands = typer.Typer()
@@ -16,6 +16,7 @@ commands.add_typer(fpga, name="fpga")
 
 
 @fpga.command(epilog="Example:  hardwire fpga build stories-260k --board ulx3s-85f")
+@chip_options
 def build(
     name: ModelOrOut,
     board: Annotated[str, typer.Option(show_default=False, help="One of those that hardwire boards lists.")],
@@ -31,15 +32,17 @@ def build(
         typer.Option("--out", "-o", metavar="OUT", show_default="build/MODEL-BOARD", help="Where a checkpoint is compiled to."),
     ] = None,
     as_json: Json = False,
+    **chip: Any,
 ) -> None:
     """Build a bitstream: of a compiled model with the lanes it has, of a checkpoint with the fastest that fit.
 
+    Options of a checkpoint's chip stay as they are given; the others are found.
     Place and route takes minutes.  Bitstream, reports and report.json come to OUT/fpga/BOARD.
     """
     from hardwire.boards import build as build_bitstream
     from hardwire.boards import build_lines
 
-    report = build_bitstream(name, board, clock_mhz=clock, seed=seed, allow_timing_fail=allow_timing_fail, out=out)
+    report = build_bitstream(name, board, clock_mhz=clock, seed=seed, allow_timing_fail=allow_timing_fail, out=out, **chip)
     show(report, as_json, build_lines(report))
 
 

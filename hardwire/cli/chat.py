@@ -13,7 +13,6 @@ from hardwire.cli.console import say, stderr, write
 from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.progress import step
 from hardwire.saved import check_writable, load, save
-from hardwire.sessions import rtl_session
 from hardwire.state import SavedError
 from hardwire.target import Target
 from weights_to_rom.errors import HardwireError
@@ -73,10 +72,7 @@ def chat(
     if system is not None and not templated:
         raise TokenizerError(f"{target.name}: has no chat template, which --system needs")
     conversation = Conversation(target, templated, system, saved)
-    if board:
-        session = board()
-    else:
-        session = rtl_session(target, saved=saved) if backend == "rtl" else target.session(backend)
+    session = board() if board else target.session(backend, saved)
     _Chat(target, conversation, session, backend, sampling, n_tokens, as_json).run(save_to)
 
 

@@ -65,7 +65,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     usage_error: Any = typer.BadParameter.__base__
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="hardwire", standalone_mode=False)
         sys.stdout.flush()
     except usage_error as error:
         command = error.ctx.command_path if error.ctx else "hardwire"

@@ -3,26 +3,24 @@
 The samples come from the golden integer model, so they are what the chip writes, token for token.
 """
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.progress import track
-from stories import SEPARATOR, TrainingTokens, encode, read_text
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+from models.training.stories import SEPARATOR, TrainingTokens, encode, read_text
 from sim.golden.llama import GoldenLlama
 from sim.perplexity import negative_log_likelihood
 from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
-from weights_to_rom.adapters.peft import AdapterError, open_peft
+from weights_to_rom.adapters.peft import open_peft
 from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.quantise.float_llama import FloatLlama
-from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.readers.open import open_checkpoint
 
 WIDE_LSB = 2.0**-12
@@ -60,7 +58,7 @@ def evaluate(model_dir: Path, text_file: Path, adapter_dir: Path | None, *, n_st
     tokenizer, context = checkpoint.tokenizer.model, checkpoint.config.max_seq_len
     end = tokenizer.token_to_id(SEPARATOR)
     if end is None:
-        raise SystemExit(f"{model_dir}: its tokenizer has no token {SEPARATOR!r}: train it with train.py")
+        raise SystemExit(f"{model_dir}: its tokenizer has no token {SEPARATOR!r}: train it with models.training.train")
     integers = quantise_checkpoint(checkpoint)
     golden = GoldenLlama(integers)
     adapter = integer_adapter = None
@@ -125,27 +123,29 @@ def report(r: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Print held-out loss in float and on the chip's integers, ten greedy samples of the "
-        "integer model from held-out openings, and the longest run of tokens each copies from the "
-        "training text.",
-        epilog="Runs are looked for in the continuation only: the opening was not written by the model.  "
-        "Example: python models/training/evaluate.py models/stories-260k stories.txt",
-    )
-    parser.add_argument("model", type=Path, help="a directory that train.py wrote")
-    parser.add_argument("text", type=Path, help="the stories it was trained on; their last 5 %% is the held-out part")
-    parser.add_argument("--adapter", type=Path, help="a LoRA adapter for the model, as peft writes it")
-    parser.add_argument("--stories", type=int, default=100, help="held-out stories for the loss (default %(default)s)")
-    parser.add_argument("--tokens", type=int, default=200, help="longest continuation (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    a = parser.parse_args()
+def main(
+    model: Annotated[Path, typer.Argument(help="A directory that train wrote.", show_default=False)],
+    text: Annotated[
+        Path, typer.Argument(help="The stories it was trained on; their last 5 % is the held-out part.", show_default=False)
+    ],
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter for the model, as peft writes it.")] = None,
+    stories: Annotated[int, typer.Option(min=1, help="Held-out stories for the loss.")] = 100,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a model: loss in float and on the chip's integers, ten greedy samples, and what they copy.
+
+    The samples continue held-out openings on the integer model.  A copy is a run of tokens of the training text in the
+    continuation; the opening does not count.
+
+    Example: python -m models.training.evaluate models/stories-260k stories.txt
+    """
     try:
-        r = evaluate(a.model, a.text, a.adapter, n_stories=a.stories, n_tokens=a.tokens)
-    except (CheckpointError, AdapterError) as error:
+        figures = evaluate(model, text, adapter, n_stories=stories, n_tokens=tokens)
+    except HardwireError as error:
         raise SystemExit(str(error)) from None
-    print(json.dumps(r, indent=2) if a.json else report(r))
+    print(json.dumps(figures, indent=2) if as_json else report(figures))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

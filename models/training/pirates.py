@@ -1,16 +1,18 @@
 """Make a second kind of story out of the first, by rule: children's stories become pirates' tales.
 
-    python models/training/pirates.py stories.txt pirates.txt
+    python -m models.training.pirates stories.txt pirates.txt
 
 Words, names and places are replaced one for one, speech becomes a sailor's, and every tale ends with a song.  It is the
 text that the adapter ``stories-260k-pirates`` was trained on: new to the base model, and the same on every machine.
 """
 
-import argparse
 import re
 from pathlib import Path
+from typing import Annotated
 
-from stories import SEPARATOR
+import typer
+
+from models.training.stories import SEPARATOR
 
 WORDS = {
     "ball": "pearl",
@@ -88,20 +90,20 @@ def rewrite(story: str) -> str:
     return f"{story}\n{SONG}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Turn children's stories into pirates' tales, by rule.")
-    parser.add_argument("text", type=Path, help="stories, with a line <|end|> between them")
-    parser.add_argument("out", type=Path, help="file to write")
-    a = parser.parse_args()
+def main(
+    text: Annotated[Path, typer.Argument(help="Stories, with a line <|end|> between them.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="File to write.", show_default=False)],
+) -> None:
+    """Turn children's stories into pirates' tales, by rule."""
     try:
-        stories = [piece.strip() for piece in a.text.read_text(encoding="utf-8").split(SEPARATOR)]
+        stories = [piece.strip() for piece in text.read_text(encoding="utf-8").split(SEPARATOR)]
         tales = "".join(f"{rewrite(story)}\n{SEPARATOR}\n" for story in stories if story)
-        temporary = a.out.with_name(a.out.name + ".part")
+        temporary = out.with_name(out.name + ".part")
         temporary.write_text(tales, encoding="utf-8")
-        temporary.replace(a.out)
+        temporary.replace(out)
     except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f"{a.text} to {a.out}: {error}") from None
+        raise SystemExit(f"{text} to {out}: {error}") from None
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -7,19 +7,20 @@ here (RMSNorm, RoPE, softmax, SiLU) costs the chip next to nothing.
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (torch's own name)
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from stories import SEPARATOR
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-BLOCK = 32
+from models.training.stories import SEPARATOR
+from weights_to_rom.model_format import BLOCK
+from weights_to_rom.quantise.blocks import K_MAX
+
 WIDE_LSB, WIDE_BITS = 2.0**-12, 24  # of the residual, when the held-out loss is measured
 
 
@@ -62,14 +63,15 @@ def power_of_two_at_least(x: Tensor) -> Tensor:
 def quantise_weight(w: Tensor) -> Tensor:
     """w[rows, inputs] -> the nearest weights of the form 2^e d q - 2^(e+k) m, per block of 32 inputs.
 
-    q is 4 bits, d and m 8 bits a block, e and k (0..4) a row.
+    q is 4 bits, d and m 8 bits a block, e and k (0..4) a row: the grid of weights_to_rom/quantise/blocks.py.  Rounding is
+    simpler than the compiler's search, since it runs at every step.  The compiler finds weights on the grid again exactly.
     """
     rows, inputs = w.shape
     b = F.pad(w, (0, -inputs % BLOCK)).view(rows, -1, BLOCK)
     low, high = b.amin(-1).clamp(max=0), b.amax(-1).clamp(min=0)
     d0, m0 = (high - low) / 15, -low
     unit = power_of_two_at_least(d0.amax(-1, keepdim=True).clamp(min=2.0**-60) / 255)  # 2^e
-    shift = power_of_two_at_least(m0.amax(-1, keepdim=True).clamp(min=2.0**-60) / unit / 255).clamp(1, 16)  # 2^k
+    shift = power_of_two_at_least(m0.amax(-1, keepdim=True).clamp(min=2.0**-60) / unit / 255).clamp(1, 2**K_MAX)  # 2^k
     d = (d0 / unit).round().clamp(1, 255).unsqueeze(-1)
     m = (m0 / (unit * shift)).round().clamp(0, 255).unsqueeze(-1) * shift.unsqueeze(-1)
     unit = unit.unsqueeze(-1)
@@ -338,11 +340,11 @@ def save(model: Llama, tokenizer: Tokenizer, out: Path) -> None:
     for name, value in texts.items():
         partial = out / f"{name}.partial"
         partial.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(partial, out / name)
+        partial.replace(out / name)
     tokenizer.save(str(out / "tokenizer.json.partial"))
-    os.replace(out / "tokenizer.json.partial", out / "tokenizer.json")
+    (out / "tokenizer.json.partial").replace(out / "tokenizer.json")
     (out / "model.safetensors.partial").write_bytes(to_safetensors(weights, metadata={"format": "pt"}))
-    os.replace(out / "model.safetensors.partial", out / "model.safetensors")
+    (out / "model.safetensors.partial").replace(out / "model.safetensors")
 
 
 def load(directory: Path, numbers: Numbers) -> tuple[Llama, Tokenizer]:

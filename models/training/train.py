@@ -9,23 +9,25 @@ those of docs/arithmetic.md.
 Needs torch (``pip install -e .[train]``); nothing else in this repository does.
 """
 
-import argparse
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-from optimiser import Optimiser
-from qat_llama import PRESETS, Llama, Numbers, Preset, held_out_loss, loss_of, save
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from stories import SEPARATOR, Text, encode, read_text
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as tokenizer_models
 from torch import Tensor
+
+from models.training.optimiser import Optimiser
+from models.training.qat_llama import PRESETS, Llama, Numbers, Preset, held_out_loss, loss_of, save
+from models.training.stories import SEPARATOR, Text, encode, read_text
 
 FLOAT_SHARE = 0.08  # of the time runs in float, before quantisation starts
 WARM_UP = 100  # steps in which the learning rate rises
@@ -155,29 +157,27 @@ def train(p: Preset, text: Text, out: Path, *, minutes: float, tokens: int, rate
     console.print(f"wrote {out}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Train a Llama on plain text, in the number formats of the chip, and write it as a "
-        "Hugging Face directory that `hardwire compile` reads.",
-        epilog="The text is UTF-8 with a line <|end|> between stories; the last 5 %% of it is held out.  "
-        "Example: python models/training/train.py stories.txt --preset stories-260k --out my-model --minutes 60.  "
-        "Progress and held-out loss go to stderr; the model so far is saved with each report, so an "
-        "interrupted run leaves a usable one.",
-    )
-    parser.add_argument("text", type=Path, help="the stories")
-    parser.add_argument("--preset", choices=sorted(PRESETS), required=True, help="shape of the model")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--minutes", type=float, default=60, help="how long to train (default %(default)s)")
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens a step (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=0.02, help="learning rate of Muon; AdamW, for "
-                        "embedding and norms, takes half of it (default %(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1, help="initial weights and order of the text")
-    a = parser.parse_args()
-    train(
-        PRESETS[a.preset], read_text(a.text), a.out,
-        minutes=a.minutes, tokens=a.tokens, rate=a.rate, seed=a.seed,
-    )  # fmt: skip
+def main(
+    text: Annotated[Path, typer.Argument(help="The stories.", show_default=False)],
+    preset: Annotated[str, typer.Option(help=f"Shape of the model: {', '.join(sorted(PRESETS))}.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+    minutes: Annotated[float, typer.Option(min=0, help="How long to train.")] = 60,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens a step.")] = 2048,
+    rate: Annotated[float, typer.Option(help="Learning rate of Muon; AdamW, for embedding and norms, takes half of it.")] = 0.02,
+    seed: Annotated[int, typer.Option(help="Initial weights and order of the text.")] = 1,
+) -> None:
+    """Train a Llama on plain text, in the number formats of the chip.
+
+    OUT becomes a Hugging Face directory, which `hardwire compile` reads.  The text is UTF-8 with a line <|end|> between
+    stories; the last 5 % of it is held out.  Progress and held-out loss go to stderr.  Each report saves the model so far,
+    so an interrupted run leaves a usable one.
+
+    Example: python -m models.training.train stories.txt --preset stories-260k --out my-model --minutes 60
+    """
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"{preset!r} is none of {', '.join(sorted(PRESETS))}", param_hint="--preset")
+    train(PRESETS[preset], read_text(text), out, minutes=minutes, tokens=tokens, rate=rate, seed=seed)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,32 +1,33 @@
 """Train a LoRA adapter for a bundled model on other text, with Hugging Face's peft.
 
-The base model's weights lie on the chip's grid already, and an adapter is kept with eight-bit mantissas
-(docs/arithmetic.md, lora), so it is trained in floating point; what the chip's integers make of it is measured
-afterwards (evaluate.py --adapter).  OUT gets the two files of ``save_pretrained``, and ``hardwire lora pack`` reads them.
+The base model's weights lie on the chip's grid already, and the chip keeps an adapter with eight-bit mantissas
+(docs/arithmetic.md, lora), so training is in floating point.  ``models.training.evaluate --adapter`` then measures the
+adapter on the chip's integers.  OUT gets the two files of ``save_pretrained``, which ``hardwire lora pack`` reads.
 
 Needs torch, transformers and peft (``pip install -e .[train]``).
 """
 
-import argparse
 import math
-import os
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (torch's own name)
+import typer
 from peft import LoraConfig, PeftModel, get_peft_model
-from qat_llama import Numbers, load
 from rich.console import Console
 from rich.progress import track
-from stories import encode, read_text
 from torch import Tensor
-from train import batches
 from transformers import LlamaForCausalLM
 
+from models.training.qat_llama import Numbers, load
+from models.training.stories import encode, read_text
+from models.training.train import batches
+from weights_to_rom.projections import LINEARS
+
 FILES = ("adapter_config.json", "adapter_model.safetensors")
-ALL = ("q", "k", "v", "o", "gate", "up", "down")
 WARM_UP = 50  # steps in which the learning rate rises
 HELD_OUT = 100  # stories, evenly spread
 
@@ -56,7 +57,7 @@ def save(model: PeftModel, out: Path, base: str) -> None:
         model.save_pretrained(scratch, save_embedding_layers=False)
         for name in FILES:
             (Path(scratch) / name).chmod(0o644)  # safetensors makes its file private
-            os.replace(Path(scratch) / name, out / name)
+            (Path(scratch) / name).replace(out / name)
 
 
 def train(base: Path, text_file: Path, out: Path, *, targets: list[str], rank: int, alpha: float, steps: int, tokens: int,
@@ -94,30 +95,30 @@ def train(base: Path, text_file: Path, out: Path, *, targets: list[str], rank: i
     console.print(f"wrote {out}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Train a LoRA adapter on plain text and write it as peft does, for `hardwire lora pack`.",
-        epilog="The text is UTF-8 with a line <|end|> between stories; the last 5 %% of it is held out.  Example: "
-        "python models/training/pirates.py stories.txt pirates.txt && python models/training/train_adapter.py models/stories-260k "
-        "pirates.txt --out models/stories-260k-pirates",
-    )
-    parser.add_argument("base", type=Path, help="directory of the base model")
-    parser.add_argument("text", type=Path, help="the stories to learn")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--targets", nargs="+", choices=ALL, default=list(ALL), metavar="KIND",
-                        help="matrices that get an adapter, of %(choices)s (default all)")  # fmt: skip
-    parser.add_argument("--rank", type=int, default=8, help="default %(default)s")
-    parser.add_argument("--alpha", type=float, default=16, help="the adapter counts alpha / rank (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=2000, help="default %(default)s")
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens a step (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of AdamW (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="initial weights and order of the text")
-    a = parser.parse_args()
-    if min(a.rank, a.steps, a.tokens) < 1:
-        parser.error("--rank, --steps and --tokens must be positive")
-    train(a.base, a.text, a.out, targets=a.targets, rank=a.rank, alpha=a.alpha, steps=a.steps, tokens=a.tokens, rate=a.rate,
-          seed=a.seed)  # fmt: skip
+def main(
+    base: Annotated[Path, typer.Argument(help="Directory of the base model.", show_default=False)],
+    text: Annotated[Path, typer.Argument(help="The stories to learn.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+    targets: Annotated[str, typer.Option(help="Kinds of matrices that get an adapter.")] = " ".join(LINEARS),
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 8,
+    alpha: Annotated[float, typer.Option(help="The adapter counts alpha / rank.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens a step.")] = 2048,
+    rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-2,
+    seed: Annotated[int, typer.Option(help="Initial weights and order of the text.")] = 1,
+) -> None:
+    """Train a LoRA adapter on plain text and write it as peft does, for `hardwire lora pack`.
+
+    The text is UTF-8 with a line <|end|> between stories; the last 5 % of it is held out.
+
+    Example: python -m models.training.train_adapter models/stories-260k pirates.txt --out models/stories-260k-pirates
+    """
+    kinds = targets.split()
+    for kind in kinds:
+        if kind not in LINEARS:
+            raise typer.BadParameter(f"{kind!r} is none of {', '.join(LINEARS)}", param_hint="--targets")
+    train(base, text, out, targets=kinds, rank=rank, alpha=alpha, steps=steps, tokens=tokens, rate=rate, seed=seed)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -9,20 +9,22 @@ Source: Welleck et al., "Neural Text Generation With Unlikelihood Training", arX
 Formats are the chip's throughout, as in train.py.
 """
 
-import argparse
 import math
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from optimiser import Optimiser
-from qat_llama import Llama, Numbers, held_out_loss, load, loss_of, quantised, save
+import torch.nn.functional as F  # noqa: N812 (torch's own name)
+import typer
 from rich.console import Console
 from rich.progress import Progress
-from stories import encode, read_text
 from torch import Tensor
-from train import batches, drop_rare
+
+from models.training.optimiser import Optimiser
+from models.training.qat_llama import Llama, Numbers, held_out_loss, load, loss_of, quantised, save
+from models.training.stories import encode, read_text
+from models.training.train import batches, drop_rare
 
 ROWS = 32  # continuations a step
 PENALTY = 0.5  # weight of the penalty against the ordinary loss
@@ -148,21 +150,21 @@ def refine(model_dir: Path, text_file: Path, out: Path, *, steps: int, run: int,
     console.print(f"wrote {out}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Second stage of training: teach a model that train.py wrote not to recite its text.",
-        epilog="Example: python models/training/unlikelihood.py first-stage stories.txt --out my-model",
-    )
-    parser.add_argument("model", type=Path, help="a directory that train.py wrote")
-    parser.add_argument("text", type=Path, help="the stories it was trained on")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps (default %(default)s)")
-    parser.add_argument("--run", type=int, default=18, help="runs of this many tokens are copies (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=0.0008, help="learning rate at the start (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
-    a = parser.parse_args()
-    refine(a.model, a.text, a.out, steps=a.steps, run=a.run, rate=a.rate, seed=a.seed)
+def main(
+    model: Annotated[Path, typer.Argument(help="A directory that train wrote.", show_default=False)],
+    text: Annotated[Path, typer.Argument(help="The stories it was trained on.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 300,
+    run: Annotated[int, typer.Option(min=1, help="Runs of this many tokens are copies.")] = 18,
+    rate: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.0008,
+    seed: Annotated[int, typer.Option(help="Order of the text and choice of the openings.")] = 1,
+) -> None:
+    """Second stage of training: teach a model that train wrote not to recite its text.
+
+    Example: python -m models.training.unlikelihood first-stage stories.txt --out my-model
+    """
+    refine(model, text, out, steps=steps, run=run, rate=rate, seed=seed)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

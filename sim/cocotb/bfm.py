@@ -1,4 +1,5 @@
-"""Bus functional models for cocotb: a driver and a monitor for valid/ready streams, with seeded stalls.
+"""Bus functional models for cocotb: a driver and a monitor for valid/ready streams, with seeded stalls.  Only test
+benches use them.
 
 Ports are flat, as Amaranth writes them: ``<stream>__valid``, ``<stream>__ready``, ``<stream>__payload``.  In
 a cycle in which nothing can happen no Python runs: both wait for an edge of the other side's signal.

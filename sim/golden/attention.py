@@ -8,27 +8,45 @@ from weights_to_rom.tables import exp2_table
 EXP2 = np.array(exp2_table(), np.int64)
 
 
-def scores(q_mant, q_exp, k_mant, k_exp):
-    """q [..., c, n], k [..., T, c, n] -> int64[..., T], LSB 2**-6, 16 bits."""
+def scores(q_mant: np.ndarray, q_exp: np.ndarray, k_mant: np.ndarray, k_exp: np.ndarray) -> np.ndarray:
+    """Score each key for each query: q [..., c, n], k [..., T, c, n] -> int64[..., T], LSB 2**-6, 16 bits."""
     # float64 is exact: |P| < 2**19.
     p = np.einsum("...cn,...tcn->...tc", np.asarray(q_mant, np.float64), np.asarray(k_mant, np.float64)).astype(np.int64)
     shift = -(np.asarray(q_exp)[..., None, :] + k_exp + 6)
     return saturate(rshr_saturate(p, shift, 20).sum(-1), 16)
 
 
-def attention(q_mant, q_exp, k_mant, k_exp, v_mant, v_exp, wide_bits: int, n_positions=None, sinks=None):
-    """Mantissas [..., c, n] of q and [..., T, c, n] of k and v -> int64[..., c * n], LSB 2**-16.
+def attention(
+    q_mant: np.ndarray,
+    q_exp: np.ndarray,
+    k_mant: np.ndarray,
+    k_exp: np.ndarray,
+    v_mant: np.ndarray,
+    v_exp: np.ndarray,
+    wide_bits: int,
+    n_positions: np.ndarray | None = None,
+    sinks: tuple[int, np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Attend with one query head: sum over t of softmax(q k_t) v_t, int64[..., c * n], LSB 2**-16.
 
-    ``sinks``: (n_sinks, mantissas, exponents) of the q that meets the first n_sinks places.
-
-    Without ``n_positions`` a query sees all T.  With it, int[Q] in ascending order, the first axis of q has Q queries, and
-    query i sees the first n_positions[i] positions: a causal batch (k and v have no such axis, or one of
-    length 1).
+    Parameters
+    ----------
+    q_mant, q_exp
+        MX blocks of q: mantissas [..., c, n], exponents [..., c].
+    k_mant, k_exp, v_mant, v_exp
+        MX blocks of the T keys and values: mantissas [..., T, c, n], exponents [..., T, c].
+    wide_bits
+        Bits of Wide; the result saturates at ``wide_bits + 4``.
+    n_positions
+        int[Q] in ascending order, for a causal batch: the first axis of q has Q queries, and query i sees the first
+        n_positions[i] positions.  k and v lack that axis, or it has length 1.  By default a query sees all T.
+    sinks
+        (n_sinks, mantissas, exponents): the first n_sinks keys meet this q instead.
     """
     score = scores(q_mant, q_exp, k_mant, k_exp)
     if sinks is not None:
-        n_sinks, *sink_q = sinks
-        score[..., :n_sinks] = scores(*sink_q, k_mant[..., :n_sinks, :, :], k_exp[..., :n_sinks, :])
+        n_sinks, sink_mant, sink_exp = sinks
+        score[..., :n_sinks] = scores(sink_mant, sink_exp, k_mant[..., :n_sinks, :, :], k_exp[..., :n_sinks, :])
     v_mant, v_exp = np.asarray(v_mant, np.int64), np.asarray(v_exp, np.int64)
     n_time = score.shape[-1]
     whole, e2 = score >> 6, EXP2[score & 63]

@@ -1,8 +1,9 @@
 """The whole integer model: golden units in the order in which the data flows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sim.golden.attention import attention
 from sim.golden.embedding import embedding
@@ -17,24 +18,36 @@ from weights_to_rom.adapters.lora import IntegerAdapter
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import BLOCK
 
+Blocks = tuple[np.ndarray, np.ndarray]
+"""MX blocks: mantissas [..., blocks, block] and exponents [..., blocks]."""
 Values = np.ndarray | tuple[np.ndarray, np.ndarray | int]
 Observer = Callable[[str, int | None, Mapping[str, Values]], None]
-"""Told of each unit's result as it is computed: unit, layer, and the result's parts in the order in which the chip has them.
+"""Receives each unit's result as it is computed: unit, layer, and the parts of the result in the chip's order.
 
-A part is an array [T, ...], of LSB 2**-12, or one with its exponents, which belong to equal runs of elements, one for all
-or one for each block: (array [T, ...], exponents int or [T, ...]).  Layer is None before the first and after the last.
+A part is an array [T, ...] of LSB 2**-12, or a pair (array [T, ...], exponents).  The exponents are one integer for all
+elements, or an array [T, ...] with one for each run of equally many elements.  The layer is None for the embedding, for the
+first residual and for everything after the last layer.
 """
 
 
 class GoldenLlama:
     """Logits of the chip, to the bit, for one sequence whose KV cache grows with each call.
 
-    ``extend`` evaluates any number of positions at once: the units know nothing of each other's positions but for
-    attention, which sees the cache up to its own.  With ``n_sinks`` the cache has ``max_context`` places, and positions
-    beyond it, one at a time, take the place of older ones.
+    ``extend`` evaluates any number of positions at once, because only attention looks at other positions: it sees the
+    cache up to its own.
 
-    ``observe`` may be set to an Observer, of units by the chip's names; a value must not be kept without a copy.  For
-    kv_cache it is what the layer's cache holds now: [kv head, place, block, element] and exponents.
+    ``observe`` may be set to an Observer.  It gets the units by the chip's names, and must copy a value to keep it.  The
+    result of kv_cache is all that the layer's cache holds: mantissas [kv head, place, block, element], and exponents.
+
+    Parameters
+    ----------
+    model
+        The integers.
+    max_context
+        Positions that the KV cache holds; by default the model's ``max_seq_len``.
+    n_sinks
+        Where it is not 0, the window slides: each position from ``max_context`` on replaces the oldest in the cache, but
+        never one of the first ``n_sinks``.
     """
 
     observe: Observer | None = None
@@ -51,10 +64,10 @@ class GoldenLlama:
         f = self.format
         blocks = f.head_dim // f.kv_block
         empty = (np.zeros((f.n_kv_heads, 0, blocks, f.kv_block), np.int16), np.zeros((f.n_kv_heads, 0, blocks), np.int64))
-        self._cache = [(empty, empty) for _ in range(f.n_layers)]
+        self._cache: list[tuple[Blocks, Blocks]] = [(empty, empty) for _ in range(f.n_layers)]
         self.position = 0
 
-    def extend(self, tokens, last_only: bool = False, adapter: IntegerAdapter | None = None) -> np.ndarray:
+    def extend(self, tokens: ArrayLike, last_only: bool = False, adapter: IntegerAdapter | None = None) -> np.ndarray:
         """tokens int[T] at the next T positions -> logits Wide[T, vocab_size] (or [1, vocab_size] of the last)."""
         tokens = np.asarray(tokens)
         if self.n_sinks and self.position + len(tokens) > self.max_context:
@@ -64,7 +77,7 @@ class GoldenLlama:
             return logits[-1] if last_only else np.concatenate(logits)
         return self._extend(tokens, last_only, adapter)
 
-    def _extend(self, tokens, last_only, adapter) -> np.ndarray:
+    def _extend(self, tokens: np.ndarray, last_only: bool, adapter: IntegerAdapter | None) -> np.ndarray:
         positions = self.position + np.arange(len(tokens))
         f = self.format
         h = embedding(self.model.matrices["embed"], tokens, self.model.residual_shift if f.tied else 0, f.wide_bits)
@@ -83,12 +96,14 @@ class GoldenLlama:
         if self.observe is not None:
             self.observe(unit, layer, parts)
 
-    def _add(self, layer, which, h, y):
+    def _add(self, layer: int, which: str, h: np.ndarray, y: np.ndarray) -> np.ndarray:
         h = residual(h, y, self.format.wide_bits)
         self._tell("residual", layer, **{which: h})
         return h
 
-    def _matvec(self, layer, kinds, mant, exp, adapter=None):
+    def _matvec(
+        self, layer: int | None, kinds: Sequence[str], mant: np.ndarray, exp: np.ndarray, adapter: IntegerAdapter | None = None
+    ) -> list[np.ndarray]:
         """The matrices of a layer that share their input, or the LM head."""
         names = [kind if layer is None else f"layers.{layer}.{kind}" for kind in kinds]
         for name in names:
@@ -105,22 +120,24 @@ class GoldenLlama:
         self._tell("lora", layer, **dict(zip(kinds, results, strict=True)))
         return results
 
-    def _mx(self, unit, layer, kind, v, base):
+    def _mx(self, unit: str, layer: int | None, kind: str, v: np.ndarray, base: ArrayLike) -> Blocks:
         blocks = mx(v, base, BLOCK)
         self._tell(unit, layer, **{kind: blocks})
         return blocks
 
-    def _norm(self, layer, kind, h):
+    def _norm(self, layer: int | None, kind: str, h: np.ndarray) -> Blocks:
         norm = self.model.norms[kind if layer is None else f"layers.{layer}.{kind}"]
         z, base = rmsnorm(h, norm.gain_q, norm.gain_exp, norm.eps_q)
         self._tell("rmsnorm", layer, **{kind: (z, base)})
         return self._mx("mx_norm", layer, kind, z, base)
 
-    def _attention(self, layer, mant, exp, positions, adapter):
+    def _attention(
+        self, layer: int, mant: np.ndarray, exp: np.ndarray, positions: np.ndarray, adapter: IntegerAdapter | None
+    ) -> np.ndarray:
         f, n_time = self.format, len(positions)
         k, v, q = (y.reshape(n_time, -1, f.head_dim) for y in self._matvec(layer, "kvq", mant, exp, adapter))
 
-        def rotated(x, positions=positions):
+        def rotated(x: np.ndarray, positions: np.ndarray = positions) -> np.ndarray:
             return rope(x, positions, self.model.freq_q, f.wide_bits, f.sine_bits)
 
         k, turned = rotated(k), [rotated(q)]
@@ -128,42 +145,44 @@ class GoldenLlama:
             turned.append(rotated(q, np.minimum(positions, self.max_context - 1)))
         q = np.stack(turned, axis=2)
         self._tell("rope", layer, k=(k, -12), v=(v, -12), q=(q, -12))
-        k, v, q = (mx(x, -12, f.kv_block) for x in (k, v, q))  # [T, heads, ..., blocks, kv_block], [T, heads, ..., blocks]
-        self._tell("mx_qkv", layer, k=k, v=v, q=q)
-        whole = self.n_sinks and self.position >= self.max_context
-        if whole:
-            place = self.n_sinks + (self.position - self.n_sinks) % (self.max_context - self.n_sinks)
-            for cached, fresh in zip(self._cache[layer], (k, v), strict=True):
-                for old, new in zip(cached, fresh, strict=True):
-                    old[:, place] = new[0]
-        else:
-            self._cache[layer] = tuple(
-                tuple(
-                    np.concatenate([old, np.moveaxis(new, 0, 1).astype(old.dtype)], axis=1)
-                    for old, new in zip(cached, fresh, strict=True)
-                )
-                for cached, fresh in zip(self._cache[layer], (k, v), strict=True)
-            )
-        k, v = self._cache[layer]
-        self._tell("kv_cache", layer, k=k, v=v)
+        new_k, new_v, q_blocks = (
+            mx(x, -12, f.kv_block) for x in (k, v, q)
+        )  # [T, heads, ..., blocks, kv_block], [T, heads, ..., blocks]
+        self._tell("mx_qkv", layer, k=new_k, v=new_v, q=q_blocks)
+        slides = self.n_sinks > 0 and self.position >= self.max_context
+        k_cached, v_cached = self._store(layer, new_k, new_v, slides)
+        self._tell("kv_cache", layer, k=k_cached, v=v_cached)
 
-        def grouped(turn):
-            return tuple(part[:, :, turn].reshape(n_time, f.n_kv_heads, f.n_rep, *part.shape[3:]) for part in q)
+        def grouped(turn: int) -> Blocks:
+            mant, exp = (part[:, :, turn].reshape(n_time, f.n_kv_heads, f.n_rep, *part.shape[3:]) for part in q_blocks)
+            return mant, exp
 
         # [kv head, 1, place, ...]: every query of a group meets the same keys and values.
-        k, v = (tuple(part[:, None] for part in cached) for cached in (k, v))
-        out = attention(
-            *grouped(0),
-            *k,
-            *v,
-            f.wide_bits,
-            np.minimum(positions + 1, k[0].shape[2]),
-            (self.n_sinks, *grouped(1)) if whole else None,
-        ).reshape(n_time, -1)
+        k_mant, k_exp, v_mant, v_exp = (part[:, None] for part in (*k_cached, *v_cached))
+        n_positions = np.minimum(positions + 1, k_mant.shape[2])
+        sinks = (self.n_sinks, *grouped(1)) if slides else None
+        out = attention(*grouped(0), k_mant, k_exp, v_mant, v_exp, f.wide_bits, n_positions, sinks).reshape(n_time, -1)
         self._tell("attention", layer, o=(out, -16))
         return self._matvec(layer, "o", *self._mx("mx_attention", layer, "o", out, -16), adapter)[0]
 
-    def _ffn(self, layer, mant, exp, adapter):
+    def _store(self, layer: int, k: Blocks, v: Blocks, slides: bool) -> tuple[Blocks, Blocks]:
+        """Put keys and values into the layer's cache, and return all that it holds.
+
+        A cache of which the window slides keeps its size: the new position takes the place of the oldest that is no sink.
+        """
+        place = self.n_sinks + (self.position - self.n_sinks) % max(1, self.max_context - self.n_sinks)
+
+        def stored(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            if not slides:
+                return np.concatenate([old, np.moveaxis(new, 0, 1).astype(old.dtype)], axis=1)
+            old[:, place] = new[0]
+            return old
+
+        (k_mant, k_exp), (v_mant, v_exp) = self._cache[layer]
+        self._cache[layer] = (stored(k_mant, k[0]), stored(k_exp, k[1])), (stored(v_mant, v[0]), stored(v_exp, v[1]))
+        return self._cache[layer]
+
+    def _ffn(self, layer: int, mant: np.ndarray, exp: np.ndarray, adapter: IntegerAdapter | None) -> np.ndarray:
         z = swiglu(*self._matvec(layer, ("gate", "up"), mant, exp, adapter))
         self._tell("swiglu", layer, down=(z, -24))
         return self._matvec(layer, ("down",), *self._mx("mx_swiglu", layer, "down", z, -24), adapter)[0]

@@ -10,10 +10,10 @@ POSITIONS_AT_ONCE = 128
 """Vectors a pass, as in ``matvec``."""
 
 
-def lora(y, mant, exp, blocks: LoraBlocks, wide_bits: int):
-    """y Wide[..., rows] of the base matrix, and what entered it -> Wide[..., rows] with the adapter's part.
+def lora(y: np.ndarray, mant: np.ndarray, exp: np.ndarray, blocks: LoraBlocks, wide_bits: int) -> np.ndarray:
+    """Add B (A x) to the result y of the base matrix: Wide[..., rows] -> Wide[..., rows].
 
-    mant int[..., blocks, 32] and exp int[..., blocks] are the MX blocks that the base matrix was given.
+    x is the input of the base matrix in MX blocks: mant int[..., blocks, 32], exp int[..., blocks].
     """
     lead, n_blocks = np.shape(mant)[:-2], np.shape(mant)[-2]
     mant = np.asarray(mant, np.float64).reshape(-1, n_blocks, 32)
@@ -28,7 +28,7 @@ def lora(y, mant, exp, blocks: LoraBlocks, wide_bits: int):
     return out.reshape(*lead, -1)
 
 
-def _sums(x_mant, x_exp, w_mant, w_exp, wide_bits: int):
+def _sums(x_mant: np.ndarray, x_exp: np.ndarray, w_mant: np.ndarray, w_exp: np.ndarray, wide_bits: int) -> np.ndarray:
     """x [n, blocks, b] and w [rows, blocks, b] in MX blocks -> int64[n, rows] of LSB 2**-16, the sums of rounded terms.
 
     float64 is exact: a product of mantissas is an integer below 2**14 in units of u = 2**(w_exp + x_exp + 16), and a sum of

@@ -37,8 +37,8 @@ def prepare(matrix: QuantisedMatrix) -> PreparedMatrix:
     return PreparedMatrix(factors, int(max(plane.e.max() for plane in parts)))
 
 
-def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant, exp, wide_bits: int):
-    """mant int[..., blocks, 32], exp int[..., blocks] -> Wide[..., rows].
+def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> np.ndarray:
+    """Multiply the matrix by vectors in MX blocks: mant int[..., blocks, 32], exp int[..., blocks] -> Wide[..., rows].
 
     float64 is exact.  Every product in T * 2**(e + exp + 16) is a multiple of u = 2**(e + exp + 16), and every sum of
     them is below 2**26 * u.  The half that rounds joins the sum: it could only cost bits where u < 2**-50, but then
@@ -56,7 +56,7 @@ def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant, exp, wide_bits: int):
     return out.reshape(*lead, -1)
 
 
-def _matvec(matrix: PreparedMatrix, mant, exp, wide_bits: int):
+def _matvec(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> np.ndarray:
     n_positions, n_blocks, _ = mant.shape
     scale = np.ldexp(1.0, exp + 16)[..., None]
     x = np.empty((n_blocks, n_positions, 34))

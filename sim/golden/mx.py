@@ -1,14 +1,15 @@
 """MX blocks: int8 mantissas and one power-of-two exponent (docs/arithmetic.md, section 2)."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sim.golden.arithmetic import bitlen, magnitude_or, rshr
 
 
-def mx(v, base, block: int):
-    """v int64[..., n] of LSB 2**base -> (mant int64[..., blocks, block], exp int64[..., blocks]).
+def mx(v: ArrayLike, base: ArrayLike, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Convert v int64[..., n], LSB 2**base, to MX blocks: (mant int64[..., blocks, block], exp int64[..., blocks]).
 
-    The last block is filled up with zeros.  ``base`` is an integer or an array of v's leading shape.
+    Zeros fill the last block.  ``base`` is an integer, or an array of the shape of v without its last axis.
     """
     v = np.asarray(v, np.int64)
     n = v.shape[-1]

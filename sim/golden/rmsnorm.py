@@ -1,6 +1,7 @@
 """RMSNorm with a table for the reciprocal square root (docs/arithmetic.md, rmsnorm)."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sim.golden.arithmetic import bitlen, magnitude_or
 from weights_to_rom.tables import rsqrt_table
@@ -8,8 +9,11 @@ from weights_to_rom.tables import rsqrt_table
 RSQRT = np.array(rsqrt_table(), np.int64)
 
 
-def rmsnorm(v, gain_q, gain_exp: int, eps_q: int):
-    """v Wide[..., dim], gain_q int[dim] -> (z int64[..., dim], base int64[...]): z * 2**base = v / rms(v) * gain."""
+def rmsnorm(v: ArrayLike, gain_q: ArrayLike, gain_exp: int, eps_q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normalise v Wide[..., dim]: (z int64[..., dim], base int64[...]) with z * 2**base = v / rms(v) * gain.
+
+    ``gain_q`` int[dim], ``gain_exp`` and ``eps_q`` are those of ``integer_model.Norm``.
+    """
     v = np.asarray(v, np.int64)
     shift = np.maximum(0, bitlen(magnitude_or(v)) - 15)
     u = v >> shift[..., None]

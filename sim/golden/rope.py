@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sim.golden.arithmetic import rshr, saturate
 from weights_to_rom.tables import sine_table
@@ -13,8 +14,8 @@ def _sine(sine_bits: int) -> np.ndarray:
     return np.array(sine_table(sine_bits), np.int64)
 
 
-def rotation(pos, freq_q, sine_bits: int):
-    """(cos, sin) of LSB 2**-15, int64[..., pairs], at positions int[...]."""
+def rotation(pos: ArrayLike, freq_q: ArrayLike, sine_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute (cos, sin), int64[..., pairs], LSB 2**-15, of the angles at positions int[...]."""
     phase = (np.asarray(pos, np.uint64)[..., None] * np.asarray(freq_q, np.uint64)) & np.uint64(0xFFFFFFFF)
     index = (phase >> np.uint64(30 - sine_bits)).astype(np.int64)
     quadrant, a = index >> sine_bits, index & ((1 << sine_bits) - 1)
@@ -26,8 +27,8 @@ def rotation(pos, freq_q, sine_bits: int):
     return cos, sin
 
 
-def rope(x, pos, freq_q, wide_bits: int, sine_bits: int = 10):
-    """x Wide[..., heads, head_dim] in pair order at positions int[...] -> Wide of the same shape."""
+def rope(x: ArrayLike, pos: ArrayLike, freq_q: ArrayLike, wide_bits: int, sine_bits: int = 10) -> np.ndarray:
+    """Rotate x Wide[..., heads, head_dim] by the angles of positions int[...]; elements 2 j and 2 j + 1 are a pair."""
     x = np.asarray(x, np.int64)
     cos, sin = rotation(pos, freq_q, sine_bits)
     cos, sin = cos[..., None, :], sin[..., None, :]

@@ -1,0 +1,1 @@
+"""The chip's Verilog as a Python object."""

@@ -9,21 +9,12 @@ import numpy as np
 
 from hdl.config import ChipConfig
 from hdl.interface import COMMAND, LOAD_REPLY, REPLY, Layout, LoadStatus, Status
+from sim.rtl.library import Statistics, open_library
 from sim.rtl.verilator import PLAIN, Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
-from weights_to_rom.schedule import Step
 
 MAX_CYCLES = 1 << 26
 """A chip that has not answered by then never will."""
-
-
-class _Statistics(ctypes.Structure):
-    _fields_ = [
-        ("cycles", ctypes.c_uint64),
-        ("busy", ctypes.c_uint64 * len(Step)),
-        ("within", ctypes.c_uint64 * len(Step)),
-        ("logits", ctypes.c_uint64),
-    ]
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class RtlReply:
 
 @dataclass(frozen=True)
 class LoadReply:
-    """What the chip said to a frame: the adapter's number, and whether it may be used."""
+    """What the chip said to a load image: the adapter's number, and whether it may be used."""
 
     adapter: int
     status: LoadStatus
@@ -66,35 +57,19 @@ def _words(layout: Layout) -> int:
     return -(-layout.size // 32)
 
 
-def frame_sha256(frame: np.ndarray) -> str:
-    """Names what a frame loads, in hexadecimal."""
-    return hashlib.sha256(frame.astype("<u4").tobytes()).hexdigest()
+def load_image_sha256(image: np.ndarray) -> str:
+    """Names what a load image loads, in hexadecimal."""
+    return hashlib.sha256(image.astype("<u4").tobytes()).hexdigest()
 
 
 class RtlChip:
     """A simulated chip just after reset.  ``close`` frees it.
 
-    ``adapters`` has the ``frame_sha256`` of what was loaded last under each number.
+    ``adapters`` has the ``load_image_sha256`` of what was loaded last under each number.
     """
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
-        self._library = ctypes.CDLL(str(library.resolve()))
-        self._library.simulation_new.restype = ctypes.c_void_p
-        self._library.simulation_new.argtypes = [ctypes.c_char_p]
-        self._library.simulation_delete.argtypes = [ctypes.c_void_p]
-        self._library.simulation_token.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_uint64,
-            ctypes.c_uint64,
-            ctypes.POINTER(_Statistics),
-        ]
-        self._library.simulation_state.restype = ctypes.c_uint64
-        self._library.simulation_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
-        self._library.simulation_restore.restype = None
-        self._library.simulation_restore.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]
+        self._library = open_library(library)
         self.adapters: dict[int, str] = {}
         self._vocab_size = model.vocab_size
         self._logits = np.zeros(-(-model.vocab_size // config.vector_lanes) * config.vector_lanes, np.int32)
@@ -129,7 +104,7 @@ class RtlChip:
             seed=seed,
         )
         words = np.frombuffer(command.to_bytes(4 * _words(COMMAND), "little"), np.uint32)
-        reply, statistics = np.zeros(_words(REPLY), np.uint32), _Statistics()
+        reply, statistics = np.zeros(_words(REPLY), np.uint32), Statistics()
         failed = self._library.simulation_token(
             self._chip,
             words.ctypes.data,
@@ -153,15 +128,13 @@ class RtlChip:
             tuple(statistics.within),
         )
 
-    def load(self, frame: np.ndarray) -> LoadReply:
-        """Load an adapter: the words of a frame (docs/arithmetic.md, section 6); returns what the chip says to it."""
-        words, reply = np.ascontiguousarray(frame, np.uint32), np.zeros(1, np.uint32)
-        load = self._library.simulation_load
-        load.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
-        if load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
+    def load(self, image: np.ndarray) -> LoadReply:
+        """Load an adapter: the words of a load image (docs/arithmetic.md, section 6); returns what the chip says to it."""
+        words, reply = np.ascontiguousarray(image, np.uint32), np.zeros(1, np.uint32)
+        if self._library.simulation_load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
             raise SimulationError("the chip gave no reply to an adapter")
         fields = LOAD_REPLY.unpack(int(reply[0]))
-        self.adapters[fields["adapter"]] = frame_sha256(words)
+        self.adapters[fields["adapter"]] = load_image_sha256(words)
         return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
 
     def state(self) -> np.ndarray:
@@ -177,6 +150,7 @@ class RtlChip:
         self._library.simulation_restore(self._chip, state.ctypes.data, state.size)
 
     def close(self) -> None:
+        """Free the simulation; a second call does nothing."""
         if self._chip:
             self._library.simulation_delete(self._chip)
             self._chip = None

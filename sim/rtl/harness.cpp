@@ -2,6 +2,7 @@
 //
 // COMMAND_WORDS, REPLY_WORDS: 32-bit words of the chip's i and o payloads.
 // LANES, WIDE_BITS: values in a beat of logits, and their width.
+// STEPS: kinds of matrices, whose busy cycles are counted apart.
 // LORA: defined if the chip takes adapters.
 
 #include <unistd.h>
@@ -15,8 +16,6 @@
 #include "verilated_save.h"
 
 namespace {
-
-constexpr int STEPS = 5;
 
 // Ports of up to 64 bits are integers, wider ones arrays of 32-bit words.
 template <typename T>

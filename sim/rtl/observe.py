@@ -1,6 +1,5 @@
 """The simulated chip with its units' output ports in sight: every beat that moves there, by token."""
 
-import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,20 +101,16 @@ class ObservedChip(RtlChip):
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
         super().__init__(library, rom_folder, model, config)
-        tap, recorded, take = (getattr(self._library, f"simulation_{name}") for name in ("tap", "recorded", "take"))
-        tap.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_uint32]
-        recorded.argtypes, recorded.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_uint64
-        take.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self.taps = taps(model, config)
         for at in self.taps.values():
             ports = (f"{at.port}__{part}" for part in at.parts)
-            if tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
+            if self._library.simulation_tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
                 raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again")
         self._ends: list[list[int]] = []
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        """The C++ that records beats, and the ports that it reads."""
+        """Verilator keeps the ports of ``taps``, and observe.cpp records them."""
         lines = [
             f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
             for at in taps(model, config).values()
@@ -124,7 +119,7 @@ class ObservedChip(RtlChip):
         return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
-        """As RtlChip's; it also remembers how many beats had moved at each port when the reply came."""
+        """Feed one token as ``RtlChip.token`` does, and note how many beats each unit has moved by its end."""
         reply = super().token(token, **options)
         self._ends.append(
             [self._library.simulation_recorded(self._chip, index) // _words(tap) for index, tap in enumerate(self.taps.values())]

@@ -1,6 +1,5 @@
 """The simulated chip with the waves of one of its parts, written while asked to."""
 
-import ctypes
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ class TracedChip(RtlChip):
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
+        """Verilator traces the scope, and trace.cpp writes the file."""
         return Addition(
             source=Path(__file__).with_suffix(".cpp"),
             configuration=f'tracing_off -scope "*"\ntracing_on -scope "{cls.scope}"\ntracing_on -scope "{cls.scope}.*"\n',
@@ -29,16 +29,12 @@ class TracedChip(RtlChip):
 
     def trace(self, path: Path) -> None:
         """Write waves to a VCD file from the next cycle on, once.  Raises SimulationError if it cannot be opened."""
-        start = self._library.simulation_trace
-        start.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-        if start(self._chip, str(path).encode()):
+        if self._library.simulation_trace(self._chip, str(path).encode()):
             raise SimulationError(f"{path}: cannot be written")
 
     def end_trace(self) -> None:
         """Close the file.  Raises SimulationError if it is not whole."""
-        end = self._library.simulation_trace_end
-        end.argtypes = [ctypes.c_void_p]
-        if end(self._chip):
+        if self._library.simulation_trace_end(self._chip):
             raise SimulationError("the waves could not be written whole: is the disk full?")
 
 

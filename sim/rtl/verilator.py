@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.schedule import Step
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
@@ -40,6 +41,7 @@ CXX_FLAGS = (
     "-DVERILATOR=1",
     "-DVM_COVERAGE=0",
     "-DVM_SC=0",
+    f"-DSTEPS={len(Step)}",
     "-Wno-attributes",
     # Code that never runs, as that which saves a state, else moves the code that does: 3 % of its speed.
     "-falign-functions=64",

@@ -69,7 +69,7 @@ async def every_token_and_every_logit(dut):
         load = StreamDriver(dut, "load", stall=plan.stall_in / 4, seed=plan.seed)
         loaded = StreamMonitor(dut, "loaded", stall=plan.stall_out, seed=plan.seed)
 
-    # A reset in the midst of a token, and of a frame, must leave nothing behind.
+    # A reset in the midst of a token, and of a load image, must leave nothing behind.
     tokens = [exchange[0] for exchange in plan.exchanges if not isinstance(exchange, Load)]
     await reset(dut)
     await i.send(COMMAND.pack(**vars(tokens[0])))

@@ -13,7 +13,7 @@ from hdl.config import ChipConfig
 from hdl.interface import LoadStatus, Status
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
-from weights_to_rom.adapters.lora import IntegerAdapter, frame, quantise_adapter
+from weights_to_rom.adapters.lora import IntegerAdapter, load_image, quantise_adapter
 from weights_to_rom.adapters.peft import LoraPair, PeftAdapter
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
@@ -51,7 +51,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Load:
-    """Words of a frame for the chip's ``load``, the first with ``first`` set if ``starts``, and what comes on ``loaded``.
+    """Words of a load image for the chip's ``load``, the first with ``first`` set if ``starts``, and what comes on ``loaded``.
 
     The words are sent beside the next token and those that follow it up to the next Load, or, if ``late``, from when
     the chip has looked at the first of them; else before anything else happens (``waits``).
@@ -209,7 +209,7 @@ class Loads:
         self._first = True
 
     def _frame(self, adapter: IntegerAdapter, number: int) -> list[int]:
-        return frame(adapter, self._format, number, self._config.lora_lanes, self._config.vector_lanes).tolist()
+        return load_image(adapter, self._format, number, self._config.lora_lanes, self._config.vector_lanes).tolist()
 
     def next(self, used: int | None = None) -> tuple[Load, int | None]:
         """A load, and the number of the adapter that must not be used before it has ended.

@@ -20,9 +20,9 @@ from hardwire.target import Target
 from hdl.interface import Status
 from sim.golden.llama import GoldenLlama
 from sim.session import Sampling
+from tests.support.adapters import random_peft_adapter, write_adapter
 from tests.support.cli import Hardwire, write_model, write_talker
-from tests.weights_to_rom.adapters.test_lora import random_adapter, write_adapter
-from weights_to_rom.adapters.lora import frame
+from weights_to_rom.adapters.lora import load_image
 from weights_to_rom.adapters.peft import PeftAdapter
 from weights_to_rom.readers.open import open_checkpoint
 
@@ -37,7 +37,7 @@ def hardwire(capsys, monkeypatch) -> Hardwire:
 
 
 def adapter_of(config, seed: int) -> PeftAdapter:
-    return random_adapter(2, config, ("q", "v", "down"), 0.5, seed)
+    return random_peft_adapter(2, config, ("q", "v", "down"), 0.5, seed)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_two_sequences_and_an_adapter(folder):
     integers, config = subject.integer_adapter, output.config
     chip, other = output.chip(), output.chip()
     goldens = GoldenLlama(output.model, WINDOW, N_SINKS), GoldenLlama(output.model, WINDOW, N_SINKS)
-    chip.load(frame(integers, output.format, 2, config.lora_lanes, config.vector_lanes))
+    chip.load(load_image(integers, output.format, 2, config.lora_lanes, config.vector_lanes))
 
     def go_on(chip, first: int, last: int) -> list:
         """Both sequences in turns, the second with the adapter."""

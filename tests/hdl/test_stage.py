@@ -21,7 +21,8 @@ from sim.cocotb.runner import build, run
 from sim.golden.embedding import embedding
 from sim.golden.llama import GoldenLlama
 from tests.support.models import RandomBlocks, random_config
-from weights_to_rom.integer_model import IntegerModel, quantise_checkpoint
+from weights_to_rom.compile import quantise_checkpoint
+from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.pack.rom_image import stage_images, write_rom_images
 from weights_to_rom.rom_map import stage_roms
 

@@ -1,9 +1,16 @@
-"""Random adapters of integers, for tests that need what the adder computes and not what an adapter is good for."""
+"""Random adapters, as integers and as peft has them, for tests that need the arithmetic of an adapter and not its sense."""
+
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
+from tests.data.generators.make_peft_reference import FOLDER
 from tests.support.models import random_config
 from weights_to_rom.adapters.lora import STEPS, IntegerAdapter, LoraBlocks, matrix_shape
+from weights_to_rom.adapters.peft import CONFIG, MODULES, WEIGHTS, LoraPair, PeftAdapter
 from weights_to_rom.model_format import ModelFormat
 
 
@@ -44,3 +51,41 @@ def random_adapter(rng, fmt, rank, steps=15, exponents="near") -> IntegerAdapter
                 if keep
             }
     return IntegerAdapter(rank, matrices)
+
+
+def random_lora_blocks(rng, rank, n_blocks, rows, exponents) -> LoraBlocks:
+    nb = min(32, rank)
+    mant = lambda *shape: rng.integers(-127, 128, shape).astype(np.int8)  # noqa: E731
+    return LoraBlocks(mant(rank, n_blocks, 32), exponents((rank, n_blocks)).astype(np.int8),
+                      mant(rows, rank // nb, nb), exponents((rows, rank // nb)).astype(np.int8))  # fmt: skip
+
+
+# Nothing is a whole number of blocks, and QKV has 40 rows: an address of B is filled up.
+CONFIG_ODD = random_config(dim=40, n_heads=3, n_kv_heads=1, ffn_dim=52, n_layers=2)
+
+
+def random_peft_adapter(rank=3, config=CONFIG_ODD, kinds=tuple(MODULES), scale=0.75, seed=0) -> PeftAdapter:
+    rng = np.random.default_rng(seed)
+    shapes = {name: shape for name, shape in config.tensor_shapes().items() if name.rpartition(".")[2] in kinds}
+
+    def normal(*shape):
+        return (rng.normal(size=shape) * rng.choice([1e-3, 0.1, 1], (shape[0], 1))).astype(np.float32)
+
+    return PeftAdapter("tests/adapter", {
+        name: LoraPair(normal(rank, inputs), normal(rows, rank), scale) for name, (rows, inputs) in shapes.items()})  # fmt: skip
+
+
+def write_adapter(folder: Path, adapter: PeftAdapter) -> None:
+    """As peft writes it: tensors, and today's configuration with another rank and targets."""
+    shutil.copytree(FOLDER / "peft_qv", folder)
+    raw = json.loads((folder / CONFIG).read_text())
+    targets = [MODULES[kind].rpartition(".")[2] for kind in adapter.targets]
+    scale = next(iter(adapter.matrices.values())).scale
+    (folder / CONFIG).write_text(json.dumps(raw | {
+        "r": adapter.rank, "lora_alpha": scale * adapter.rank, "target_modules": targets}))  # fmt: skip
+    tensors = {}
+    for name, pair in adapter.matrices.items():
+        layer, kind = name.rsplit(".", 1)
+        module = f"base_model.model.model.{layer}.{MODULES[kind]}"
+        tensors |= {f"{module}.lora_A.weight": pair.a, f"{module}.lora_B.weight": pair.b}
+    save_file(tensors, folder / WEIGHTS)

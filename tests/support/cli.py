@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from hardwire import progress
 from hardwire.cli.main import main
 from tests.support.checkpoints import hugging_face_name, random_weights, write_hugging_face
 from weights_to_rom.config import LlamaConfig
@@ -36,6 +37,7 @@ class Hardwire:
 
     def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
         self._capsys, self._monkeypatch = capsys, monkeypatch
+        monkeypatch.setattr(progress, "_display", progress.silent)  # which the command replaces, until the test ends
 
     def __call__(self, *arguments: object, stdin: str = "") -> Result:
         self._monkeypatch.setattr(sys, "argv", ["hardwire", *map(str, arguments)])

@@ -1,0 +1,1 @@
+"""LoRA adapters: reading peft's files, quantising, the image that loads one."""

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
 from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to
+from weights_to_rom.projections import GROUPS
 from weights_to_rom.row_order import pair_order
 from weights_to_rom.schedule import Step, lora_matrices
 
@@ -22,7 +23,7 @@ KIND = "hardwire adapter 1"
 E_MIN, E_MAX = -64, 63
 RANKS = (2, 4, 8, 16, 32, 64)
 
-STEPS = {Step.QKV: ("k", "v", "q"), Step.O: ("o",), Step.GATE_UP: ("gate", "up"), Step.DOWN: ("down",)}
+STEPS = {Step[group.upper()]: kinds for group, kinds in GROUPS.items()}
 """The projections of each step, in the order of its results."""
 
 
@@ -85,7 +86,7 @@ class IntegerAdapter:
                 about = json.loads((file.metadata() or {}).get("about", "{}"))
                 if about.get("kind") != KIND:
                     raise AdapterError(f"{path}: is not a {KIND!r} file")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
         except (OSError, SafetensorError) as error:
             raise AdapterError(f"{path}: cannot be read as an integer adapter ({error})") from error
         names = [name.removesuffix(".a_exp") for name in tensors if name.endswith(".a_exp")]
@@ -180,7 +181,7 @@ def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
 
 
 def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
-    """CRC-32 of a text of all that decides what a frame's words mean: shapes, rank and lanes."""
+    """CRC-32 of a text of all that decides what a load image's words mean: shapes, rank and lanes."""
     shape = {name: getattr(fmt, name) for name in ("n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")}
     lanes = {"rank": rank, "lora_lanes": lora_lanes, "vector_lanes": vector_lanes}
     text = " ".join([KIND, *(f"{name}={n}" for name, n in (shape | lanes).items())])
@@ -205,8 +206,8 @@ def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, v
     return np.concatenate(parts)
 
 
-def frame(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lanes: int, vector_lanes: int) -> np.ndarray:
-    """The frame that loads an adapter as ``number`` (from 1), uint32[words].
+def load_image(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lanes: int, vector_lanes: int) -> np.ndarray:
+    """The load image of an adapter as ``number`` (from 1), uint32[words].
 
     Raises AdapterError for an adapter of another shape, and ValueError for numbers and lanes that no chip has.
     """

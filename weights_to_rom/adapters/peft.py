@@ -5,7 +5,6 @@
 What changes the numbers in any other way is refused by name: the chip computes this and nothing else.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,20 +16,11 @@ import numpy as np
 
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.json_file import read_json_object
+from weights_to_rom.projections import MODULES
 from weights_to_rom.readers.safetensors_file import SafetensorsError, SafetensorsFile
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-MODULES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-"""The module that holds each kind of matrix, within a layer."""
 
 # What says which matrices have an adapter, and its rank and scale.
 _READ = {"peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
@@ -58,6 +48,7 @@ class LoraPair:
 
     @property
     def rank(self) -> int:
+        """Rows of ``a``."""
         return len(self.a)
 
 
@@ -101,12 +92,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise AdapterError(f"{folder}: {CONFIG} is missing: no folder that peft wrote")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AdapterError(f"{path}: not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise AdapterError(f"{path}: not a JSON object")
+    raw = read_json_object(path, AdapterError)
     if raw.get("peft_type") != "LORA":
         raise AdapterError(f"{path}: peft_type is {raw.get('peft_type')!r}, not 'LORA': only LoRA adapters can be loaded")
     if raw.get("bias", "none") != "none":

@@ -1,1 +1,1 @@
-"""ROM images of an integer model."""
+"""The integer model as contents of ROMs."""

@@ -33,7 +33,7 @@ class RomImage:
 
     @property
     def depth(self) -> int:
-        """Number of words."""
+        """Words."""
         return len(self.nibbles)
 
     @classmethod

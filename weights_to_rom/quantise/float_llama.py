@@ -10,11 +10,10 @@ import numpy as np
 
 from weights_to_rom.adapters.peft import LoraPair, PeftAdapter
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.projections import LINEARS
 
 Capture = Callable[[str, np.ndarray], None]
 KeysAndValues = tuple[np.ndarray, np.ndarray]
-
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def rms_norm(x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.model_format import BLOCK
+from weights_to_rom.projections import GROUPS, LINEARS
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 from weights_to_rom.quantise.float_llama import Layer
 from weights_to_rom.quantise.recover import recover
@@ -18,9 +19,6 @@ from weights_to_rom.quantise.search import fit_blocks, row_exponents
 BITS = 4
 DAMPING = 0.01
 WINDOW = 512
-
-# Matrices that share an input, in the order of the data flow.
-SHARED_INPUT = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 def gptq(
@@ -48,7 +46,8 @@ def gptq(
     result = {}
     for index in range(config.n_layers):
         layer = Layer(config, index, tensor)
-        for names in SHARED_INPUT:
+        for group in GROUPS.values():
+            names = sorted(group, key=LINEARS.index)
             hessian = _hessian(layer, layer.prefix + names[0], stream)
             for name in names:
                 inputs = layer.weights[name].shape[1]

@@ -1,12 +1,13 @@
 """Hugging Face directories: config.json, and safetensors in one file or in shards."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig, RopeScaling
+from weights_to_rom.json_file import read_json_object
+from weights_to_rom.projections import MODULES
 from weights_to_rom.readers.base import Checkpoint, CheckpointError, check_tensors, head_size, make_config
 from weights_to_rom.readers.safetensors_file import ITEM_BYTES, SafetensorsError, SafetensorsFile
 from weights_to_rom.text.open import tokenizer_in
@@ -14,14 +15,8 @@ from weights_to_rom.text.tokenizer import Tokenizer
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
+    **MODULES,
 }
 _HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -42,13 +37,16 @@ class HuggingFaceCheckpoint(Checkpoint):
     """A directory as ``LlamaForCausalLM.save_pretrained`` writes it."""
 
     def __init__(self, directory: Path, tokenizer: Tokenizer | None = None) -> None:
-        raw = _read_json(directory / "config.json", required=True)
+        if not (directory / "config.json").is_file():
+            raise CheckpointError(f"{directory}: config.json is missing: no Hugging Face model")
+        raw = read_json_object(directory / "config.json", CheckpointError)
         where = f"{directory}/config.json"
         _check_is_llama(where, raw)
         self._files = _open_shards(directory)
         found = {name: file.entries[name].shape for name, file in self._files.items()}
         tied = self._is_tied(directory, raw)
-        config = _config(where, raw, _read_json(directory / "generation_config.json"), tied)
+        generation = directory / "generation_config.json"
+        config = _config(where, raw, read_json_object(generation, CheckpointError) if generation.is_file() else {}, tied)
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
         ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")}
         check_tensors(str(directory), config, self._names, found, ignored | ({_HEAD} if tied else set()))
@@ -82,20 +80,6 @@ def _file_name(name: str) -> str:
     return f"model.layers.{layer}.{_LAYER_NAMES[part]}.weight"
 
 
-def _read_json(path: Path, required: bool = False) -> dict[str, Any]:
-    if not path.is_file():
-        if required:
-            raise CheckpointError(f"{path.parent}: config.json is missing: no Hugging Face model")
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
-
-
 def _check_is_llama(where: str, raw: dict[str, Any]) -> None:
     model_type, architectures = raw.get("model_type"), raw.get("architectures")
     if model_type not in ("llama", None) or (model_type is None and not architectures):
@@ -120,7 +104,7 @@ def _open_shards(directory: Path) -> dict[str, SafetensorsFile]:
             others = sorted(path.name for path in directory.glob("*.bin"))
             hint = f" (of {others[0]} only the safetensors version is read)" if others else ""
             raise CheckpointError(f"{directory}: holds no model.safetensors and no {index.name}{hint}")
-        weight_map = _read_json(index).get("weight_map")
+        weight_map = read_json_object(index, CheckpointError).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(f"{index}: has no weight_map")
         files: dict[str, SafetensorsFile] = {}

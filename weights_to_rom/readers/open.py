@@ -5,7 +5,7 @@ from pathlib import Path
 from weights_to_rom.readers.base import Checkpoint, CheckpointError
 from weights_to_rom.readers.gguf_file import GgufCheckpoint
 from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
-from weights_to_rom.readers.known_models import is_known, known_names, resolve
+from weights_to_rom.readers.known_models import KnownModelError, is_known, known_names, resolve
 from weights_to_rom.readers.llama2c import Llama2cCheckpoint
 from weights_to_rom.text.open import read_tokenizer
 from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
@@ -24,7 +24,7 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
             raise CheckpointError(f"{source}: no such file or directory, and no known model: {known_names()}")
         try:
             path = resolve(str(source))
-        except ValueError as error:
+        except KnownModelError as error:
             raise CheckpointError(str(error)) from None
     try:
         given = None if tokenizer is None else read_tokenizer(Path(tokenizer))

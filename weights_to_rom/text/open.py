@@ -1,11 +1,11 @@
 """Tokenizers out of files: which file is which, and what the files beside it add."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from weights_to_rom.json_file import read_json_object
 from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
 from weights_to_rom.text.tokenizer_models import read_llama2c, read_sentencepiece
 
@@ -54,8 +54,10 @@ def _read_json_model(path: Path) -> Tokenizer:
 
 def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
     """Apply what the files beside a tokenizer say of special tokens and of chat."""
-    config = _read_object(directory / "special_tokens_map.json")
-    config |= _read_object(directory / "tokenizer_config.json")
+    files = [directory / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
+    config: dict[str, Any] = {}
+    for file in files:
+        config |= read_json_object(file, TokenizerError) if file.is_file() else {}
     _add_tokens(tokenizer, config.get("added_tokens_decoder"), directory)
     for key, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
@@ -92,15 +94,3 @@ def _add_tokens(tokenizer: Tokenizer, added: object, directory: Path) -> None:
         if (found := tokenizer.model.token_to_id(text)) != int(number):
             raise TokenizerError(f"{directory}: tokenizer_config.json has {text!r} as {number}, not {found}")
     tokenizer.vocab_size = max(tokenizer.model.get_vocab(True).values(), default=-1) + 1
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: not a JSON object")
-    return value

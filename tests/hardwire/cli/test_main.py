@@ -1,25 +1,27 @@
 """The hardwire command, as a person or a program uses it."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sim.rtl.verilator
+from hardwire.cli.main import main
 from hardwire.compiled import CompiledModel, sha256
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.quantise.float_llama import FloatLlama
+from weights_to_rom.readers import known_models
 from weights_to_rom.readers.open import open_checkpoint
 
 pytestmark = pytest.mark.xdist_group("cli")  # one worker, so that its chips are built once
@@ -272,6 +274,27 @@ def test_models(hardwire):
         ("compile {folder}/model -o {folder}/x --tokenizer nowhere.json", 1, "nowhere.json"),
         ("compile {folder}/model -o {folder}/x --gptq {folder}/text", 1, "has no tokenizer"),
         ("compile stories-260k -o {folder}/x --gptq nowhere.txt", 1, "nowhere.txt: No such file"),
+        ("compile {folder}/model -o {folder}/x --n-sinks 24", 1, "n_sinks must be 0 to max_context - 1 (23)"),
+        ("compile {folder}/model -o {folder}/x --shared", 1, "the shared engine does not fit the model: wide_bits must be 24"),
+        ("explain {folder}/model --context 25", 1, "a context is 1 to 24 positions there"),
+        ("explain {folder}/model --row-lanes 3", 1, "one of row_lanes (3) and vector_lanes (4) must divide the other"),
+        ("explain {folder}/out --png {folder}/no/x.png", 1, "its folder is not there"),
+        ("trace {folder}/out --token 1 --unit nowhere", 1, "there is no unit nowhere"),
+        ("trace {folder}/out --token 1 --unit rope -o {folder}/x.png", 1, "a name that ends in .vcd"),
+        ("trace {folder}/out --token 24 --unit rope", 1, "there is no token 24"),
+        ("verify {folder}/out --units --layer 1", 1, "there is no layer 1: the model has 0 to 0"),
+        ("verify {folder}/out --sample --layer 1", 1, "there is no layer 1: the model has 0 to 0"),
+        ("verify {folder}/out --layer 0", 2, "add --units"),
+        ("run stories-260k --prompt \udcff", 1, "the text is not UTF-8"),
+        ("fpga build {folder}/out --board pdp11", 1, "no board is called pdp11"),
+        ("fpga build {folder}/out --board ulx3s-85f --row-lanes 2", 1, "leave --row-lanes out"),
+        ("fpga build {folder}/model --board icebreaker --row-lanes 2", 1, "the shared engine has row_lanes 1, not 2"),
+        ("fpga build stories-260k --board ulx3s-85f --lora-rank 3", 1, "lora_rank must be a power of two"),
+        ("fpga build {folder}/out --board ulx3s-85f --clock 2", 1, "no clock of 2 MHz"),
+        ("fpga flash {folder}/out --board ulx3s-85f", 1, "no bitstream"),
+        ("fpga verify {folder}/out --board ulx3s-85f", 1, "is not there"),
+        ("lora pack {folder}/out {folder}/model", 1, "has no LoRA adder"),
+        ("chat {folder}/out --port /nowhere", 1, "/nowhere: No such file or directory"),
         ("perplexity {folder}/model --text {folder}/text", 1, "has no tokenizer"),
         ("perplexity stories-260k --text nowhere.txt", 1, "nowhere.txt: No such file"),
         ("perplexity stories-260k --text {folder}/binary", 1, "is not UTF-8 text"),
@@ -297,14 +320,48 @@ def test_bad_input_is_one_line(hardwire, folder, arguments, code, complaint):
     assert not (folder / "x").exists()
 
 
+@pytest.mark.parametrize("error", [HardwireError("three words here"), OSError(2, "No such file", "x"), MemoryError()])
+def test_an_error_of_input_is_one_line(hardwire, monkeypatch, error):
+    """``--debug``, or the environment, shows where it came from."""
+
+    def fail() -> list:
+        raise error
+
+    monkeypatch.setattr(known_models, "known_models", fail)
+    monkeypatch.setenv("HARDWIRE_DEBUG", "0")
+    result = hardwire("models")
+    assert (result.code, result.out) == (1, "")
+    assert result.err in ("error: three words here\n", "error: x: No such file\n", "error: MemoryError\n")
+    for arguments, environment in ((("--debug", "models"), "0"), (("models",), "1")):
+        monkeypatch.setenv("HARDWIRE_DEBUG", environment)
+        monkeypatch.setattr(sys, "argv", ["hardwire", *arguments])
+        with pytest.raises(type(error)):
+            main()
+
+
+@pytest.mark.parametrize("defect", [lambda: np.zeros(3) + np.zeros(4), lambda: {}["unit"], lambda: int("x")])
+def test_a_defect_is_not_taken_for_wrong_input(monkeypatch, capsys, defect):
+    """numpy's broadcast error is a ValueError, as the errors of input are: it must keep its traceback."""
+    monkeypatch.setattr(known_models, "known_models", defect)
+    monkeypatch.setattr(sys, "argv", ["hardwire", "models"])
+    with pytest.raises((ValueError, KeyError)) as raised:
+        main()
+    assert not isinstance(raised.value, HardwireError) and "error:" not in capsys.readouterr().err
+
+
+def test_version(hardwire):
+    lines = dict(line.split() for line in hardwire("--version").out.splitlines())
+    assert lines["amaranth"] == version("amaranth") and lines["hardwire"] == version("hardwire")
+
+
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from hardwire.cli.main import main; main()", *arguments]
+    return [sys.executable, "-m", "hardwire", *arguments]
 
 
 def test_help_imports_nothing_heavy():
     code = "import sys, hardwire.cli.main; print(*{'amaranth', 'numpy', 'tokenizers', 'cocotb'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
-    for name in ("", "compile", "run", "verify", "perplexity", "respin", "models", "chat"):
+    for name in ("", "compile", "run", "fpga build"):
         result = subprocess.run(command(*name.split(), "--help"), capture_output=True, text=True)
         assert result.returncode == 0 and "Usage" in result.stdout and not result.stderr
 
@@ -338,18 +395,3 @@ def test_a_reader_that_leaves_is_no_error():
     process.stderr.close()
     process.wait(timeout=60)
     assert "Traceback" not in err and "BrokenPipe" not in err
-
-
-def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
-    from hardwire.cli import console
-
-    monkeypatch.setattr(console, "PATIENCE", 0.01)
-    with console.step("count") as running:
-        for i in range(4):
-            time.sleep(0.02)
-            running.update("sheep", i, 4)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines()[:2] == ["count ... 0 % sheep", "count ... 25 % sheep"]
-    assert err.splitlines()[-1].startswith("count: 0.")
-    assert os.linesep not in err.splitlines()[0]

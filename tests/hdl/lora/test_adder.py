@@ -17,7 +17,7 @@ from sim.golden.lora import lora
 from sim.rtl.verilator import verilator
 from tests.support.adapters import random_adapter, random_format
 from tests.support.streams import collect, drive, simulate
-from weights_to_rom.adapters.lora import STEPS, IntegerAdapter, LoraBlocks, frame, matrix_shape
+from weights_to_rom.adapters.lora import STEPS, IntegerAdapter, LoraBlocks, load_image, matrix_shape
 from weights_to_rom.schedule import Step, lora_matrices
 
 HEAD = 4
@@ -103,7 +103,7 @@ class Bench:
 
     def writes(self, number, adapter):
         """(address, lane, word) of each write of a load image, by section 6 of docs/arithmetic.md."""
-        words = [int(w) for w in frame(adapter, self.fmt, number, self.lanes, self.vl)[2:-1]]
+        words = [int(w) for w in load_image(adapter, self.fmt, number, self.lanes, self.vl)[2:-1]]
         parts = -(-self.dut.word_bits // 32)
         assert len(words) == self.dut.words * self.lanes * parts
         for k in range(0, len(words), parts):

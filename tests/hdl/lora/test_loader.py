@@ -17,7 +17,7 @@ from hdl.verilog import convert
 from sim.rtl.verilator import verilator
 from tests.support.adapters import random_adapter, random_format
 from tests.support.streams import collect, drive, simulate
-from weights_to_rom.adapters.lora import adapter_memory, adapter_words, frame, layout_word, word_bits
+from weights_to_rom.adapters.lora import adapter_memory, adapter_words, layout_word, load_image, word_bits
 
 FMT = random_format(n_layers=1)
 VECTOR_LANES = 4
@@ -44,7 +44,7 @@ def packed(rank, lanes, number, seed, steps=15):
         for address in range(len(memory))
         for lane in range(lanes)
     }
-    return [int(word) for word in frame(adapter, FMT, number, lanes, VECTOR_LANES)], writes
+    return [int(word) for word in load_image(adapter, FMT, number, lanes, VECTOR_LANES)], writes
 
 
 def checked(words):

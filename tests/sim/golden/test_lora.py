@@ -7,6 +7,7 @@ import pytest
 
 import sim.golden.lora
 from sim.golden.lora import lora
+from tests.support.adapters import random_lora_blocks
 from weights_to_rom.adapters.lora import LoraBlocks
 
 RANKS = (2, 4, 8, 16, 32, 64)
@@ -62,13 +63,6 @@ def check(y, mant, exp, blocks, wide_bits, unit=lora):
     return got
 
 
-def random_blocks(rng, rank, n_blocks, rows, exponents) -> LoraBlocks:
-    nb = min(32, rank)
-    mant = lambda *shape: rng.integers(-127, 128, shape).astype(np.int8)  # noqa: E731
-    return LoraBlocks(mant(rank, n_blocks, 32), exponents((rank, n_blocks)).astype(np.int8),
-                      mant(rows, rank // nb, nb), exponents((rows, rank // nb)).astype(np.int8))  # fmt: skip
-
-
 def random_case(rng, rank, wide_bits, exponents, lead=(3,), n_blocks=3, rows=5):
     limit = 1 << (wide_bits - 1)
     y = rng.integers(-limit, limit, (*lead, rows)) >> rng.integers(0, 20, (*lead, rows))
@@ -81,7 +75,7 @@ def random_case(rng, rank, wide_bits, exponents, lead=(3,), n_blocks=3, rows=5):
         "edge": lambda shape: rng.integers(-9, 0, shape) + (0 if shape[0] == rank else wide_bits - 27),
         "opposite": lambda shape: rng.integers(0, 9, shape),
     }[exponents]
-    blocks = random_blocks(rng, rank, n_blocks, rows, of_weights)
+    blocks = random_lora_blocks(rng, rank, n_blocks, rows, of_weights)
     if exponents == "opposite":  # u is -1, left over from terms at both ends of the range
         blocks.a_mant[:, :2] = 127
         mant[..., 0, :], mant[..., 1, :], mant[..., 2:, :] = -127, 127, 0

@@ -18,37 +18,23 @@ from hardwire.source import Source
 from sim.golden.lora import lora
 from sim.golden.mx import mx
 from tests.data.generators.make_peft_reference import FOLDER
-from tests.sim.golden.test_lora import random_blocks
+from tests.support.adapters import CONFIG_ODD, random_lora_blocks, random_peft_adapter, write_adapter
 from tests.support.cli import SHAPE, Hardwire, write_model
-from tests.support.models import random_config
 from weights_to_rom.adapters.lora import (
     IntegerAdapter,
     LoraBlocks,
     adapter_bits,
     adapter_memory,
     adapter_words,
-    frame,
     layout_word,
+    load_image,
     matrix_shape,
     quantise_adapter,
 )
-from weights_to_rom.adapters.peft import CONFIG, MODULES, WEIGHTS, AdapterError, LoraPair, PeftAdapter
+from weights_to_rom.adapters.peft import MODULES, WEIGHTS, AdapterError, LoraPair, PeftAdapter
 from weights_to_rom.model_format import ModelFormat
 
-# Nothing is a whole number of blocks, and QKV has 40 rows: an address of B is filled up.
-CONFIG_ODD = random_config(dim=40, n_heads=3, n_kv_heads=1, ffn_dim=52, n_layers=2)
 FMT = ModelFormat.of(CONFIG_ODD)
-
-
-def random_adapter(rank=3, config=CONFIG_ODD, kinds=tuple(MODULES), scale=0.75, seed=0) -> PeftAdapter:
-    rng = np.random.default_rng(seed)
-    shapes = {name: shape for name, shape in config.tensor_shapes().items() if name.rpartition(".")[2] in kinds}
-
-    def normal(*shape):
-        return (rng.normal(size=shape) * rng.choice([1e-3, 0.1, 1], (shape[0], 1))).astype(np.float32)
-
-    return PeftAdapter("tests/adapter", {
-        name: LoraPair(normal(rank, inputs), normal(rows, rank), scale) for name, (rows, inputs) in shapes.items()})  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- integers
@@ -67,7 +53,7 @@ def slow_block(values: list[float]) -> tuple[list[int], int]:
 
 @pytest.mark.parametrize("rank", [2, 4, 32, 64])
 def test_integers(rank):
-    adapter = random_adapter(rank=min(rank, 3) if rank < 64 else 37)
+    adapter = random_peft_adapter(rank=min(rank, 3) if rank < 64 else 37)
     shift, head = 3, FMT.head_dim
     integers = quantise_adapter(adapter, FMT, shift, rank)
     assert sorted(integers.matrices) == sorted(adapter.matrices)
@@ -139,15 +125,15 @@ def test_steps_and_report():
         (("gate", "down"), 12, ["gate", "down"]),
         (tuple(MODULES), 15, list(MODULES)),
     ):
-        integers = quantise_adapter(random_adapter(kinds=kinds), FMT, 0, 4)
+        integers = quantise_adapter(random_peft_adapter(kinds=kinds), FMT, 0, 4)
         assert (integers.steps, integers.report["targets"], integers.report["rank"]) == (steps, targets, 3)
-    layers = {"layers.1.k": random_adapter().matrices["layers.1.k"]}
+    layers = {"layers.1.k": random_peft_adapter().matrices["layers.1.k"]}
     assert quantise_adapter(PeftAdapter("x", layers), FMT, 0, 4).steps == 1
 
 
 def test_worst_block_error():
     """rms error of a block over the rms of its row, the padding left out; the worst of A and B."""
-    adapter, worst = random_adapter(), (0.0, "")
+    adapter, worst = random_peft_adapter(), (0.0, "")
     for name, blocks in quantise_adapter(adapter, FMT, 0, 4).matrices.items():
         if name[-2:] in (".q", ".k"):
             continue  # other row order; q and k are not the worst
@@ -168,7 +154,7 @@ def test_worst_block_error():
 @pytest.mark.parametrize("kind", ["q", "v", "down"])
 def test_the_adder_gives_what_the_adapter_says(kind):
     """golden on the quantised blocks, against scale * B (A x) with the constants of the specification's section 2."""
-    adapter, rng = random_adapter(rank=8), np.random.default_rng(5)
+    adapter, rng = random_peft_adapter(rank=8), np.random.default_rng(5)
     pair, name = adapter.matrices[f"layers.1.{kind}"], f"layers.1.{kind}"
     integers = quantise_adapter(adapter, FMT, 2, 8).matrices[name]
     rows, n_blocks = matrix_shape(FMT, kind)
@@ -186,10 +172,10 @@ def test_the_adder_gives_what_the_adapter_says(kind):
 
 def test_refused_ranks():
     with pytest.raises(AdapterError, match=r"tests/adapter: layers.0.q has rank 5, the chip's adder only 4: .*--lora-rank"):
-        quantise_adapter(random_adapter(rank=5), FMT, 0, 4)
+        quantise_adapter(random_peft_adapter(rank=5), FMT, 0, 4)
     for rank in (0, 1, 3, 128):
         with pytest.raises(ValueError, match=f"rank must be a power of two from 2 to 64, not {rank}"):
-            quantise_adapter(random_adapter(rank=1), FMT, 0, rank)
+            quantise_adapter(random_peft_adapter(rank=1), FMT, 0, rank)
 
 
 def same(one: IntegerAdapter, other: IntegerAdapter) -> None:
@@ -202,7 +188,7 @@ def same(one: IntegerAdapter, other: IntegerAdapter) -> None:
 
 
 def test_save_and_load(tmp_path):
-    integers = quantise_adapter(random_adapter(kinds=("q", "down")), FMT, 1, 4)
+    integers = quantise_adapter(random_peft_adapter(kinds=("q", "down")), FMT, 1, 4)
     path = tmp_path / "adapter.safetensors"
     integers.save(path)
     same(integers, IntegerAdapter.load(path))
@@ -279,7 +265,7 @@ def random_integers(rank: int, fmt: ModelFormat = FMT, without=()) -> IntegerAda
     """Every mantissa and exponent at random, padding too: nothing that moves goes unseen."""
     rng = np.random.default_rng(rank)
     return IntegerAdapter(rank, {
-        f"layers.{i}.{kind}": random_blocks(rng, rank, matrix_shape(fmt, kind)[1], matrix_shape(fmt, kind)[0],
+        f"layers.{i}.{kind}": random_lora_blocks(rng, rank, matrix_shape(fmt, kind)[1], matrix_shape(fmt, kind)[0],
                                             lambda shape: rng.integers(-64, 64, shape))
         for i in range(fmt.n_layers) for kind in MODULES if f"{i}.{kind}" not in without})  # fmt: skip
 
@@ -291,7 +277,7 @@ def random_integers(rank: int, fmt: ModelFormat = FMT, without=()) -> IntegerAda
 )  # fmt: skip
 def test_frame_word_by_word(rank, lora_lanes, vector_lanes):
     adapter = random_integers(rank, without=("0.q", "1.gate", "0.down", "1.down"))
-    words = frame(adapter, FMT, 3, lora_lanes, vector_lanes)
+    words = load_image(adapter, FMT, 3, lora_lanes, vector_lanes)
     assert words.dtype == np.uint32
     memory = slow_words(adapter, FMT, lora_lanes, vector_lanes)
     word_bits = 256 + 8 * 32 // min(32, rank)
@@ -325,13 +311,13 @@ def test_refused_frames():
     adapter = random_integers(8)
     for number in (0, 256, -1):
         with pytest.raises(ValueError, match=f"number must be 1 to 255, not {number}"):
-            frame(adapter, FMT, number, 1, 4)
+            load_image(adapter, FMT, number, 1, 4)
     for lanes in (0, 3, 16):
         with pytest.raises(ValueError, match=rf"lora_lanes must divide the rank \(8\), not be {lanes}"):
-            frame(adapter, FMT, 1, lanes, 4)
+            load_image(adapter, FMT, 1, lanes, 4)
     for change in ({"n_layers": 1}, {"ffn_dim": 99}):
         with pytest.raises(AdapterError, match=r"the adapter of layers\..* has another shape than the chip's"):
-            frame(adapter, replace(FMT, **change), 1, 1, 4)
+            load_image(adapter, replace(FMT, **change), 1, 1, 4)
 
 
 # -------------------------------------------------------------------------------------------- hardwire lora pack
@@ -347,26 +333,8 @@ def compiled(tmp_path_factory) -> Path:
         adder = {"lora_rank": 8, "lora_lanes": 2, "n_adapters": 3}
         compile_model(Source.open(str(model)), folder / "out", simulation=False, **adder)
         compile_model(Source.open(str(model)), folder / "plain", simulation=False)
-    write_adapter(folder / "pirates", random_adapter(4, SHAPE, ("q", "v"), 2.0))
+    write_adapter(folder / "pirates", random_peft_adapter(4, SHAPE, ("q", "v"), 2.0))
     return folder
-
-
-def write_adapter(folder: Path, adapter: PeftAdapter) -> None:
-    """As peft writes it: tensors, and today's configuration with another rank and targets."""
-    from safetensors.numpy import save_file
-
-    shutil.copytree(FOLDER / "peft_qv", folder)
-    raw = json.loads((folder / CONFIG).read_text())
-    targets = [MODULES[kind].rpartition(".")[2] for kind in adapter.targets]
-    scale = next(iter(adapter.matrices.values())).scale
-    (folder / CONFIG).write_text(json.dumps(raw | {
-        "r": adapter.rank, "lora_alpha": scale * adapter.rank, "target_modules": targets}))  # fmt: skip
-    tensors = {}
-    for name, pair in adapter.matrices.items():
-        layer, kind = name.rsplit(".", 1)
-        module = f"base_model.model.model.{layer}.{MODULES[kind]}"
-        tensors |= {f"{module}.lora_A.weight": pair.a, f"{module}.lora_B.weight": pair.b}
-    save_file(tensors, folder / WEIGHTS)
 
 
 @pytest.fixture
@@ -388,11 +356,11 @@ def test_pack(hardwire_command, compiled, out):
     assert json.loads((folder / "report.json").read_text()) == figures
     output = CompiledModel(out)
     integers = quantise_adapter(
-        random_adapter(4, SHAPE, ("q", "v"), 2.0), output.format, output.model.residual_shift, 8)  # fmt: skip
+        random_peft_adapter(4, SHAPE, ("q", "v"), 2.0), output.format, output.model.residual_shift, 8)  # fmt: skip
     loaded = IntegerAdapter.load(folder / "adapter.safetensors")
     same(integers, loaded)
     words = np.fromfile(folder / "frame.bin", "<u4")
-    np.testing.assert_array_equal(words, frame(loaded, output.format, 2, 2, output.config.vector_lanes))
+    np.testing.assert_array_equal(words, load_image(loaded, output.format, 2, 2, output.config.vector_lanes))
     # 4 + 2 + 2 heads of 8, dim 32, ffn 40 in 64: one or two blocks; L = 2 rows of A, L * 32 / 8 = 8 rows of B an address
     addresses = (3 * 4 + 8) + (4 + 4) + (2 * 4 + 16) + (4 * 2 + 4)
     assert figures["sram_bits"] == addresses * 2 * (256 + 32)
@@ -445,9 +413,9 @@ def test_refused(hardwire_command, compiled, out, tmp_path):
     refused("no compiled model", tmp_path)
     refused("its chip holds adapters 1 to 3, not 4", out, compiled / "pirates", "--slot", 4)
     refused("adapter_config.json is missing", out, tmp_path / "nothing")
-    write_adapter(tmp_path / "large", random_adapter(9, SHAPE, ("o",)))
+    write_adapter(tmp_path / "large", random_peft_adapter(9, SHAPE, ("o",)))
     refused("layers.0.o has rank 9, the chip's adder only 8", out, tmp_path / "large")
-    write_adapter(tmp_path / "wide", random_adapter(2, replace(SHAPE, dim=64), ("k",)))
+    write_adapter(tmp_path / "wide", random_peft_adapter(2, replace(SHAPE, dim=64), ("k",)))
     refused("has shape (2, 64), not (2, 32)", out, tmp_path / "wide")
 
 

@@ -62,10 +62,8 @@ def test_ranges_and_error_of_rounding_to_nearest(bits, inputs, size):
     # With the whole range of the block the largest error is half a step.  Rounding d adds at most half a unit
     # a code, rounding m half of 2^k units, k <= 4.  The search may only lower the mean square.
     blocks = np.pad(w, ((0, 0), (0, -inputs % BLOCK))).reshape(50, -1, BLOCK)
-    if bits == 4:
-        step = (blocks.max(axis=2).clip(0) - blocks.min(axis=2).clip(max=0)) / 15
-    else:
-        step = np.abs(blocks).max(axis=2) / 127
+    span = blocks.max(axis=2).clip(0) - blocks.min(axis=2).clip(max=0)
+    step = span / 15 if bits == 4 else np.abs(blocks).max(axis=2) / 127
     lsb = np.ldexp(1.0, qm.e)[:, None]
     bound = step / 2 + lsb * (8 + 8 if bits == 4 else 64)
     error = np.pad(error, ((0, 0), (0, -inputs % BLOCK))).reshape(50, -1, BLOCK)

@@ -39,17 +39,17 @@ def train_sentencepiece(path, **options):
         sentence_iterator=iter(line for line in CORPUS if line.strip()),
         model_writer=stream,
         minloglevel=2,
-        **dict(
-            model_type="bpe",
-            vocab_size=900,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            split_digits=True,
-            allow_whitespace_only_pieces=True,
-            character_coverage=0.9995,
-            num_threads=1,
-        )
+        **{
+            "model_type": "bpe",
+            "vocab_size": 900,
+            "byte_fallback": True,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "split_digits": True,
+            "allow_whitespace_only_pieces": True,
+            "character_coverage": 0.9995,
+            "num_threads": 1,
+        }
         | options,
     )
     path.write_bytes(stream.getvalue())
