@@ -19,7 +19,7 @@ WIDE_SCALE = 1 << 12
 
 
 class FloatSession(Session):
-    """The checkpoint in floating point; samples with the chip's noise, from logits rounded to Wide's LSB."""
+    """The checkpoint in floating point.  It samples with the chip's noise from logits rounded to LSB 2**-12."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class FloatSession(Session):
 
 
 class GoldenSession(Session):
-    """The integer model."""
+    """The golden model: the chip's integers in numpy."""
 
     at_once = 64
 
@@ -76,9 +76,9 @@ class GoldenSession(Session):
 
 
 class RtlSession(Session):
-    """The simulated chip's first sequence.  ``adapter`` is the number of one that is loaded, or 0.
+    """The first sequence of a simulated chip.  ``adapter`` is the number of a loaded adapter, or 0 for none.
 
-    ``position`` is not 0 if the chip was restored from a state in which the sequence had that many.
+    ``position`` is the number of tokens that the sequence holds already, if the chip was restored from a state.
     """
 
     def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0, position: int = 0):

@@ -1,4 +1,4 @@
-"""One way to talk to a model, whatever computes it (``sim.backends``, or a board: ``fpga.link.host``)."""
+"""The interface to a model that ``sim.backends`` computes, or a board (``fpga.link.host``)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ class SessionError(HardwireError):
 
 
 class ContextFull(SessionError):  # noqa: N818 (not a defect: the end of every long text)
-    """There is no position left for it."""
+    """A token for which there is no position left."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: greedily at temperature 0, else by Gumbel-max from ``seed`` and the position."""
+    """The choice of the next token: the likeliest at temperature 0, else Gumbel-max with noise from ``seed`` and the position."""
 
     temperature: float = 0.0
     seed: int = 0
@@ -44,8 +44,8 @@ class Reply:
 class Session(ABC):
     """One sequence that grows a token at a time.
 
-    ``position`` is that of the next token; ``max_context`` positions fit, or, where the window slides, any number.
-    ``at_once`` is how many tokens ``feed`` best gets: as many more cost little more.
+    ``position`` is that of the next token.  ``max_context`` positions fit; where the window ``slides``, any number does.
+    ``at_once`` is the number of tokens that ``feed`` computes in one pass: fewer take about as long.
     """
 
     at_once = 1
@@ -55,7 +55,7 @@ class Session(ABC):
 
     @property
     def full(self) -> bool:
-        """No further token fits."""
+        """Whether no further token fits."""
         return self.position >= self.max_context and not self.slides
 
     def step(self, token: int, sampling: Sampling = Sampling()) -> Reply:
@@ -65,7 +65,7 @@ class Session(ABC):
         return reply
 
     def continued(self, token: int, n_tokens: int, sampling: Sampling, stop: Sequence[int]) -> Iterator[Reply]:
-        """``generate`` after a prompt of one token."""
+        """Yield replies as ``generate`` does, after a prompt of one token."""
         for _ in range(n_tokens):
             reply = self.step(token, sampling)
             yield reply

@@ -28,16 +28,17 @@ def quantise_norm(gain: np.ndarray, dim: int, eps: float, residual_shift: int) -
 
 
 def choose_residual_shift(embedding: np.ndarray) -> int:
-    """Powers of two that lift a small embedding to a root mean square of about 2**-4, so that LSB 2**-12 suffices.
+    """Choose n so that a small embedding times 2**n has a root mean square of about 2**-4, where LSB 2**-12 suffices.
 
-    Massive activations need the range above: SmolLM2's embedding (rms 0.1, residual up to 24,000) is left alone.
+    An embedding above that is left alone, because large activations need the range: SmolLM2's has a root mean square of 0.1,
+    and its residual reaches 24,000.
     """
     rms = float(np.sqrt(np.mean(np.square(embedding, dtype=np.float64))))
     return 0 if rms == 0 else int(np.clip(np.floor(-4 - np.log2(rms)) + 1, 0, 12))
 
 
 def _padded_rows(matrix: QuantisedMatrix, rows: int) -> QuantisedMatrix:
-    """Rows that compute padding: d = m = 0, so that they give zero."""
+    """Append rows of d = m = 0, whose results are zero, up to ``rows`` rows."""
     extra = rows - len(matrix.e)
     if not extra:
         return matrix
@@ -50,9 +51,9 @@ _CLASS = {kind: group for group, kinds in GROUPS.items() for kind in kinds} | {"
 
 
 def class_bits(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bits of each kind of matrix: what the file's codes have if all matrices of the kind agree, else the default.
+    """Choose the bits of each class of matrices: those of the file's codes, if all matrices of the class agree.
 
-    Linears default to four bits, embedding and head to eight.
+    Otherwise the layers' matrices get four bits, embedding and head eight.
     """
     found: dict[str, set[int]] = {}
     for name, shape in checkpoint.config.tensor_shapes().items():
@@ -74,8 +75,8 @@ def quantise_checkpoint(
 ) -> IntegerModel:
     """Build the integer model of a checkpoint, one tensor at a time.
 
-    ``prepared`` holds matrices that were quantised elsewhere (GPTQ), in canonical row order, q not yet scaled.
-    ``progress`` is told each matrix's name when it is done.
+    ``prepared`` holds matrices that GPTQ has quantised, in canonical row order, q not yet scaled.
+    ``progress`` gets each matrix's name when it is done.
     """
     config: LlamaConfig = checkpoint.config
     fmt = ModelFormat.of(config, wide_bits=wide_bits, **class_bits(checkpoint))
@@ -113,8 +114,8 @@ def quantise_checkpoint(
         if kind in ("q", "k"):
             matrix = matrix.rows(pair_order(shape[0] // config.head_dim, config.head_dim))
         if kind == "embed":
-            # What is read as residual must be zero in the padding, and only 128 is.  (Four-bit codes come from GGUF,
-            # whose rows are whole blocks.)
+            # Rows of the embedding become the residual, whose padding must be zero: in eight bits that is the code 128.
+            # Four-bit codes come from GGUF, whose rows are whole blocks.
             matrix.q.reshape(shape[0], -1)[:, shape[1] :] = 128
         matrix = _padded_rows(matrix, row_counts.get(kind, shape[0]))
         if kind in ("o", "down") or (kind == "embed" and not config.tied):

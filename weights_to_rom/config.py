@@ -1,4 +1,4 @@
-"""The shape of a Llama, as every stage of the pipeline sees it."""
+"""The shape of a Llama checkpoint."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,8 +26,8 @@ class RopeScaling:
 class LlamaConfig:
     """Shapes and constants of one Llama checkpoint.
 
-    ``ffn_dim`` is the inner width of SwiGLU; ``max_seq_len`` the context the model was trained for;
-    ``tied`` says that the LM head is the embedding.
+    ``ffn_dim`` is the inner width of SwiGLU, ``max_seq_len`` the context of the training; ``tied`` says that the LM head is
+    the embedding.
     """
 
     dim: int

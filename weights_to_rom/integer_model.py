@@ -1,6 +1,6 @@
 """The integer model: every integer a chip contains, in one safetensors file.
 
-The golden model and the hardware are both built from it and from nothing else.
+The golden model and the hardware are built from it and from nothing else.
 """
 
 import json
@@ -38,7 +38,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class IntegerModel:
-    """Matrices and norms by canonical name; rows and columns padded as docs/arithmetic.md says."""
+    """Matrices and norms by canonical name (``LlamaConfig.tensor_shapes``), padded as docs/arithmetic.md says.
+
+    ``freq_q`` are turns a position of each rotated pair, LSB 2**-32; ``residual_shift`` the powers of two by which the residual
+    is larger than the checkpoint's; ``report`` what ``compile.quantise_checkpoint`` kept and changed.
+    """
 
     format: ModelFormat
     matrices: Mapping[str, QuantisedMatrix]
@@ -55,7 +59,7 @@ class IntegerModel:
         return self.matrices["embed" if self.format.tied else "head"]
 
     def parameters(self) -> int:
-        """Weights of the model itself, padding not counted."""
+        """Count the weights of the checkpoint, without padding."""
         f = self.format
         layer = f.dim * f.head_dim * (f.n_heads + f.n_kv_heads) * 2 + 3 * f.dim * f.ffn_dim + 2 * f.dim
         return f.n_layers * layer + f.dim + f.vocab_size * f.dim * (1 if f.tied else 2)

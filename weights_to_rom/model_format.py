@@ -16,6 +16,16 @@ def ceil_to(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def rank_block(rank: int) -> int:
+    """nb = min(32, rank): elements of an adapter's MX block along the rank (docs/arithmetic.md, lora)."""
+    return min(BLOCK, rank)
+
+
+def lora_word_bits(rank: int) -> int:
+    """Bits of a word of adapter memory: 32 mantissas of 8 bits, element j's at bit 8 j, and above them 32 / nb exponents of 8."""
+    return 8 * (BLOCK + BLOCK // rank_block(rank))
+
+
 def _shape(source: "LlamaConfig | ModelFormat") -> dict[str, Any]:
     """The fields that a LlamaConfig and a ModelFormat have in common."""
     names = ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "max_seq_len", "tied")

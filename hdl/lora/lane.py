@@ -6,23 +6,13 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.fabric.row_lane import ROUND_TERM, TERM_FRACTION
 from hdl.lib.streams import EXP_BITS
-from weights_to_rom.model_format import BLOCK
+from weights_to_rom.model_format import BLOCK, lora_word_bits, rank_block
 
 SHIFT_RIGHT = 24
 """The largest shift to the right.  |P| < 2**19, so 20 and more leave 0; 24 is the first multiple of eight among these."""
 
 SHIFT_BITS = 6
 """Bits of a shift.  0 is SHIFT_RIGHT to the right, 63 is 39 to the left, where every P but 0 saturates."""
-
-
-def rank_block(rank: int) -> int:
-    """nb: elements of an MX block along the rank (docs/arithmetic.md, lora)."""
-    return min(BLOCK, rank)
-
-
-def lora_word_bits(rank: int) -> int:
-    """Bits of a word of adapter memory: 32 mantissas, element j's at bit 8j, and above them 32 / nb exponents."""
-    return 8 * BLOCK + EXP_BITS * (BLOCK // rank_block(rank))
 
 
 class LoraLane(wiring.Component):

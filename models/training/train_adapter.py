@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name)
+import torch.nn.functional as F
 import typer
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console

@@ -12,7 +12,7 @@ from cocotb_tools.runner import Verilator
 
 from sim.rtl.verilator import SimulationError, verilator_root
 
-# What a configure step on this machine would have put into the wheel's makefile; cocotb needs C++ 20.
+# Settings of a configure step, which the wheel's makefile lacks.  cocotb needs C++ 20.
 _MAKE_SETTINGS = {
     "CFG_CXXFLAGS_PCH_I": "-include",
     "CFG_CXXFLAGS_STD": "-std=gnu++20",
@@ -29,8 +29,8 @@ class WheelVerilator(Verilator):
     cocotb's own class asks for ``--public-flat-rw``: every signal of the design then is one that a test might
     look at, and no optimisation may remove it.
 
-    ``optimise`` is the level at which the C++ is compiled: ``-O0`` is soon there, ``-O2`` runs faster.
-    ``runtime``, a folder, keeps what does not depend on the design, for later builds at the same level.
+    ``optimise`` is the level at which the C++ is compiled: ``-O0`` compiles faster, ``-O2`` runs faster.
+    ``runtime`` is a folder for the objects that do not depend on the design; later builds at the same level copy them.
     """
 
     def __init__(self, optimise: str = "-O0", runtime: Path | None = None) -> None:
@@ -57,7 +57,7 @@ class WheelVerilator(Verilator):
         return [verilate, make]
 
     def keep_runtime(self) -> None:
-        """Put what was compiled into the ``runtime`` folder, unless another build was first."""
+        """Copy the objects of Verilator's runtime into the ``runtime`` folder, unless another build did so first."""
         if not self._runtime or self._runtime.is_dir():
             return
         with tempfile.TemporaryDirectory(dir=self._runtime.parent) as scratch:

@@ -9,12 +9,12 @@ from weights_to_rom.pack.planes import planes
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 
 POSITIONS_AT_ONCE = 128
-"""Vectors a pass: a block's terms then stay in the second-level cache."""
+"""Vectors a pass.  With so few, the terms of a block stay in the second-level cache."""
 
 
 @dataclass(frozen=True)
 class PreparedMatrix:
-    """A matrix as the factors of its terms: a block's terms of all rows are one small matrix product.
+    """A matrix as the factors of its terms, so that one small matrix product gives the terms of a block for all rows.
 
     ``factors`` float64[planes, blocks, 34, rows]: 2**e * d * q for the 32 inputs, then -2**(e+k) * m for their sum, then
     one half for rounding.  ``top`` is the largest e.

@@ -14,12 +14,12 @@ from sim.rtl.verilator import PLAIN, Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 
 MAX_CYCLES = 1 << 26
-"""A chip that has not answered by then never will."""
+"""The longest wait for a reply; a chip that needs more never replies."""
 
 
 @dataclass(frozen=True)
 class RtlReply:
-    """What the chip said to a token, and how long it took.
+    """The chip's reply to a token, and the cycles that it took.
 
     ``busy`` counts the cycles in which the fabric read a weight word, ``within`` those from each matrix's first word to
     its last, by ``schedule.Step``.
@@ -79,7 +79,7 @@ class RtlChip:
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        """What this kind of chip needs in its library."""
+        """Name the additions that this kind of chip needs in its library."""
         return PLAIN
 
     def token(
@@ -138,7 +138,7 @@ class RtlChip:
         return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
 
     def state(self) -> np.ndarray:
-        """All that the chip holds between two tokens, uint8: registers, SRAM and, although they never change, ROMs."""
+        """Copy all that the chip holds between two tokens, uint8: registers, SRAM and also the ROMs, which never change."""
         size = self._library.simulation_state(self._chip, None, 0)
         state = np.empty(size, np.uint8)
         self._library.simulation_state(self._chip, state.ctypes.data, size)

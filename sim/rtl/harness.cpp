@@ -67,14 +67,14 @@ public:
         m_cp = const_cast<uint8_t*>(bytes);
         m_endp = m_cp + size;
     }
-    void fill() override {}  // all of it is there
+    void fill() override {}  // nothing to refill: the whole state is in memory
 };
 
 }  // namespace
 
 extern "C" {
 
-// What happened between a token's entry and its reply.
+// Counts between the entry of a token and its reply; Statistics of library.py.
 struct Statistics {
     uint64_t cycles;           // from the cycle in which the token is taken to that of the reply, both counted
     uint64_t busy[STEPS];      // cycles in which the fabric read a weight word, by matrix

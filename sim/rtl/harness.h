@@ -1,4 +1,4 @@
-// What the parts of a simulation library share (sim/rtl/harness.cpp).
+// The simulation that harness.cpp, observe.cpp and trace.cpp share.
 
 #pragma once
 

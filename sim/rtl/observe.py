@@ -1,4 +1,4 @@
-"""The simulated chip with its units' output ports in sight: every beat that moves there, by token."""
+"""The simulated chip that records every beat at its units' output ports, by token."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ class Beats:
     """Beats of a tap, in the order in which they moved: ``values`` int64[n, elements], ``exponents`` int64[n, exponents]."""
 
     def __init__(self, tap: Tap, words: np.ndarray):
-        # One more word, which a field at the end may reach into.
+        # One more word, because a field at the end may reach into it.
         self._tap, self._words = tap, np.concatenate([words, np.zeros_like(words[:, :1])], axis=1)
 
     def __len__(self) -> int:

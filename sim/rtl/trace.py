@@ -1,4 +1,4 @@
-"""The simulated chip with the waves of one of its parts, written while asked to."""
+"""The simulated chip with the waves of one of its units."""
 
 import re
 from collections.abc import Sequence
@@ -39,12 +39,12 @@ class TracedChip(RtlChip):
 
 
 def traced(scope: str) -> type[TracedChip]:
-    """The kind of chip that traces ``scope``, a path of instances from the top module on, and what is below it."""
+    """Make the class of chips that trace ``scope`` and all below it; a scope is a path of instances from the top module on."""
     return type("TracedChip", (TracedChip,), {"scope": scope})
 
 
 def units(verilog: str) -> list[str]:
-    """Every part of a chip by the path of its instance: "chip.core.embedding", "chip.core.stage.matvec.lane_00", ..."""
+    """List every unit of a chip by the path of its instance: "chip.core.embedding", "chip.core.stage.matvec.lane_00", ..."""
     inside: dict[str, list[tuple[str, str]]] = {}
     module = ""
     for line in verilog.splitlines():
@@ -60,7 +60,8 @@ def units(verilog: str) -> list[str]:
 
 
 def find_unit(name: str, paths: Sequence[str]) -> str:
-    """The path that ends in ``name``, as in "rmsnorm", "lane_00" or "attention.cache".  Raises ValueError if it is not one."""
+    """Find the path that ends in ``name``, for example "rmsnorm", "lane_00" or "attention.cache".  Raises SimulationError
+    unless there is exactly one."""
     found = [path for path in paths if f".{path}".endswith(f".{name}")]
     if len(found) == 1:
         return found[0]

@@ -43,7 +43,7 @@ CXX_FLAGS = (
     "-DVM_SC=0",
     f"-DSTEPS={len(Step)}",
     "-Wno-attributes",
-    # Code that never runs, as that which saves a state, else moves the code that does: 3 % of its speed.
+    # Without this, code that rarely runs (saving a state) shifts the code that does, which costs 3 % of speed.
     "-falign-functions=64",
 )
 
@@ -55,9 +55,9 @@ SHARED = ("-fno-dfg", str(Path(__file__).with_name("verilator.vlt")))
 
 @dataclass(frozen=True)
 class Addition:
-    """What a build has beside the chip and its harness: C++ of its own, options and a configuration file of Verilator.
+    """The parts of a build besides the chip and its harness: C++ sources, options and a configuration file of Verilator.
 
-    ``runtime`` are sources of Verilator's own that it needs.  With another ``harness`` it is around the module ``top``.
+    ``runtime`` names sources of Verilator itself.  Another ``harness`` drives the module ``top`` instead of the chip.
     """
 
     source: Path | None = None
@@ -173,7 +173,7 @@ def build_library(
         def compile_one(source: Path) -> Path:
             nonlocal finished
             object_file = work / f"{source.stem}.o"
-            # What runs once (constructors, $readmemh) need not be fast, only soon there.
+            # Code that runs once (constructors, $readmemh) shall compile fast and need not run fast.
             level = "-O0" if "Slow" in source.stem else "-O2"
             _run([compiler, "-c", *flags, level, str(source), "-o", str(object_file)])
             finished += 1

@@ -1,4 +1,4 @@
-"""A simulated board, over its serial line, beside golden."""
+"""A simulated board over its serial line, compared with golden."""
 
 import serial
 

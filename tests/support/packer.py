@@ -1,4 +1,4 @@
-"""ROM images that are not those of the integer model beside them, with hashes that agree: what a wrong packer would write."""
+"""A stand-in for a wrong packer: ROM images that differ from the integer model, with hashes that agree."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 
 
 def packed_wrong(out: Path, to: Path, spoil: Callable[[IntegerModel], IntegerModel]) -> Path:
-    """A copy of a compiled model whose ROMs hold what ``spoil`` makes of its integer model."""
+    """Copy a compiled model and pack its ROMs from the model that ``spoil`` returns."""
     shutil.copytree(out, to)
     output = CompiledModel(to)
     config = output.config

@@ -1,6 +1,6 @@
-"""LoRA adapters as integers: what the chip's adder multiplies with, and how it comes into adapter memory.
+"""LoRA adapters as integers: the operands of the chip's LoRA adder, and the load image that writes them into adapter memory.
 
-docs/arithmetic.md, lora (section 4) and section 6, define every number here.
+docs/arithmetic.md, lora (section 4) and section 6, defines every number here.
 """
 
 import json
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
-from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to
+from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to, lora_word_bits, rank_block
 from weights_to_rom.projections import GROUPS
 from weights_to_rom.row_order import pair_order
 from weights_to_rom.schedule import Step, lora_matrices
@@ -29,13 +29,13 @@ STEPS = {Step[group.upper()]: kinds for group, kinds in GROUPS.items()}
 
 @dataclass(frozen=True)
 class LoraBlocks:
-    """The adapter of one matrix in MX blocks: a value is mant * 2**exp; rows and columns are padded as the matrix' are.
+    """The adapter of one matrix in MX blocks: value = mant * 2**exp.  Rows and columns are padded like those of the matrix.
 
     Members
     -------
-    a_mant : int8[rank, blocks, 32]       A along its inputs
+    a_mant : int8[rank, blocks, 32]       A, blocks along its inputs
     a_exp : int8[rank, blocks]            -64..63
-    b_mant : int8[rows, rank // nb, nb]   B along the rank, nb = min(32, rank); the scale is in it
+    b_mant : int8[rows, rank // nb, nb]   B, blocks of nb = min(32, rank) along the rank; the scale is multiplied in
     b_exp : int8[rows, rank // nb]        -64..63
     """
 
@@ -49,7 +49,7 @@ class LoraBlocks:
 class IntegerAdapter:
     """One adapter for chips of one ``rank``: blocks by the canonical name of their matrix ("layers.0.q").
 
-    A matrix that is not there has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (the adapter's
+    A matrix without an entry has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (the adapter's
     own), ``worst_block_error`` (rms error of a block over the rms of its row) and ``worst_block_error_in``.
     """
 
@@ -94,11 +94,9 @@ class IntegerAdapter:
         return cls(about["rank"], matrices, about["report"])
 
 
-def lora_block(rank: int) -> int:
-    """Elements of a block along the rank: nb = min(32, rank).  Raises ValueError for a rank that no chip has."""
+def _check_rank(rank: int) -> None:
     if rank not in RANKS:
         raise ValueError(f"rank must be a power of two from 2 to 64, not {rank!r}")
-    return min(BLOCK, rank)
 
 
 def matrix_shape(fmt: ModelFormat, kind: str) -> tuple[int, int]:
@@ -112,12 +110,13 @@ def matrix_shape(fmt: ModelFormat, kind: str) -> tuple[int, int]:
 def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int, rank: int) -> IntegerAdapter:
     """An adapter as integers, for a chip whose adder has ``rank``.
 
-    ``residual_shift`` is that of the integer model the adapter is added to.
+    ``residual_shift`` is that of the integer model that the adapter belongs to.
 
     Raises AdapterError for a larger rank than the chip's, and for values of 127 * 2**63 or more; ValueError for a
     ``rank`` that no chip has.
     """
-    nb = lora_block(rank)
+    _check_rank(rank)
+    nb = rank_block(rank)
     matrices: dict[str, LoraBlocks] = {}
     worst = (0.0, "")
     for name, pair in adapter.matrices.items():
@@ -145,7 +144,7 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
 
 
 def _quantise(what: str, w: np.ndarray, rows: int, columns: int, block: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """w[.., ..], filled up with zeros to [rows, columns], as mantissas, exponents, and the worst relative error of a block."""
+    """Quantise w, padded with zeros to [rows, columns]: mantissas, exponents, and the worst relative error of a block."""
     padded = np.zeros((rows, columns))
     padded[: w.shape[0], : w.shape[1]] = w
     padded = padded.reshape(rows, -1, block)
@@ -164,11 +163,6 @@ def _quantise(what: str, w: np.ndarray, rows: int, columns: int, block: int) -> 
     return mant.astype(np.int8), e.astype(np.int8), float(relative.max())
 
 
-def word_bits(rank: int) -> int:
-    """Bits of a word of adapter memory: 32 mantissas, and the exponents of the rows of B that they belong to."""
-    return 8 * (BLOCK + BLOCK // lora_block(rank))
-
-
 def adapter_words(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
     """Addresses that an adapter takes; each holds ``lora_lanes`` words."""
     _check_lanes(rank, lora_lanes)
@@ -177,11 +171,11 @@ def adapter_words(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
 
 def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
     """Bits of SRAM that an adapter takes."""
-    return adapter_words(fmt, rank, lora_lanes) * lora_lanes * word_bits(rank)
+    return adapter_words(fmt, rank, lora_lanes) * lora_lanes * lora_word_bits(rank)
 
 
 def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
-    """CRC-32 of a text of all that decides what a load image's words mean: shapes, rank and lanes."""
+    """CRC-32 of a text that names the shapes, the rank and the lanes: together they decide the meaning of a load image's words."""
     shape = {name: getattr(fmt, name) for name in ("n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")}
     lanes = {"rank": rank, "lora_lanes": lora_lanes, "vector_lanes": vector_lanes}
     text = " ".join([KIND, *(f"{name}={n}" for name, n in (shape | lanes).items())])
@@ -189,9 +183,9 @@ def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int)
 
 
 def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, vector_lanes: int) -> np.ndarray:
-    """The contents of adapter memory, uint8[addresses, lora_lanes, word_bits / 8], low bits first.
+    """The contents of adapter memory, uint8[addresses, lora_lanes, lora_word_bits / 8], low bits first.
 
-    ``vector_lanes`` rows of gate and of up take turns, as the fabric gives them.
+    ``vector_lanes`` rows of gate alternate with as many of up: the order of the fabric's results.
 
     Raises AdapterError for an adapter of another shape.
     """
@@ -222,8 +216,8 @@ def load_image(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lane
 
 
 def _step(adapter: IntegerAdapter, fmt: ModelFormat, names: list[str], lora_lanes: int, vector_lanes: int) -> Iterator[np.ndarray]:
-    """The addresses of one step: A of each projection, then B of all."""
-    nb = lora_block(adapter.rank)
+    """Yield the addresses of one step: A of each projection, then B of all of them."""
+    nb = rank_block(adapter.rank)
     projections = [adapter.matrices.get(name) or _zeros(fmt, name.rpartition(".")[2], adapter.rank) for name in names]
     for p in projections:
         exponents = np.zeros((*p.a_exp.shape, BLOCK // nb), np.int8)
@@ -241,7 +235,7 @@ def _step(adapter: IntegerAdapter, fmt: ModelFormat, names: list[str], lora_lane
 
 
 def _rows_in_order(names: list[str], rows: int, vector_lanes: int) -> np.ndarray:
-    """The order of a step's stacked rows: as they are, but for gate and up."""
+    """Order the stacked rows of a step: gate and up alternate, other rows stay."""
     order = np.arange(rows)
     if names[0].endswith(".gate"):
         order = order.reshape(2, -1, vector_lanes).swapaxes(0, 1).reshape(-1)
@@ -249,13 +243,13 @@ def _rows_in_order(names: list[str], rows: int, vector_lanes: int) -> np.ndarray
 
 
 def _zeros(fmt: ModelFormat, kind: str, rank: int) -> LoraBlocks:
-    (rows, blocks), nb = matrix_shape(fmt, kind), lora_block(rank)
+    (rows, blocks), nb = matrix_shape(fmt, kind), rank_block(rank)
     return LoraBlocks(*(np.zeros(shape, np.int8) for shape in (
         (rank, blocks, BLOCK), (rank, blocks), (rows, rank // nb, nb), (rows, rank // nb))))  # fmt: skip
 
 
 def _check_lanes(rank: int, lora_lanes: int) -> None:
-    lora_block(rank)
+    _check_rank(rank)
     if lora_lanes < 1 or rank % lora_lanes:
         raise ValueError(f"lora_lanes must divide the rank ({rank}), not be {lora_lanes!r}")
 

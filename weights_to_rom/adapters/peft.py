@@ -2,7 +2,7 @@
 
     y = W x + scale * B (A x)        scale = alpha / r, or alpha / sqrt(r) for rsLoRA
 
-What changes the numbers in any other way is refused by name: the chip computes this and nothing else.
+Settings that change the numbers in any other way are refused by name: the chip computes this formula and nothing else.
 """
 
 import math
@@ -22,10 +22,10 @@ from weights_to_rom.readers.safetensors_file import SafetensorsError, Safetensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-# What says which matrices have an adapter, and its rank and scale.
+# Fields that decide which matrices have an adapter, and its rank and scale.
 _READ = {"peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
          "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "bias"}  # fmt: skip
-# What matters in training, or says where things come from.  Anything that is in neither list must be off.
+# Fields that matter in training only, or name origins.  A field in neither list must be off.
 _WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
                    "inference_mode", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core", "peft_version",
                    "qalora_group_size", "revision", "runtime_config", "task_type"}  # fmt: skip
@@ -56,7 +56,7 @@ class LoraPair:
 class PeftAdapter:
     """Adapters by the canonical name of their matrix ("layers.0.q"), rows in Hugging Face's order.
 
-    ``source`` is what to call it in messages.
+    ``source`` names the adapter in messages.
     """
 
     source: str
@@ -211,6 +211,6 @@ def _is_target(raw: dict[str, Any], module: str) -> bool:
 
 
 def _short(value: object) -> str:
-    """A value in a message: not longer than a line has room for."""
+    """Shorten a value to 60 characters for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

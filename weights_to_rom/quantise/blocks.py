@@ -68,7 +68,8 @@ class QuantisedMatrix:
 def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
     """Worst and mean error of a block: its rms error over the rms weight of its row.
 
-    The row's, since that is what a block's error is added to.  Padding is not counted; rows of zeros are 0.
+    The row's rms is the measure because a result adds up the errors of all blocks of its row.  Padding does not count; the
+    error of a row of zeros that stays zero is 0.
     """
     rows, inputs = w.shape
     n_blocks = qm.d.shape[1]

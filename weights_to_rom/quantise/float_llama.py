@@ -57,7 +57,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, sink_q: np.ndarray | Non
 class Layer:
     """One decoder layer.  ``weights`` maps ``q``, ``attn_norm`` ... to its tensors and may be written to.
 
-    Where ``adapter`` has a matrix, its result is W x + scale * B (A x).
+    With an ``adapter`` for a matrix, the result is W x + scale * B (A x).
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class FloatLlama:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every token fed so far."""
+        """Forget every token so far."""
         self.past: list[KeysAndValues | None] = [None] * self.config.n_layers
         self.position = 0
 

@@ -1,4 +1,4 @@
-"""GPTQ on the weight block format: each weight's rounding error is made good by the weights not yet rounded.
+"""GPTQ on the weight block format: the weights not yet rounded make up for the rounding error of each weight.
 
 Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
 arXiv 2210.17323, algorithm 1, with the blocks of 32 inputs as groups.
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from weights_to_rom.config import LlamaConfig
+from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import BLOCK
 from weights_to_rom.projections import GROUPS, LINEARS
 from weights_to_rom.quantise.blocks import QuantisedMatrix
@@ -30,15 +31,15 @@ def gptq(
     """The linears of every layer in four bits, under their canonical names.
 
     The calibration text is cut into windows of 512 tokens, or of ``max_seq_len`` if that is less; several
-    thousand tokens make a good Hessian.  Matrices are quantised in the order in which data flows, each on
-    what the quantised matrices before it make of the text.  In memory at a time are one layer's weights, and
-    4 * dim bytes a token for the residual stream.  ``progress(name)`` is called after each matrix.
+    thousand tokens make a good Hessian.  Matrices are quantised in the order of the data flow.  The inputs of
+    each come from the matrices quantised so far.  Memory holds one layer's weights at a time, and 4 * dim bytes a token for
+    the residual stream.  ``progress(name)`` is called after each matrix.
 
-    Raises ``ValueError`` if there is no calibration token.
+    Raises HardwireError if there is no calibration token.
     """
     tokens = np.asarray(calibration_tokens, np.int64)
     if not len(tokens):
-        raise ValueError("GPTQ needs calibration text: it is empty")
+        raise HardwireError("GPTQ needs calibration text: it is empty")
     embedding = np.asarray(tensor("embed"), np.float32)
     window = min(WINDOW, config.max_seq_len)
     stream = [embedding[tokens[i : i + window]] for i in range(0, len(tokens), window)]
@@ -104,7 +105,7 @@ def quantise_with_hessian(w: np.ndarray, hessian: np.ndarray) -> QuantisedMatrix
 def _round_columns(
     columns: np.ndarray, upper: np.ndarray, e: np.ndarray, k: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q uint8[inputs, rows], d and m uint8[rows, n_blocks] of ``columns[inputs, rows]``, which are used up.
+    """q uint8[inputs, rows], d and m uint8[rows, n_blocks] of ``columns[inputs, rows]``, which it overwrites.
 
     ``upper`` is the Cholesky factor of the inverse Hessian, H^-1 = upper^T upper.  Its row j, divided by its
     diagonal element, says how the columns after j make up for an error in column j.
@@ -116,7 +117,7 @@ def _round_columns(
     for block in range(inputs // BLOCK):
         first, last = block * BLOCK, (block + 1) * BLOCK
         todo = columns[first:last]
-        # What is left of an error's cost once the columns after it have made up for it.
+        # The remaining cost of an error after the later columns have made up for it.
         importance = np.diag(upper)[first:last] ** -2.0
         _, fit_d, fit_m = fit_blocks(todo.T[:, None], e, k, BITS, (importance / importance.max())[None])
         d[:, block], m[:, block] = fit_d[:, 0], fit_m[:, 0]

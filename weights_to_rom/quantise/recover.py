@@ -1,4 +1,4 @@
-"""Weights that lie on the grid already, found again exactly."""
+"""Exact recovery of the codes of weights that lie on the grid already, such as weights that were dequantised."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from weights_to_rom.quantise.blocks import E_MAX, E_MIN, K_8BIT, K_MAX
 
 
 def recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Rows of the blocks ``w[rows, n_blocks, 32]`` that are on the grid, and their q, d, m, e, k.
+    """Find the rows of the blocks ``w[rows, n_blocks, 32]`` that are on the grid: row numbers, and their q, d, m, e, k.
 
-    Such a row holds integers of at most 12 (15) bits times a power of two, which other weights never do.
+    Such a row holds integers of at most 12 bits (15 in eight-bit codes) times a power of two.  Other weights never do.
     Within a block, d is then the greatest common divisor of the differences between weights.
     """
     width = 12 if bits == 4 else 15  # 16 * 255 < 2^12; 255 * 128 < 2^15
@@ -27,7 +27,7 @@ def recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...
 
 
 def _solve(w: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Whether, and how, the integers ``w[rows, n_blocks, 32]`` are d * q - (m << k): solved, q, d, m, k."""
+    """Solve the integers ``w[rows, n_blocks, 32]`` for d * q - (m << k): solved bool[rows], q, d, m, k."""
     low = w.min(axis=2)
     d = np.gcd.reduce(w - low[..., None], axis=2)
     d = np.where(d == 0, np.maximum(low, 0), d)  # a constant block: one step above zero, or a minimum only
@@ -50,7 +50,7 @@ def _solve(w: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _solve_symmetric(w: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The same for d * (q - 128)."""
+    """Solve the integers ``w[rows, n_blocks, 32]`` for d * (q - 128): solved, q, d, m, k."""
     d = np.gcd.reduce(w, axis=2)
     q = w // np.maximum(d, 1)[..., None] + 128
     solved = ((d <= 255) & (q >= 0).all(axis=2) & (q <= 255).all(axis=2)).all(axis=1)

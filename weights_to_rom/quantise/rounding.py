@@ -1,4 +1,4 @@
-"""Matrices to blocks: floats rounded to nearest, and blocks of a file that keep their codes."""
+"""Matrices to blocks: rounding floats to nearest, and keeping the codes of a file."""
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def keep_codes(
     bits: int,
     row_scale: float | np.ndarray = 1.0,
 ) -> tuple[QuantisedMatrix, int]:
-    """Blocks ``scale * codes - minimum`` of a file, with the file's codes; and how many could not keep them.
+    """Take over a file's blocks ``scale * codes - minimum`` with their codes; also count the blocks that could not keep them.
 
     ``codes[rows, n_blocks, 32]``; ``scale`` and ``minimum[rows, n_blocks]`` are rounded to eight bits against
     the row's power of two, the minimum so that the block keeps its mean.  Eight bits mean
@@ -69,7 +69,7 @@ def keep_codes(
         q[mirrored] = 15 - q[mirrored]
         mu = np.where(mirrored, mu - 15 * s, mu)
         s = np.abs(s)
-        # What a block with a negative minimum needs once its lowest code is 0.
+        # A block with a negative minimum needs a larger scale: its lowest code becomes 0.
         needed = s + np.maximum(-mu, 0) / 15
         e, k = row_format(needed.max(axis=1), np.maximum(mu, 0).max(axis=1), bits)
         d = np.clip(np.rint(np.ldexp(s, -e[:, None])), 0, 255)

@@ -1,4 +1,4 @@
-"""The search for the scale and the minimum of each block that lose least."""
+"""The search for the scale and the minimum of each block with the least squared error."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def fit_blocks(
     return q, d.astype(np.uint8).reshape(rows, n_blocks), m.astype(np.uint8).reshape(rows, n_blocks)
 
 
-# From here on a block is a column: w[32, blocks], so that sums over a block are sums of long vectors.
+# Below, a block is a column, w[32, blocks]: sums over a block then are sums of long vectors, which numpy does fast.
 
 
 def _columns(w: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def _search(
     span = np.maximum(w.max(axis=0), 0) - low
 
     def on_grid(s: np.ndarray, mean_q: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """s rounded, and the best minimum for it: that which keeps the mean if ``mean_q`` is the codes'."""
+        """Round s and choose the best minimum for it: the one that keeps the mean, if ``mean_q`` is the mean of the codes."""
         if m_step is not None:
             s = np.clip(np.rint(s), 0, 255)
         mu = np.maximum(-low if mean_q is None else s * mean_q - sum_w / total, 0)
@@ -113,7 +113,7 @@ def _search(
 
 
 def _search_symmetric(w: np.ndarray, h: np.ndarray | None, m_step: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The same for eight bits, where the minimum is the scale."""
+    """Search the scale of each column in eight bits, where the minimum is the scale."""
     s = np.abs(w).max(axis=0) / np.float32(127)
     if m_step is None:
         return s, s

@@ -1,4 +1,4 @@
-"""What a checkpoint is to the rest of the pipeline, and the one place that tells the formats apart."""
+"""The interface of a checkpoint, whatever its format, and the checks that all readers share."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from weights_to_rom.config import LlamaConfig
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.text.tokenizer import Tokenizer
 
-# Far above any Llama; a damaged header must not make us list billions of names.
+# Far above any Llama.  Without a limit a damaged header could ask for billions of names.
 MAX_LAYERS = 1000
 
 
@@ -42,8 +42,8 @@ class Checkpoint:
     Members
     -------
     config : LlamaConfig
-    source : str               what to call it in messages
-    notes : list[str]          what was done to tensors that cannot be kept as they are
+    source : str               its name in messages
+    notes : list[str]          one line for each tensor or token that is changed on the way
     tokenizer : Tokenizer | None
     """
 
@@ -136,8 +136,8 @@ def check_tensors(
 ) -> None:
     """Compare what a file holds (``found``: shapes by the file's names) with what the configuration asks for.
 
-    ``names`` maps canonical names to the file's.  A tensor that nobody asked for changes the result in a way
-    that the chip knows nothing of, so it is refused unless its reader says that it may be ``ignored``.
+    ``names`` maps canonical names to the file's.  Extra tensors are refused, unless they are ``ignored``: they would change
+    the result in a way that the chip does not compute.
     """
     shapes = config.tensor_shapes()
     expected = {names[name] for name in shapes}

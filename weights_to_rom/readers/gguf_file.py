@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        # The reader knows no end of file: it stumbles over what is not there.
+        # The reader does not check for the end of the file: a truncated one raises one of these.
         raise CheckpointError(f"{path}: truncated or damaged GGUF file ({error})") from None
     if reader.endianess != gguf.GGUFEndian.LITTLE:
         raise CheckpointError(f"{path}: a big-endian GGUF file: convert it to little-endian")
@@ -156,7 +156,7 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
         return value
 
     def number(key: str, default: float | None = None) -> float:
-        # Stored as float32: take the shortest decimal that stands for it, which is what was written.
+        # Stored as float32.  The shortest decimal with that value is the number that the writer meant.
         return float(str(np.float32(get(key, default))))
 
     dim, n_heads = get("embedding_length"), get("attention.head_count")

@@ -115,7 +115,7 @@ def _open_shards(directory: Path) -> dict[str, SafetensorsFile]:
         for name, shard in weight_map.items():
             if name not in files[shard].entries:
                 raise CheckpointError(f"{directory}: {shard} lacks {name}, which {index.name} promises")
-        # By what the shards hold, so that a tensor that the index forgot is seen.
+        # By the contents of the shards, so that check_tensors also sees a tensor that the index forgot.
         return {name: file for file in files.values() for name in file.entries}
     except SafetensorsError as error:
         raise CheckpointError(str(error)) from None

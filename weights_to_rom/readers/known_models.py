@@ -1,4 +1,4 @@
-"""The models that have names, where each comes from, and where it lies."""
+"""The models with names: where each comes from, and its path on this machine."""
 
 import importlib
 import importlib.util

@@ -17,12 +17,12 @@ from weights_to_rom.text.tokenizer import Tokenizer
 HEADER_BYTES = 7 * 4
 # The first word of versions 1 and 2 ("ak42").
 _LATER_MAGIC = 0x616B3432
-# What comes once a layer, all layers of one kind together; the final norm, RoPE tables and head follow.
+# The tensors of a layer in file order: each for all layers, then the next.  The final norm, RoPE tables and head follow.
 _LAYER_ORDER = ("attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "down", "up")
 
 
 class Llama2cCheckpoint(Checkpoint):
-    """One .bin file; its tokenizer is tok<vocabulary>.bin or tokenizer.bin beside it."""
+    """One .bin file; its tokenizer is tok<vocabulary>.bin or tokenizer.bin in the same folder."""
 
     def __init__(self, path: Path, tokenizer: Tokenizer | None = None) -> None:
         config = _read_config(path)
@@ -84,7 +84,7 @@ def _offsets(path: Path, config: LlamaConfig) -> dict[str, int]:
     for name in ["embed", *layers, "norm"]:
         offsets[name] = end
         end += 4 * math.prod(shapes[name])
-    # Two tables of RoPE's cosines and sines, which nobody reads any more.
+    # Two tables of RoPE's cosines and sines, which this reader skips.
     end += 2 * 4 * config.max_seq_len * (config.head_dim // 2)
     if not config.tied:
         offsets["head"] = end

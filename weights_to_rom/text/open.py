@@ -1,4 +1,4 @@
-"""Tokenizers out of files: which file is which, and what the files beside it add."""
+"""Tokenizers out of files: telling the formats apart, and reading the configuration files of the same folder."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def tokenizer_in(directory: Path) -> Tokenizer | None:
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json, sentencepiece's tokenizer.model, llama2.c's tokenizer.bin, or a directory.
 
-    Beside the first two, tokenizer_config.json, special_tokens_map.json and chat_template.jinja are heeded.
+    For the first two, tokenizer_config.json, special_tokens_map.json and chat_template.jinja of the same folder count too.
     Raises TokenizerError.
     """
     if path.is_dir():
@@ -53,7 +53,7 @@ def _read_json_model(path: Path) -> Tokenizer:
 
 
 def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
-    """Apply what the files beside a tokenizer say of special tokens and of chat."""
+    """Apply the special tokens and the chat template that the configuration files of a directory name."""
     files = [directory / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
     config: dict[str, Any] = {}
     for file in files:

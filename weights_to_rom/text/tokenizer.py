@@ -1,6 +1,6 @@
-"""Text to token numbers and back, and the chat template; whatever file the tokenizer came in.
+"""Text to token numbers and back, and the chat template.
 
-Every tokenizer becomes an object of Hugging Face's ``tokenizers``: a compiled model needs one file format.
+A tokenizer of any format becomes an object of Hugging Face's ``tokenizers``: a compiled model needs one file format.
 """
 
 import json
@@ -59,8 +59,8 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Token numbers of a text.
 
-        ``bos`` puts ``self.bos`` before them, for models whose texts start with it; a chat, whose template
-        writes it, wants False.  Special tokens that are spelt out in the text become those tokens.
+        ``bos`` puts ``self.bos`` first, if the model's texts start with it.  A chat wants False, because its template
+        writes that token.  Special tokens that are spelt out in the text become those tokens.
         """
         ids = self.model.encode(text, add_special_tokens=False).ids
         if bos and self.bos is not None:
@@ -129,7 +129,7 @@ class Tokenizer:
 class StreamDecoder:
     """Text as its tokens come; a character that spans several tokens is held back until it is complete.
 
-    ``prompt`` are the token numbers before the stream, which decide whether its first token starts a text.
+    ``prompt`` are the token numbers that precede the stream: they decide whether its first token starts a text.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
@@ -144,7 +144,7 @@ class StreamDecoder:
         return self._take(final=False)
 
     def finish(self) -> str:
-        """What is left: an incomplete character, as U+FFFD."""
+        """Return the rest: an incomplete character, as U+FFFD."""
         return self._take(final=True)
 
     def _take(self, final: bool) -> str:

@@ -17,7 +17,8 @@ from hdl.verilog import convert
 from sim.rtl.verilator import verilator
 from tests.support.adapters import random_adapter, random_format
 from tests.support.streams import collect, drive, simulate
-from weights_to_rom.adapters.lora import adapter_memory, adapter_words, layout_word, load_image, word_bits
+from weights_to_rom.adapters.lora import adapter_memory, adapter_words, layout_word, load_image
+from weights_to_rom.model_format import lora_word_bits
 
 FMT = random_format(n_layers=1)
 VECTOR_LANES = 4
@@ -30,7 +31,7 @@ def loader(rank, lanes, n_adapters=3, words=None) -> LoraLoader:
         n_adapters=n_adapters,
         words=words or adapter_words(FMT, rank, lanes),
         lora_lanes=lanes,
-        word_bits=word_bits(rank),
+        word_bits=lora_word_bits(rank),
         layout=layout_word(FMT, rank, lanes, VECTOR_LANES),
     )
 
@@ -134,10 +135,10 @@ def test_writes_the_load_image(rank, lanes, stall):
     assert bench.memory == memory
     # ``ready`` changes in the cycle after its word moved, in which the next word may move.
     assert bench.ready_changes == changes
-    assert steps == {number: 0 for number in range(4)} | dict(plan)
+    assert steps == dict.fromkeys(range(4), 0) | dict(plan)
     assert bench.dut.latency == 1
     if not stall:  # a word a cycle; each word of memory is written ``latency`` cycles after its last part moved
-        parts = -(-word_bits(rank) // 32)
+        parts = -(-lora_word_bits(rank) // 32)
         assert times == list(range(len(words)))
         assert bench.write_times == [
             n * k + 1 + parts * (j + 1) + bench.dut.latency for k in range(len(plan)) for j in range(bench.dut.words * lanes)
@@ -162,7 +163,7 @@ def writes_of(words, number):
     """The writes of a small load image."""
     return {
         ((number - 1) * 3 + k // LANES, k % LANES): sum(word << 32 * j for j, word in enumerate(words[2 + 9 * k : 11 + 9 * k]))
-        % (1 << word_bits(RANK))
+        % (1 << lora_word_bits(RANK))
         for k in range(6)
     }
 

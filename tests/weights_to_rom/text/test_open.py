@@ -1,0 +1,54 @@
+"""Which tokenizer file is which, and what the configuration of its folder changes."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from weights_to_rom.text.open import read_tokenizer, tokenizer_in
+from weights_to_rom.text.tokenizer import TokenizerError
+
+
+def write_folder(folder, **config):
+    Tokenizer(models.BPE({"a": 0, "<s>": 1, "</s>": 2}, [])).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    assert tokenizer_in(tmp_path) is None
+    with pytest.raises(TokenizerError, match="holds neither tokenizer"):
+        read_tokenizer(tmp_path)
+
+
+def test_special_tokens_come_from_the_configuration(tmp_path):
+    folder = write_folder(
+        tmp_path, bos_token={"content": "<s>"}, eos_token="</s>", add_bos_token=True, chat_template="{{ eos_token }}"
+    )
+    (folder / "special_tokens_map.json").write_text('{"eos_token": "a"}')
+    for path in (folder, folder / "tokenizer.json"):
+        tokenizer = read_tokenizer(path)
+        assert (tokenizer.bos, tokenizer.eos_ids) == (1, (2,))
+        assert tokenizer.encode("aa") == [1, 0, 0]
+        assert tokenizer.chat([]) == "</s>"
+
+
+def test_a_template_of_its_own_file_wins(tmp_path):
+    write_folder(tmp_path, chat_template=[{"name": "default", "template": "one"}, {"name": "other", "template": "two"}])
+    assert read_tokenizer(tmp_path).chat([]) == "one"
+    (tmp_path / "chat_template.jinja").write_text("three")
+    assert read_tokenizer(tmp_path).chat([]) == "three"
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "not JSON"), ("[]", "not a JSON object")])
+def test_a_damaged_configuration_is_named(tmp_path, content, message):
+    write_folder(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(TokenizerError, match=rf"tokenizer_config\.json: {message}"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    (tmp_path / "vocab.txt").write_text("a")
+    with pytest.raises(TokenizerError, match=r"vocab\.txt: not a tokenizer\.json"):
+        read_tokenizer(tmp_path / "vocab.txt")
