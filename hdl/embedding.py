@@ -9,6 +9,7 @@ from hdl.lib.bits import rshr
 from hdl.lib.rom import RomPort, RowRom
 from hdl.lib.streams import vector_beat
 from weights_to_rom.model_format import BLOCK
+from weights_to_rom.rom_map import ROW_WORD, weight_word
 
 SHIFT_BITS = 6
 LSB_BITS = 12
@@ -144,8 +145,8 @@ class Embedding(wiring.Component):
             {
                 "i": In(stream.Signature(data.StructLayout({"token": bits_for(vocab_size - 1)}))),
                 "residual_shift": In(signed(SHIFT_BITS)),
-                "weights": Out(RomPort(depth=n_words, width=9 * block_lanes // 2, lanes=row_lanes)),
-                "rows": Out(RomPort(depth=n_groups, width=10, lanes=row_lanes)),
+                "weights": Out(RomPort(depth=n_words, width=weight_word(block_lanes).width, lanes=row_lanes)),
+                "rows": Out(RomPort(depth=n_groups, width=ROW_WORD.width, lanes=row_lanes)),
                 "active": Out(1),
                 "o": Out(stream.Signature(vector_beat(vector_lanes, wide_bits), always_ready=True)),
             }

@@ -20,17 +20,19 @@ from weights_to_rom.rom_map import Rom, rom_map
 
 TOP = "chip"
 CORE = f"{TOP}.core"
-"""Where a ``hdl.chip.Chip`` stands in its Verilog."""
-
-# Debian's Yosys is older than Amaranth asks for; the wheel beside it is not.
-os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+"""The path of the ``hdl.chip.Chip`` instance in its Verilog."""
 
 
 class _Registered(wiring.Component):
-    """A component behind a registered reset.
+    """A component whose reset is registered.
 
-    The reset then reaches the chip from a flip-flop, as a board wants it; and a simulator need not look at all of the
+    The reset reaches the component from a flip-flop, which a board needs, and a simulator need not evaluate the component's whole
     next-state logic whenever an input changes.
+
+    Parameters
+    ----------
+    component : wiring.Component
+        Its members become those of this component.
     """
 
     def __init__(self, component: wiring.Component):
@@ -49,11 +51,12 @@ class _Registered(wiring.Component):
 
 
 def _woken(text: str) -> str:
-    """The same Verilog, for simulators that read it as SystemVerilog, too.
+    """The same Verilog, for simulators that read it as SystemVerilog too.
 
-    Yosys has each ``always @*`` look at a register that is declared with 0, so that it runs once at the start: a change
-    from unknown to 0.  SystemVerilog gives declarations their values before any process waits for a change, and what
-    depends on constants alone then stays unknown.  An ``initial`` at a module's end comes after its ``always @*``.
+    Yosys makes each ``always @*`` depend on a register that is declared with the value 0.  The register changes from unknown to 0
+    at the start, so that the process runs once.  SystemVerilog gives declarations their values before any process waits for a
+    change: a process that depends on constants alone would never run.  An ``initial`` at the end of the module runs after its
+    ``always @*`` processes wait, hence the rewriting.
     """
     text = re.sub(r"\\\$auto\$verilog_backend\S+", r"\\$wake", text)
     return re.sub(
@@ -65,9 +68,9 @@ def _woken(text: str) -> str:
 
 
 def _replicated(text: str) -> str:
-    """The same Verilog with ``{ a, a, a }`` as ``{ {3{a}} }``, which Yosys does not write.
+    """The same Verilog with ``{ a, a, a }`` written as ``{ {3{a}} }``, a form that Yosys does not write.
 
-    A sign extension is then one for people and for Verilator, which else puts it together bit by bit.
+    People and Verilator recognise a sign extension in this form; Verilator assembles the other form bit by bit.
     """
 
     def once(match: re.Match) -> str:
@@ -78,7 +81,7 @@ def _replicated(text: str) -> str:
 
 
 class _Parts(VerilogPlatform):
-    """The platform that Verilog is written for: a module for each kind of memory, and for each kind of lane."""
+    """The platform for writing Verilog: each kind of memory and each kind of lane becomes a module."""
 
     def __init__(self):
         super().__init__()
@@ -109,17 +112,28 @@ def _text(component: wiring.Component, name: str, platform: _Parts) -> str:
 
 
 def convert(component: wiring.Component, name: str, roms: Iterable[Rom | RomSpec] = ()) -> str:
-    """A component and the modules it instantiates, as Verilog; no source locations, so no path of a machine."""
+    """A component and the modules it instantiates, as Verilog; no source locations, so no path of a machine.
+
+    Parameters
+    ----------
+    component : wiring.Component
+    name : str
+        Name of the top module.
+    roms : iterable of Rom or RomSpec
+        The ROMs that the component instantiates; their contents stand in ``<name>.hex`` files.
+    """
+    # Debian's Yosys is older than Amaranth asks for; the Yosys of Amaranth's own wheel is not.
+    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     parts = _Parts()
     text = _text(component, name, parts)
     return text + parts.verilog + "".join("\n" + rom_verilog(rom.name, rom.width, rom.depth) for rom in roms)
 
 
 def chip_verilog(model: ModelFormat, config: ChipConfig) -> str:
-    """The chip for a model's format: top module ``chip``, ROM contents in ``<name>.hex`` files beside the simulation."""
+    """The chip for a model's format: top module ``chip``; it reads ROM contents from ``<name>.hex`` files where it is simulated."""
     return whole_verilog(Chip(model=model, config=config), TOP, rom_map(model, **config.rom_lanes).values())
 
 
 def whole_verilog(component: wiring.Component, name: str, roms: Iterable[Rom | RomSpec]) -> str:
-    """A chip, or what is built around one, with all that it needs, behind a registered reset."""
+    """A complete design, such as a chip or a board around one: its reset is registered, and every module it needs is there."""
     return convert(_Registered(component), name, roms) + "\n" + CLOCK_GATE_VERILOG

@@ -1,4 +1,4 @@
-"""The shapes and number formats of a model: all that the hardware knows of it, and never a weight."""
+"""The shapes and number formats of a model: all that the hardware depends on, never a weight."""
 
 from dataclasses import asdict, dataclass
 from math import gcd
@@ -69,7 +69,7 @@ class ModelFormat:
                 f"a tied head has the embedding's bits: embed_bits is {self.embed_bits}, head_bits is {self.head_bits}"
             )
         if self.embed_bits == 4 and self.dim % BLOCK:
-            # Padding is read as residual and must be zero, which only the code 128 of eight bits always is.
+            # Padding is read as residual and must be zero.  Eight bits have a code for zero, 128; four bits have none.
             raise HardwireError(f"a four-bit embedding needs a dim that is a multiple of {BLOCK}, not {self.dim}")
         if not 4 <= self.sine_bits <= 14:
             raise HardwireError(f"sine_bits must be 4 to 14, not {self.sine_bits!r}")

@@ -1,7 +1,7 @@
-"""The order in which a chip reads its matrices: the one thing that packing and the fabric must agree on.
+"""The order in which a chip reads its matrices; packing and the fabric must agree on it.
 
-For each layer the stacked k, v, q rows, then o, then gate and up in turns, then down; after the last layer the LM head.
-The weight ROM holds the matrices in this order, so that the fabric only counts.
+Each layer has the stacked rows of k, v and q, then o, then gate and up by turns, then down.  The LM head follows the last layer.
+The weight ROM holds the matrices in this order, so that the fabric addresses it by a counter.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from weights_to_rom.model_format import BLOCK, ModelFormat
 
 
 class Step(IntEnum):
-    """What a matrix computes: the tag of its results."""
+    """The use of a matrix; it is the tag of the matrix's results."""
 
     QKV = 0
     O = 1  # noqa: E741  (the field's name for the attention output projection)
@@ -34,7 +34,7 @@ class MatrixShape:
         return -(-self.rows // row_lanes)
 
     def words(self, row_lanes: int, block_lanes: int) -> int:
-        """Words of a row lane's ROM, one a cycle."""
+        """Words of a row lane's ROM; the fabric reads one a cycle."""
         return self.groups(row_lanes) * self.blocks * self.planes * (BLOCK // block_lanes)
 
 
@@ -55,7 +55,7 @@ def head_matrix(model: ModelFormat) -> MatrixShape:
 
 
 def embedding_matrix(model: ModelFormat) -> MatrixShape:
-    """The embedding table of an untied model, which has a ROM of its own."""
+    """The embedding table of an untied model; it has a ROM of its own."""
     return MatrixShape(Step.HEAD, model.vocab_size, model.dim_padded // BLOCK, model.embed_bits // 4)
 
 

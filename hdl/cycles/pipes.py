@@ -27,6 +27,7 @@ class Taker:
     last = 0
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         self.last = offered
         return offered
 
@@ -38,6 +39,7 @@ class Sampler:
         self.parts, self.beats, self.last_parts, self.count, self.last = parts, beats, last_parts, 0, 0
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         self.count += 1
         late = 1 if self.count == 1 else 0
         parts = self.last_parts if self.count == self.beats else self.parts
@@ -52,6 +54,7 @@ class Skid:
         self.then, self.last = then, 0
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         moves = max(offered, self.last + 1)
         self.last = self.then.take(moves)
         return moves
@@ -69,6 +72,7 @@ class Pipe:
         self.still: deque[tuple[int, int]] = deque(maxlen=latency)  # from when until when, the latest
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         moves = max(offered, self.last + 1)
         for since, until in self.still:
             if since <= moves < until:
@@ -97,6 +101,7 @@ class Mx:
         self.last = 0
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         self.last = moves = max(offered, self.last + 1, self.free[0])
         self.count += 1
         if self.count % self.beats == 0 or self.count == self.last_beat:
@@ -118,6 +123,7 @@ class Rope:
         self.beat = 0
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         moves = self.pipe.take(offered)
         self.beat += 1
         if self.sinks and self.beat > self.before_q and self.beat % self.head_beats == 0:
@@ -149,6 +155,7 @@ class Attention:
         self.work: list[Span] = []
 
     def take(self, offered: int) -> int:
+        """The cycle in which a beat moves that is offered from the cycle ``offered`` on."""
         index = self.beat - self.kv_beats
         self.beat += 1
         if index < 0:

@@ -58,6 +58,7 @@ class TokenCycles:
 
     @property
     def total(self) -> int:
+        """All cycles of the token."""
         return sum(self.by_unit.values())
 
 

@@ -17,12 +17,13 @@ from hdl.lib.rom import RomPort
 from hdl.lib.shared_module import add_part
 from hdl.lib.streams import mx_beat
 from weights_to_rom.model_format import BLOCK
+from weights_to_rom.rom_map import ROW_WORD
 from weights_to_rom.schedule import MatrixShape
 
 HIGH_PLANE = 4
 """The high plane of an eight-bit row counts 2**4 as much as the low one."""
 
-ROW_BITS = 10
+ROW_BITS = ROW_WORD.width
 """Per row: e (7 bits signed) | k << 7."""
 
 

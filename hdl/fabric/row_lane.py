@@ -8,6 +8,7 @@ from amaranth.utils import ceil_log2
 from hdl.fabric.code_dot import CodeDot, product_shape, total_shape
 from hdl.lib.bits import saturate
 from weights_to_rom.model_format import BLOCK
+from weights_to_rom.rom_map import weight_word
 
 TERM_FRACTION = 16
 """A term's LSB is 2**-16."""
@@ -32,7 +33,7 @@ def slice_bits(block_lanes: int) -> int:
 
 def word_bits(block_lanes: int) -> int:
     """A lane's weight word: ``block_lanes`` codes of four bits, then a slice of d | m << 8."""
-    return 4 * block_lanes + slice_bits(block_lanes)
+    return weight_word(block_lanes).width
 
 
 def product_latency(multiplier: CodeDot) -> int:

@@ -8,7 +8,7 @@ import pytest
 import hdl.cycles.token
 from hdl.config import ChipConfig
 from hdl.cycles.token import UNITS, token_cycles
-from hdl.units import Unit, stage_units
+from hdl.units import Unit, asked, stage_units
 from tests.support.adapters import random_format
 
 
@@ -16,7 +16,7 @@ def with_unit(after: str):
     """The table with one more unit, of 3 cycles, between the unit ``after`` and the next one."""
 
     def table(model, config):
-        units = stage_units(model, config)
+        units = asked(stage_units(model, config))
         added = Unit(SimpleNamespace(latency=3), feeds=units[after].feeds)
         return units | {after: replace(units[after], feeds="added"), "added": added}
 
