@@ -9,8 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from hdl.config import ChipConfig
-from hdl.engine.mac16 import Multiply, MultiplyBytes
-from hdl.engine.program import (
+from hdl.engine.isa import (
     LAYOUT,
     LIMITS,
     PROGRAM_WORDS,
@@ -25,8 +24,9 @@ from hdl.engine.program import (
     Shift,
     Write,
     limits,
-    program,
 )
+from hdl.engine.mac16 import Multiply, MultiplyBytes
+from hdl.engine.program import program
 from hdl.engine.spram import Spram
 from hdl.fabric.matvec import ROW_BITS
 from hdl.fabric.row_lane import slice_bits, word_bits
@@ -810,11 +810,10 @@ class SharedEngine(wiring.Component):
             m.d.comb += data_now.eq(self.y)
         with m.If(word.event == Event.RECORD):
             m.d.comb += data_now.eq(self.record)
-        with m.If(to != Write.NONE):
-            with m.Switch(to):
-                for kind, (address, n, byte) in writes.items():
-                    with m.Case(kind):
-                        m.d.comb += [memory.addr.eq(address), width.eq(n), memory.write.eq(((1 << n) - 1) << byte)]
+        with m.If(to != Write.NONE), m.Switch(to):
+            for kind, (address, n, byte) in writes.items():
+                with m.Case(kind):
+                    m.d.comb += [memory.addr.eq(address), width.eq(n), memory.write.eq(((1 << n) - 1) << byte)]
         with m.Elif(self.row_leaves):
             m.d.comb += [memory.addr.eq(scratch(results, self.at_row)), memory.write.eq(0x0F), width.eq(4)]
         with m.Elif(word.event == Event.RECORD):
@@ -824,11 +823,10 @@ class SharedEngine(wiring.Component):
                 width.eq(4),
                 memory.write.eq(Mux(self.p >= 3, 0x0F, 0)),
             ]
-        with m.Else():
-            with m.Switch(word.read):
-                for kind, address in reads.items():
-                    with m.Case(kind):
-                        m.d.comb += memory.addr.eq(address)
+        with m.Else(), m.Switch(word.read):
+            for kind, address in reads.items():
+                with m.Case(kind):
+                    m.d.comb += memory.addr.eq(address)
         # Narrow values stand at every byte that they may be written to.
         b0, b1, b2, b3 = (data_now.word_select(k, 8) for k in range(4))
         lanes = Cat(b0, Mux(width[0], b0, b1), Mux(width[2], b2, b0), Mux(width[2], b3, Mux(width[0], b0, b1)))
