@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import hdl.engine.engine
+import hdl.engine.sequencer
 from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.engine.cycles import DIVISION, engine_cycles, shared_token_cycles, words_of
@@ -191,7 +191,7 @@ def test_broken_program_is_caught(fault, monkeypatch):
                 return words
         raise AssertionError(f"no word has {found}")
 
-    monkeypatch.setattr(hdl.engine.engine, "program", broken)
+    monkeypatch.setattr(hdl.engine.sequencer, "program", broken)
     with pytest.raises(AssertionError, match=r"logits at place|hung"):
         check(model, [1, 5, 9] if fault not in WILD else [1, 5])
 
