@@ -11,8 +11,7 @@ from fpga.devices import Cells, Device
 from fpga.ecp5.estimate import pipelined_cells
 from fpga.ice40.estimate import shared_cells
 from hdl.config import SHARED_CONTEXT, ChipConfig, ConfigError
-from hdl.cycles.token import token_cycles
-from hdl.engine.cycles import shared_token_cycles
+from hdl.cycles.predict import predict_token
 from weights_to_rom.model_format import ModelFormat
 
 
@@ -81,7 +80,7 @@ def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
     """Return the estimate of a configuration."""
     figures = estimator_of(board)
     context = min(figures.CONTEXT, config.max_context)
-    cycles = shared_token_cycles(model, config, context) if config.shared else token_cycles(model, config, context).total
+    cycles = predict_token(model, config, context).total
     return Estimate(config, *cells_of(model, config, board.device), figures.CLOCK_MHZ[board.device.name], context, cycles)
 
 

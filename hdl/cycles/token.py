@@ -69,7 +69,7 @@ def token_cycles(model: ModelFormat, config: ChipConfig, context: int, *, sample
     Raises ValueError for a context that the chip does not hold, and for a chip on the shared engine, which works otherwise.
     """
     if config.shared:
-        raise ValueError("cycles are predicted for chips of pipelined units, not for the shared engine: have them measured")
+        raise ValueError("cycles are predicted for chips of pipelined units, not for the shared engine: predict_token counts both")
     if not 1 <= context <= config.max_context:
         raise ValueError(f"context must be 1 to max_context ({config.max_context}), not {context!r}")
     return _Token(model, config, context).run(sample)

@@ -1,90 +1,86 @@
-"""The cycles of a token on the shared engine: its microprogram, followed without its data."""
+"""Count the cycles of a token on the shared engine: follow its program by the rules of its words, without data."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from types import SimpleNamespace
 
 from hdl.config import ChipConfig
-from hdl.engine.program import LAYOUT, LIMITS, Event, Seq, limits, program
+from hdl.cycles.token import UNITS, Span, TokenCycles
+from hdl.engine.isa import LAYOUT, LIMITS, RULES, Event, Seq, limits
+from hdl.engine.program import MATRIX, program, program_units
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import Step, head_matrix, layer_matrices
 
 DIVISION = 19
-"""Cycles from the word that starts a division to the first that finds its result there."""
+"""Cycles from the word that starts a division to the first word that finds its result."""
+
+BEFORE = 3
+"""Cycles in which the chip takes a token, looks up its place and checks it, until the engine starts."""
 
 
 def engine_cycles(model: ModelFormat, config: ChipConfig, place: int, *, sample: bool = True) -> int:
-    """Cycles from ``start``, counted, to ``done``, if the engine is idle: the same for all tokens at that place."""
+    """Count the cycles from ``start`` to ``done``, both counted, of an idle engine: the same for all tokens at that place."""
     return sum(1 for _ in words_of(model, config, place, sample=sample)) + 1
 
 
-def shared_token_cycles(model: ModelFormat, config: ChipConfig, context: int, *, sample: bool = True) -> int:
-    """Cycles of a token that makes its context ``context`` positions long, as ``hdl.cycles.token.token_cycles`` counts them.
+def shared_token_cycles(model: ModelFormat, config: ChipConfig, context: int, *, sample: bool = True) -> TokenCycles:
+    """Predict a token that makes its context ``context`` positions long, as ``hdl.cycles.token.token_cycles`` does.
 
-    Around the engine's own the chip takes the token, looks up its place, checks it, starts the engine, and replies; with ``sample``
-    the sampler's winner is a state of its own.  Raises ValueError for a context that the chip does not hold.
+    One pipeline does all of the work, so that one unit works at a time, and ``work`` is ``path``.  A matrix has all five
+    words of its terms; ``matvec`` has the words that start a matrix and wait for its last rows.
+    Raises ValueError for a context that the chip does not hold.
     """
-    return engine_cycles(model, config, context - 1, sample=sample) + (5 if sample else 4)
+    if not 1 <= context <= config.max_context:
+        raise ValueError(f"context must be 1 to max_context ({config.max_context}), not {context!r}")
+    words, names = [LAYOUT.from_bits(word) for word in program(model)], program_units(model)
+    path = list(words_of(model, config, context - 1, sample=sample))
+    step = Step.QKV
+    units = ["control"] * BEFORE
+    for n in path:
+        if words[n]["event"] == Event.STEP:
+            step = Step(words[n]["imm"])
+        units.append(step.name.lower() if names[n] == MATRIX else names[n])
+    units += ["control", *["sampler"] * sample, "control"]
+    # The first layer begins after the embedding's last word, ``REWIND``, and ends with the first LOOP_LAYER.
+    begins = BEFORE + 1 + next(now for now, n in enumerate(path) if words[n]["event"] == Event.REWIND)
+    ends = BEFORE + next(now for now, n in enumerate(path) if words[n]["seq"] == Seq.LOOP_LAYER)
+    spans, end = [], begins
+    for unit, cycles in groupby(units[begins : ends + 1]):
+        start, end = end + 1, end + len(list(cycles))
+        spans.append(Span(unit, start, end))
+    return TokenCycles({unit: units.count(unit) for unit in UNITS}, tuple(spans), tuple(spans))
 
 
-def words_of(model: ModelFormat, config: ChipConfig, place: int, *, sample: bool = True):
-    """The numbers of the words that a token goes through, a cycle each."""
+def words_of(model: ModelFormat, config: ChipConfig, place: int, *, sample: bool = True) -> Iterator[int]:
+    """Yield the address of the word that a token has in each cycle, from the cycle of ``start`` on."""
     if not 0 <= place < config.max_context:
         raise ValueError(f"place must be 0 to max_context - 1 ({config.max_context - 1}), not {place!r}")
     words = [LAYOUT.from_bits(word) for word in program(model)]
     words = [{name: word[name] for name in ("imm", "seq", "limit", "event")} for word in words]
-    bound = [limits(model)[name] for name in LIMITS]
+    bounds = [limits(model)[name] for name in LIMITS]
     terms = {s.step: s.rows * s.blocks * s.planes for s in (*layer_matrices(model), head_matrix(model))}
+    at = SimpleNamespace(i=0, h=0, p=0, layer=0, paused=0, start=1, sample=int(sample))
+    at.place, at.beyond, at.last_layer = place, place + 3, model.n_layers - 1
     pc = next(n for n, word in enumerate(words) if word["seq"] == Seq.IDLE)
-    i = h = p = layer = paused = term = back = divided = 0
-    step = Step.QKV
-    for now in range(1 << 30):
+    back = left = ready = now = 0
+    while True:
         word = words[pc]
         yield pc
-        limit, jump = bound[word["limit"]], False
         match Event(word["event"]):
             case Event.STEP:
-                step, term = Step(word["imm"]), 0
+                left = terms[Step(word["imm"])]
             case Event.SET_I:
-                i = word["imm"]
+                at.i = word["imm"]
             case Event.DIVIDE:
-                divided = now + DIVISION
+                ready = now + DIVISION
             case Event.DONE:
                 return
-        match Seq(word["seq"]):
-            case Seq.JUMP:
-                jump = True
-            case Seq.CALL:
-                jump, back = True, pc + 1
-            case Seq.RETURN:
-                pc = back
-                continue
-            case Seq.LOOP_I:
-                jump = i != limit - 1
-                i = i + 1 if jump else 0
-            case Seq.LOOP_32 | Seq.LOOP_8 as seq:
-                i += 1
-                jump = i % (32 if seq == Seq.LOOP_32 else 8) != 0
-            case Seq.REWIND_32 | Seq.REWIND_8 as seq:
-                n = 32 if seq == Seq.REWIND_32 else 8
-                jump = i % n != n - 1
-                i += 1 if jump else 1 - n
-            case Seq.UNLESS_I:
-                jump = i != limit
-                i = i if jump else 0
-            case Seq.LOOP_SCORE | Seq.LOOP_SUM as seq:
-                jump = p != place + (3 if seq == Seq.LOOP_SCORE else 0)
-                p = p + 1 if jump else 0
-            case Seq.LOOP_H:
-                jump = h != limit - 1
-                h = h + 1 if jump else 0
-            case Seq.LOOP_TERM:
-                term += 1
-                jump = term != terms[step]
-            case Seq.LOOP_LAYER:
-                layer += 1
-                jump = layer != model.n_layers
-            case Seq.WAIT:
-                jump = now < divided
-            case Seq.UNLESS_SAMPLE:
-                jump = not sample
-            case Seq.PAUSE:
-                jump = paused != word["limit"]
-                paused = paused + 1 if jump else 0
-        pc = word["imm"] if jump else pc + 1
+        left -= word["seq"] == Seq.LOOP_TERM
+        at.limit, at.last = word["limit"], bounds[word["limit"]] - 1
+        at.matrix_ends, at.divided = left == 0, now >= ready
+        rule = RULES[Seq(word["seq"])]
+        jumps = rule.jumps(at)
+        for counter in rule.counters:
+            setattr(at, counter, (rule.again if jumps else rule.ends)(getattr(at, counter)))
+        back, following = (pc + 1 if rule.calls else back), (back if rule.returns else pc + 1)
+        pc, now = (word["imm"] if jumps else following), now + 1

@@ -1,6 +1,7 @@
 """Predicted cycles against those of simulated chips, and ``hardwire explain``."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,8 +14,11 @@ from matplotlib.figure import Figure
 import hdl.cycles.token
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
+from hardwire.explain import explain
+from hardwire.picture import colour
 from hardwire.source import Source
 from hdl.config import ChipConfig
+from hdl.cycles.predict import predict_token
 from hdl.cycles.token import FABRIC, UNITS, token_cycles
 from hdl.verilog import chip_verilog
 from sim.rtl.chip import RtlChip, harness_defines
@@ -141,10 +145,50 @@ def test_context_is_checked():
             token_cycles(fmt, ChipConfig.for_model(fmt, max_context=8), context)
 
 
-def test_the_shared_engine_is_refused():
+SHARED = Case({"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 40, "vocab_size": 11}, {})
+
+
+def test_prediction_equals_the_simulated_shared_engine(tmp_path):
+    """A small shared chip at every context that it holds, with and without LM head: the total, and the words of each matrix."""
+    model = quantise_checkpoint(RandomBlocks(random_config(**SHARED.shape), 0, {}), wide_bits=24)
+    config = ChipConfig.for_model(model.format, shared=True, max_context=16, n_sequences=2)
+    (tmp_path / "chip.v").write_text(chip_verilog(model.format, config))
+    write_rom_images(rom_images(model, row_lanes=1, block_lanes=8, vector_lanes=1), tmp_path / "rom")
+    library = build_library(tmp_path / "chip.v", tmp_path / "simulation", harness_defines(model.format, config))
+    chip = RtlChip(library, tmp_path / "rom", model.format, config)
+    for sample in (False, True):
+        for position in range(config.max_context):
+            for sequence in range(config.n_sequences):
+                reply = chip.token(position % model.format.vocab_size, sequence=sequence, restart=position == 0, sample=sample)
+                predicted = predict_token(model.format, config, position + 1, sample=sample)
+                assert (position, reply.cycles) == (position, predicted.total)
+                # The fabric reads a weight word in four of the five words of a term.
+                assert [5 * n for n in reply.busy] == [4 * predicted.by_unit[unit] for unit in FABRIC]
+
+
+def test_a_layer_of_the_shared_engine_is_accounted_for():
     fmt = Source.open("stories-tiny").format(wide_bits=24)
-    with pytest.raises(ValueError, match="not for the shared engine"):
-        token_cycles(fmt, ChipConfig.for_model(fmt, shared=True), 1)
+    config = ChipConfig.for_model(fmt, shared=True, max_context=32)
+    for context in (1, 32):
+        token = predict_token(fmt, config, context)
+        assert all(b.start == a.end + 1 for a, b in zip(token.path, token.path[1:], strict=False))
+        assert (token.path[0].unit, token.path[-1].unit, token.work) == ("norm", "control", token.path)
+        for unit in ("qkv", "o", "gate_up", "down", "attention", "swiglu"):  # these work in layers alone
+            in_layer = sum(span.end - span.start + 1 for span in token.path if span.unit == unit)
+            assert in_layer * fmt.n_layers == token.by_unit[unit] > 0
+
+
+def test_explain_predicts_the_shared_engine(tmp_path):
+    figures = explain("stories-tiny", None, tmp_path / "shared.png", wide_bits=24, shared=True, max_context=16)
+    assert is_png(tmp_path / "shared.png")
+    assert figures["instead"] == []
+    for kind in ("decode", "prefill"):
+        assert figures["predicted"][kind]["cycles"] == sum(figures["predicted"][kind]["by_unit"].values())
+
+
+def test_every_unit_has_a_colour():
+    for unit in (*UNITS, "identity", "a new unit"):
+        assert re.fullmatch("#[0-9a-f]{6}", colour(unit))
 
 
 @pytest.fixture

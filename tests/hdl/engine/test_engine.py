@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import hdl.engine.engine
+import hdl.engine.sequencer
 from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.engine.cycles import DIVISION, engine_cycles, shared_token_cycles, words_of
 from hdl.engine.engine import SharedEngine
-from hdl.engine.program import LAYOUT, PROGRAM_WORDS, WRITE_DISTANCE, A, B, Base, Event, Read, Seq, Shift, Write, program
+from hdl.engine.isa import LAYOUT, PROGRAM_WORDS, WRITE_DISTANCE, A, B, Base, Event, Read, Seq, Shift, Write
+from hdl.engine.program import program
 from sim.golden.llama import GoldenLlama
 from tests.support.models import random_model
 from tests.support.streams import simulate
@@ -155,7 +156,7 @@ def test_cycles_of_stories_tiny(context, prefill, decode):
     """As ``hardwire compile`` measured them; at position 64 an iCEBreaker of 24 MHz needs 12,000 for 2,000 tokens/s."""
     model = Source.open("stories-tiny").format(24)
     config = ChipConfig.for_model(model, shared=True, max_context=128)
-    assert [shared_token_cycles(model, config, context, sample=sample) for sample in (False, True)] == [prefill, decode]
+    assert [shared_token_cycles(model, config, context, sample=sample).total for sample in (False, True)] == [prefill, decode]
 
 
 FAULTS = {
@@ -190,7 +191,7 @@ def test_broken_program_is_caught(fault, monkeypatch):
                 return words
         raise AssertionError(f"no word has {found}")
 
-    monkeypatch.setattr(hdl.engine.engine, "program", broken)
+    monkeypatch.setattr(hdl.engine.sequencer, "program", broken)
     with pytest.raises(AssertionError, match=r"logits at place|hung"):
         check(model, [1, 5, 9] if fault not in WILD else [1, 5])
 
