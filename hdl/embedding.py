@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
+from hdl.lib.bits import rshr
 from hdl.lib.rom import RomPort, RowRom
 from hdl.lib.streams import vector_beat
 from weights_to_rom.model_format import BLOCK
@@ -17,7 +18,7 @@ VALUE_BITS = 16
 
 def rounded(shifted):
     """shifted / 2**16, half up."""
-    return shifted[VALUE_BITS:].as_signed() + shifted[VALUE_BITS - 1]
+    return rshr(shifted, VALUE_BITS)
 
 
 class Dequantise(wiring.Component):

@@ -46,6 +46,21 @@ def shift_right(value, shift, width: int, unit: int = 1) -> Value:
     return Cat(value, Const(0, max(0, width - len(value))))[:width]
 
 
+def rshr(value, n: int) -> Value:
+    """``value`` shifted right by ``n`` and rounded half up; n <= 0 shifts left, exactly (docs/arithmetic.md, section 1).
+
+    The rounding is the carry into an adder of len(value) - n bits: (value >> n) + (bit n - 1 of value).  The result has
+    one bit more than value >> n, since it may round up to the next power of two.
+    """
+    value = Value.cast(value)
+    if n <= 0:
+        return value << -n
+    if n >= len(value):
+        raise ValueError(f"n must be less than the {len(value)} bits of value, not {n!r}")
+    kept = value[n:].as_signed() if value.shape().signed else value[n:]
+    return kept + value[n - 1]
+
+
 def saturate(value, width: int) -> Value:
     """A signed value clipped to ``width`` bits two's complement."""
     value = Value.cast(value)
