@@ -144,17 +144,17 @@ class Attention(wiring.Component):
 
     Parameters
     ----------
-    model : shape of the model: n_heads, n_kv_heads, head_dim, kv_block (elements of an MX block), wide_bits
+    model : shape of the model: n_heads, n_kv_heads, head_dim, kv_block (elements of an MX block), wide_bits; n_layers is the
+        number of layers whose k and v the cache holds, in a stage of some layers the number of those
     config : options of the chip: attention_heads (heads of a pass), attention_lanes (elements of one kv head that are read a
         cycle), vector_lanes, max_context, n_sequences, n_sinks
-    n_layers : layers whose k and v the cache holds; those of ``model`` if None
 
     Members
     -------
     i : In(stream mx_beat(vector_lanes))      k and v of n_kv_heads, then q of n_heads; exponents -12 .. 13.
                                               With ``n_sinks``: each head of q, then the same head for the sinks
     sequence : In(range(n_sequences))         the sequence whose position is written and read
-    layer : In(range(n_layers))               number of the layer within the cache
+    layer : In(range(n_layers))               number of the layer, counted from the first one of the cache
     place : In(range(max_context))            where the position is written
     whole : In(1)                             every place of the sequence holds a position: the window is full
     o : Out(stream scaled_beat(vector_lanes, wide_bits + 4))    n_heads * head_dim values, LSB 2**-16
@@ -162,7 +162,7 @@ class Attention(wiring.Component):
     ``sequence``, ``layer``, ``place`` and ``whole`` are taken while the first beat of a layer waits on ``i``.
     """
 
-    def __init__(self, *, model: ModelFormat, config: ChipConfig, n_layers: int | None = None):
+    def __init__(self, *, model: ModelFormat, config: ChipConfig):
         heads = config.attention_heads
         self.vector_lanes = config.vector_lanes
         self.passes = model.n_heads // heads
@@ -189,7 +189,7 @@ class Attention(wiring.Component):
             lanes=config.attention_lanes,
             vector_lanes=self.vector_lanes,
             banks=banks,
-            n_layers=model.n_layers if n_layers is None else n_layers,
+            n_layers=model.n_layers,
             max_context=config.max_context,
             n_sequences=config.n_sequences,
         )

@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 from hdl.attention.sums import sums_signature
 from hdl.lib.bits import bitlen, saturate
 from hdl.lib.divider import Reciprocal
+from hdl.lib.pipeline import delayed
 from hdl.lib.rom import address_bits
 from hdl.lib.skid import Skid
 from hdl.lib.streams import scaled_beat
@@ -141,11 +142,7 @@ class AttentionOutput(wiring.Component):
             m.submodules[f"product_{j}"] = product
             m.d.comb += [product.a.eq(num[j]), product.b.eq(inverse), product.en.eq(advance)]
         marks = Cat(at_num, last, right)
-        for k in range(self._products[0].latency):
-            after = Signal(len(marks), name=f"beside_product_{k}")
-            with m.If(advance):
-                m.d.sync += after.eq(marks)
-            marks = after
+        *_, marks = delayed(m, marks, self._products[0].latency, name="beside_product", en=advance, reset_less=False, first=0)
         at_product, product_last, shift = marks[0], marks[1], marks[2:]
 
         # |num * R| < 2**(len(num) - 1) * 2**16: len(num) + 16 bits with the sign.

@@ -7,6 +7,7 @@ from amaranth.utils import ceil_log2
 
 from hdl.attention.kv_cache import kv_beat
 from hdl.lib.bits import saturate, shift_right
+from hdl.lib.pipeline import adder_tree
 from hdl.lib.rom import address_bits
 from hdl.lib.streams import EXP_BITS, mx_beat
 
@@ -113,7 +114,7 @@ class AttentionScores(wiring.Component):
         # The shifter places the dot product 20 to the left, where every value but 0 saturates, and shifts right from there.
         product = [[Signal(signed(15), name=f"product_{h}_{j}", reset_less=True) for j in range(self.lanes)] for h in heads]
         exp = [Signal(signed(EXP_BITS + 1), name=f"exp_{h}", reset_less=True) for h in heads]
-        at_word = stage(m, advance, word, "word")
+        at_word = delayed_marks(m, advance, word, "word")
         k_word = Signal(self.k.payload.bank.shape(), reset_less=True)
         q_word = [Signal(8 * self.lanes, name=f"q_word_{h}", reset_less=True) for h in heads]
         q_word_exp = [Signal(signed(EXP_BITS), name=f"q_word_exp_{h}", reset_less=True) for h in heads]
@@ -122,7 +123,7 @@ class AttentionScores(wiring.Component):
         with m.If(advance):
             m.d.sync += k_word.eq(self.k.payload.bank)
             m.d.sync += [to.eq(fro) for to, fro in zip(q_word + q_word_exp, q_mant + q_exp, strict=True)]
-        at_product = stage(m, advance, at_word, "product")
+        at_product = delayed_marks(m, advance, at_word, "product")
         with m.If(advance):
             for h in heads:
                 k = k_word[h * self.banks // self.heads]
@@ -131,11 +132,11 @@ class AttentionScores(wiring.Component):
 
         dot = [Signal(signed(15 + ceil_log2(self.lanes)), name=f"dot_{h}", reset_less=True) for h in heads]
         right = [Signal(6, name=f"right_{h}", reset_less=True) for h in heads]
-        marks = stage(m, advance, at_product, "dot")
+        marks = delayed_marks(m, advance, at_product, "dot")
         with m.If(advance):
             for h in heads:
                 shift = 20 - 6 - exp[h]
-                m.d.sync += [dot[h].eq(_tree_sum(product[h])), right[h].eq(Mux(shift < 0, 0, shift))]
+                m.d.sync += [dot[h].eq(adder_tree(product[h])), right[h].eq(Mux(shift < 0, 0, shift))]
 
         if self.block_words > 1:
             at_dot, word_right = marks, right
@@ -144,11 +145,11 @@ class AttentionScores(wiring.Component):
                 m.d.sync += [b.eq(w) for b, w in zip(right, word_right, strict=True)]
             # The dot product of a block is at most 32 * 127**2 < 2**19: 20 bits signed.
             _, dot = _sums(m, advance & at_dot.valid, at_dot.block_end, dot, 20, "block")
-            marks = stage(m, advance, at_dot, "block", at_dot.block_end)
+            marks = delayed_marks(m, advance, at_dot, "block", at_dot.block_end)
 
         # 20 to the left and one bit below the LSB, which decides the rounding: 21 bits more than the 20 of a dot product.
         aligned = [Signal(signed(41), name=f"aligned_{h}", reset_less=True) for h in heads]
-        at_aligned = stage(m, advance, marks, "aligned")
+        at_aligned = delayed_marks(m, advance, marks, "aligned")
         with m.If(advance):
             for h in heads:
                 m.d.sync += aligned[h].eq(shift_right(Cat(Const(0, 21), dot[h]).as_signed(), right[h], 41))
@@ -158,7 +159,7 @@ class AttentionScores(wiring.Component):
         marks = at_aligned
         if self.blocks > 1:
             term = [Signal(signed(20), name=f"term_{h}", reset_less=True) for h in heads]
-            at_term = stage(m, advance, at_aligned, "term")
+            at_term = delayed_marks(m, advance, at_aligned, "term")
             with m.If(advance & at_aligned.valid):
                 m.d.sync += [t.eq(saturate(r, 20)) for t, r in zip(term, rounded, strict=True)]
             width = 20 + ceil_log2(self.blocks)
@@ -231,8 +232,8 @@ class AttentionScores(wiring.Component):
         return mant, exp
 
 
-def stage(m, advance, marks, name: str, passes=1):
-    """A word's marks, one register further; where not ``passes``, the word ends here."""
+def delayed_marks(m, advance, marks, name: str, passes=1):
+    """The marks of a word in the next stage, called ``name``.  A word for which ``passes`` is low does not go there."""
     after = Signal(marks.shape(), name=f"at_{name}")
     with m.If(advance):
         m.d.sync += [after.eq(marks), after.valid.eq(marks.valid & passes)]
@@ -245,12 +246,12 @@ def block_ends(sub, block_words: int):
 
 
 def _half_up(doubled):
-    """A value with one bit of fraction -> the integer, half up."""
+    """rshr(doubled, 1): a value with one bit of fraction, rounded half up."""
     return (doubled + 1) >> 1
 
 
 def _limited(doubled):
-    """saturate(_half_up(doubled), SCORE_BITS), where the bits far above a score are looked at beside the addition."""
+    """saturate(_half_up(doubled), SCORE_BITS); the bits far above a score are compared in parallel with the addition."""
     near, sign = doubled[: SCORE_BITS + 2].as_signed(), doubled[-1]
     far = (doubled[SCORE_BITS + 1 : -1] ^ sign.replicate(len(doubled) - SCORE_BITS - 2)).any()
     limit = Cat((~sign).replicate(SCORE_BITS - 1), sign).as_signed()
@@ -272,12 +273,3 @@ def _sums(m, en, end, values, width: int, name: str):
     with m.If(en):
         m.d.sync += [fresh.eq(end), *(r.eq(t) for r, t in zip(registers, totals, strict=True))]
     return totals, registers
-
-
-def _tree_sum(values):
-    """The sum of a list, as a balanced tree."""
-    values = list(values)
-    while len(values) > 1:
-        odd = values[len(values) & ~1 :]
-        values = [a + b for a, b in zip(values[::2], values[1::2], strict=False)] + odd
-    return values[0]

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from hdl.attention.kv_cache import kv_beat
-from hdl.attention.scores import SCORE_BITS, block_ends, score_beat, stage
+from hdl.attention.scores import SCORE_BITS, block_ends, delayed_marks, score_beat
 from hdl.lib.rom import address_bits
 from hdl.lib.streams import EXP_BITS
 from weights_to_rom.tables import exp2_table
@@ -111,11 +111,11 @@ class AttentionSums(wiring.Component):
         with m.If(advance & word.valid):
             m.d.sync += [sub.eq(Mux(word.position_end, 0, sub + 1)), first.eq(word.first), last.eq(word.last)]
 
-        at_word = stage(m, advance, word, "word")
-        at_read = stage(m, advance, at_word, "read")
-        at_maximum = stage(m, advance, at_read, "maximum")
-        at_shifted = stage(m, advance, at_maximum, "shifted")
-        at_product = stage(m, advance, at_shifted, "product")
+        at_word = delayed_marks(m, advance, word, "word")
+        at_read = delayed_marks(m, advance, at_word, "read")
+        at_maximum = delayed_marks(m, advance, at_read, "maximum")
+        at_shifted = delayed_marks(m, advance, at_maximum, "shifted")
+        at_product = delayed_marks(m, advance, at_shifted, "product")
         # Only the words of the last position go to the registers of ``sums``, so only they wait until those are free:
         # advance == ~(at_product.valid & at_product.last & sums.valid).  The lines below compute it a cycle ahead.
         leaves = Signal()  # at_product.valid & at_product.last

@@ -20,6 +20,7 @@ from hdl.fabric.row_lane import RESULT_SHIFT, ROUND_RESULT, TERM_FRACTION
 from hdl.fabric.row_output import RowOutput, result_beat
 from hdl.fabric.x_buffer import XBuffer
 from hdl.lib.bits import saturate
+from hdl.lib.pipeline import add_pairs, delayed, registered
 from hdl.lib.rom import address_bits
 from hdl.lib.shared_module import add_part
 from hdl.lib.streams import EXP_BITS, mx_beat
@@ -223,12 +224,8 @@ class Lora(wiring.Component):
             m.d.sync += z_here.eq(1)
         self._sequence(m, steps, address, step, row, part, mark, z_here, buffer, output)
 
-        marks = [mark]
-        for stage in range(1, self._result + 1):
-            marks.append(Signal(MARKS, name=f"mark_{stage}"))
-            m.d.sync += marks[stage].eq(marks[stage - 1])
-        read_address = Signal.like(address)
-        m.d.sync += read_address.eq(address)
+        marks = delayed(m, mark, self._result, name="mark", reset_less=False)
+        read_address = registered(m, address, name="read_address", reset_less=False)
 
         operands = self._operands(m, step, row, part, marks[1].a, buffer, self._z(m, mx.o))
         lanes = []
@@ -263,7 +260,7 @@ class Lora(wiring.Component):
         ]
         rows = [total for lane in lanes for total in lane.sum]
         if self.row_lanes > 1:
-            rows = [_registered(m, a + b, f"row_{k:02}") for k, (a, b) in enumerate(zip(rows[::2], rows[1::2], strict=True))]
+            rows = [registered(m, total, name=f"row_{k:02}") for k, total in enumerate(add_pairs(rows))]
         done = marks[self._result]
         m.d.comb += [
             output.push.eq(done.valid & ~done.a & done.ends),
@@ -417,14 +414,14 @@ class Lora(wiring.Component):
             """(mantissas, exponent) for group ``g`` of a word whose rows are in ``run``, and for block ``c`` of the rank."""
             which = projection(run, turn)
             if self.row_addresses > 1:
-                which, blocks = Cat(_registered(m, part, "part_1"), which), z
+                which, blocks = Cat(registered(m, part, name="part_1"), which), z
             else:
                 blocks = z[c :: self.row_blocks]
             x = Cat(buffer.mant)[8 * self.nb * g : 8 * self.nb * (g + 1)]
             name = f"{g}_{run}_{turn}_{c}"
             return (
-                _registered(m, Mux(of_a, x, Array(mant for mant, _ in blocks)[which]), f"operand_{name}"),
-                _registered(m, Mux(of_a, buffer.exp, Array(exp for _, exp in blocks)[which]), f"exp_{name}"),
+                registered(m, Mux(of_a, x, Array(mant for mant, _ in blocks)[which]), name=f"operand_{name}"),
+                registered(m, Mux(of_a, buffer.exp, Array(exp for _, exp in blocks)[which]), name=f"exp_{name}"),
             )
 
         lanes = []
@@ -435,9 +432,3 @@ class Lora(wiring.Component):
                 groups.append(choose(g, r // run_rows, r // self.vector_lanes & 1, c))
             lanes.append(tuple(Cat(*values) for values in zip(*groups, strict=True)))
         return lanes
-
-
-def _registered(m, value, name: str) -> Signal:
-    held = Signal(value.shape(), name=name, reset_less=True)
-    m.d.sync += held.eq(value)
-    return held

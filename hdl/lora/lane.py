@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.fabric.row_lane import ROUND_TERM, TERM_FRACTION
+from hdl.lib.pipeline import add_pairs, registered
 from hdl.lib.streams import EXP_BITS
 from weights_to_rom.model_format import BLOCK, lora_word_bits, rank_block
 
@@ -74,26 +75,23 @@ class LoraLane(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
 
-        def register(value, name: str) -> Signal:
-            held = Signal(value.shape(), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         # |w * x| <= 128 * 127 < 2**14: 15 bits signed.  The sum of 32 products is below 2**19: 20 bits signed.
         products = [(self.word[8 * j : 8 * j + 8].as_signed() * x)[:15].as_signed() for j, x in enumerate(self.operand)]
-        level = [register(p, f"product_{j:02}") for j, p in enumerate(products)]
+        level = [registered(m, p, name=f"product_{j:02}") for j, p in enumerate(products)]
         exponents = self.word[8 * BLOCK :]
         # Two exponents of 8 bits and 16 + SHIFT_RIGHT = 40: -216 .. 294, 10 bits signed.
         shifts = [
-            register(_total_shift(exponents.word_select(g, EXP_BITS).as_signed(), exp), f"shift_1_{g:02}")
+            registered(m, _total_shift(exponents.word_select(g, EXP_BITS).as_signed(), exp), name=f"shift_1_{g:02}")
             for g, exp in enumerate(self.exp)
         ]
         shifts = [_clip(shift) for shift in shifts]
         rows = []
         for depth in range(2, 7):
-            level = [register(a + b, f"sum_{depth}_{k:02}") for k, (a, b) in enumerate(zip(level[::2], level[1::2], strict=True))]
-            rows = level if len(level) == self.groups else [register(r, f"row_{depth}_{g:02}") for g, r in enumerate(rows)]
-            shifts = [register(s, f"shift_{depth}_{g:02}") for g, s in enumerate(shifts)]
+            level = [registered(m, total, name=f"sum_{depth}_{k:02}") for k, total in enumerate(add_pairs(level))]
+            rows = (
+                level if len(level) == self.groups else [registered(m, r, name=f"row_{depth}_{g:02}") for g, r in enumerate(rows)]
+            )
+            shifts = [registered(m, s, name=f"shift_{depth}_{g:02}") for g, s in enumerate(shifts)]
         rows = [Mux(self.whole, level[0], rows[0]), *rows[1:]]
 
         for g, (product, shift) in enumerate(zip(rows, shifts, strict=True)):

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""What a proof is made of: a unit, inputs that the solver chooses, what is assumed of them and what is claimed."""
+"""Parts of a proof: a unit, inputs that the solver chooses, assumptions about them, and claims about the unit."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,8 +12,13 @@ from amaranth.hdl import Assert, Assume, ClockDomain, Cover, Module, Signal, Val
 
 
 class Harness:
-    """``m`` holds the unit and a model of it.  With ``invariants`` false, as for seeded bugs and covers, only the
-    claims are asserted, so that a counterexample names one of them."""
+    """A module ``m`` that holds a unit and a model of it, with assumptions and assertions.
+
+    Parameters
+    ----------
+    invariants : assert the invariants that induction needs, too.  Seeded bugs and covers go without them, so that a
+        counterexample names one of the claims.
+    """
 
     def __init__(self, invariants: bool):
         self.invariants = invariants
@@ -23,18 +28,18 @@ class Harness:
         self.assertions = self.covers = 0
 
     def free(self, *inputs):
-        """Inputs of the unit: anything in any cycle."""
+        """Let the solver choose these inputs of the unit anew in each cycle."""
         self._inputs |= {signal.name: (signal, None) for signal in map(Value.cast, inputs)}
 
     def arbitrary(self, limit: int, name: str) -> Signal:
-        """A number below ``limit`` that never changes: what is proven for it is proven for each."""
+        """A constant below ``limit`` that the solver chooses: a proof about it is a proof about every such number."""
         number = Signal(range(max(2, limit)), name=name)
         self.m.d.comb += number.eq(AnyConst(number.shape()))
         self.assume(number < limit)
         return number
 
     def before(self, value) -> Signal:
-        """``value`` one cycle ago, zero in the first."""
+        """``value`` one cycle ago; 0 in the first cycle."""
         register = Signal(value.shape(), name="before")
         self.m.d.sync += register.eq(value)
         return register
@@ -43,26 +48,26 @@ class Harness:
         self.m.d.comb += Assume(condition)
 
     def claim(self, name: str, condition):
-        """Assert a property.  ``name`` says what is wrong when it fails."""
+        """Assert a property; ``name`` describes its failure."""
         self._check(Assert(condition), name)
         self.assertions += 1
 
     def invariant(self, name: str, condition):
-        """Assert what induction needs and no user cares for."""
+        """Assert a property of the unit's registers that only induction needs."""
         if self.invariants:
             self.claim(f"invariant {name}", condition)
 
     def cover(self, name: str, condition):
-        """Ask for a trace in which ``condition`` holds once."""
+        """Ask the solver for a trace in which ``condition`` holds once."""
         self._check(Cover(condition), name)
         self.covers += 1
 
     def _check(self, statement, name):
-        statement.src_loc = (name, 0)  # what the prover prints
+        statement.src_loc = (name, 0)  # the prover prints it
         self.m.d.comb += statement
 
     def stays(self, stream):
-        """The rule of a stream: an offered payload stays, unchanged, until it moves."""
+        """The rule of streams: an offered payload stays unchanged until it moves."""
         payload = Value.cast(stream.payload)
         waited = self.before(stream.valid & ~stream.ready)
         return implies(waited, stream.valid & (payload == self.before(payload)))
@@ -76,14 +81,16 @@ def implies(condition, consequence):
 
 
 def registers(fragment) -> dict[str, Signal]:
-    """A unit's own registers by name."""
+    """The registers of a unit by name, without those of its submodules."""
     return {signal.name: signal for signal in fragment.statements["sync"]._lhs_signals()}
 
 
 @dataclass(frozen=True)
 class Bug:
-    """The unit's source with ``old``, which stands there once, replaced by ``new``: ``claim`` must fail within
-    ``depth`` cycles, for the shape of that name."""
+    """A seeded bug: in the unit's source ``new`` replaces ``old``, which occurs once.
+
+    The counterexample must violate ``claim`` within ``depth`` cycles, for the shape of the given name.
+    """
 
     name: str
     old: str
@@ -95,10 +102,10 @@ class Bug:
 
 @dataclass(frozen=True)
 class Proof:
-    """``claims(model)`` of ``model(module, shape, invariants)``, for each of ``shapes`` (by name).
+    """A proof of ``claims(model)``, where model = ``model(module, shape, invariants)``, for each of ``shapes`` by name.
 
-    mode "prove": by induction over ``depth`` cycles, from any state; "bmc": for the first ``depth`` cycles after
-    reset; "cover": each of the covers is reached within them.
+    mode "prove": by k-induction of ``depth`` cycles, which holds for any length of time; "bmc": for the first ``depth`` cycles
+    after reset; "cover": every cover is reached within ``depth`` cycles.  Each of ``bugs`` must be found.
     """
 
     title: str

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The KV cache beside a model of what it was told: the layer under way, one watched word, the requests not yet read."""
+"""The KV cache with a model of its inputs so far: the layer under way, one watched word, the requests not yet read."""
 
 from amaranth.hdl import Cat, Const, Fragment, Mux, Signal, Value
 from harness import Harness, implies, registers
@@ -15,11 +15,11 @@ SHAPES = {
 
 
 class Reader:
-    """What is known of one of the streams ``k`` and ``v``.
+    """The model of the stream ``k`` or ``v``.
 
     waiting     requests that were accepted and have not been streamed to their end
-    index       what the oldest of them asked for
-    position    words of it that have moved
+    index       index of the oldest of them
+    position    words of the oldest that have moved
     """
 
     def __init__(self, name, stream, words, index):
@@ -31,20 +31,20 @@ class Reader:
 
 
 class KvCacheModel(Harness):
-    """``dut``, its inputs free but for what its docstring asks of them, and the model.
+    """The cache ``dut`` and its model.  Inputs are free, but for the rules in the cache's docstring.
 
-    Of the layer that is written:
-    beat        beats that have moved; ``first`` if none, ``ending`` if the last one does
-    there       sequence, layer, place, whole of the beats that are offered
-    here        the same of the last complete layer, which requests ask for; ``present`` if there is one
+    The layer that is written:
+    beat        number of beats that have moved; ``first``: none has; ``ending``: the last one moves in this cycle
+    there       sequence, layer, place and whole of the beats that are offered
+    here        the same of the last complete layer, which requests read; ``present``: there is one
 
-    Of one word, any one:
-    watched     value (0 is k, 1 is v), sequence, layer, place, head, and which word of the head
-    address     where it is in its memory; ``stored``: what is there now, or on its way, as it is written a cycle later
-    appended    the word in the beat that is offered, if ``offered``; ``held``: what was last appended, or zero
+    One word, any one:
+    watched     its value (0 is k, 1 is v), sequence, layer, place, head, and its number within the head
+    address     its address in its memory; ``stored``: the content there, or the word that is being written there
+    appended    the word of the beat that is offered, if ``offered``; ``held``: the word that was appended last, or 0
 
-    Of the requests:
-    words       length of one
+    The requests:
+    words       words of a request
     recent      indices of the last three, the newest first
     k, v        a Reader each
     """
@@ -125,7 +125,7 @@ class KvCacheModel(Harness):
         with m.If(self.offered & self.dut.write.ready):
             m.d.sync += self.held.eq(self.appended)
 
-        # A second, combinational, read port on every memory.
+        # Each memory gets a second, combinational read port, which shows the content of the watched address.
         unit = self.dut.elaborate(None)
         self.memories = [[unit.submodules[f"{name}_{u}"] for u in range(self.banks)] for name in "kv"]
         self.address = self.slot(w["sequence"], w["layer"]) + (
@@ -180,7 +180,7 @@ class KvCacheModel(Harness):
         encoding = self.fragment.generated["layer"].encoding
         empty, locate, write, serve = (reg["layer_state"] == encoding[s] for s in ("EMPTY", "LOCATE", "WRITE", "SERVE"))
 
-        # How far the layer is, in digits there, in beats here.
+        # The cache counts the layer's progress in digits (value, index, bank, word, part), the model in beats.
         part, index = reg.get("part", Const(0)), reg["index"]
         words = ((reg["value"] * self.indices + index) * self.banks + reg["bank"]) * self.head_words + reg["sub"]
         gather = max(1, self.lanes // self.vector_lanes)
@@ -234,7 +234,7 @@ class KvCacheModel(Harness):
             ).all(),
         )
 
-        # A word of a beat that is being cut is stored before the beat moves.
+        # The words of a beat that is cut into several are stored before the beat moves.
         early = write & self.offered & (part > self.number % cut) if cut > 1 else Const(0)
         invariant("watched word", self.stored == Mux(early, self.appended, self.held))
 
@@ -245,7 +245,7 @@ class KvCacheModel(Harness):
         for n, r in enumerate(self.readers):
             o, pending, busy = r.stream, reg["pending"][n], reg["busy"][n]
             final = o.valid & o.payload.last
-            read = Mux(o.valid & ~final, r.position + 1, 0)  # words of the request that is being read
+            read = Mux(o.valid & ~final, r.position + 1, 0)  # words so far of the request that is being read
             invariant(f"{r.name}: requests", r.waiting == pending + busy + final)
             invariant(f"{r.name}: output", implies(o.valid, (busy | final) & (final == (r.position == self.words - 1))))
             invariant(f"{r.name}: position", (r.position < self.words) & implies(~o.valid, r.position == 0))

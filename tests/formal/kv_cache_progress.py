@@ -1,4 +1,4 @@
-"""Whatever the KV cache has accepted it finishes, in a number of cycles that is known."""
+"""The KV cache finishes every request and layer that it has accepted, within a known number of cycles."""
 
 from amaranth.hdl import Cat, Mux, Signal
 from harness import Bug, Proof, implies, registers
@@ -13,20 +13,22 @@ SHUT = "the first beat of a layer waits longer than it should"
 SLOW = "a beat waits longer than its words take"
 
 PATIENCE = 3
-"""Cycles within which a consumer takes a word."""
+"""Cycles within which the assumed consumer takes a word."""
 
 
 def _cycles(model, condition, most):
-    """For how many cycles on end, up to now, ``condition`` held; at most ``most`` + 1."""
+    """The number of consecutive cycles, up to the last one, in which ``condition`` held; at most ``most`` + 1."""
     count = Signal(range(most + 2))
     model.m.d.sync += count.eq(Mux(condition, count + (count <= most), 0))
     return count
 
 
 def _follow(model, reader, oldest):
-    """A request, any one, from its acceptance until ``left`` words, its own and those before it, have moved.
+    """Follow a request, any one, from its acceptance until its last word has moved.
 
-    ``age``: cycles since then, at most ``oldest``; ``total``: the first value of ``left``.
+    left        words that have yet to move: its own, and those of earlier requests; 0 when no request is followed
+    total       the first value of ``left``
+    age         cycles since the acceptance, at most ``oldest``
     """
     m, name = model.m, reader.name
     chosen = Signal(name=f"{name}_chosen")
@@ -63,7 +65,7 @@ def finish(model: KvCacheModel):
         locates, writes = (reg["layer_state"] == encoding[state] for state in ("LOCATE", "WRITE"))
         part = reg["part"] if parts > 1 else 0
 
-    # The bounds of the stream of beats.
+    # Bounds for the beats of ``write``.
     nothing_to_read = (model.k.waiting == 0) & (model.v.waiting == 0) & ~request.valid
     shut = _cycles(model, write.valid & ~write.ready & model.first & nothing_to_read, parts + 1)
     model.claim(SHUT, shut <= parts + 1)
@@ -73,7 +75,7 @@ def finish(model: KvCacheModel):
         model.invariant("shut", shut <= Mux(locates, 1, Mux(writes, 2 + part, 0)))
         model.invariant("slow", slow <= part)
 
-    # A request that nobody accepts, while no layer is being written.
+    # Bounds for a request that waits to be accepted while no layer is being written.
     most = max(PATIENCE * model.slot_words + 1, parts + 1)
     refused = _cycles(model, request.valid & ~request.ready & model.present & model.first, most)
     model.claim(REFUSED, refused <= most)
@@ -91,7 +93,7 @@ def finish(model: KvCacheModel):
         left, total, age = _follow(model, r, 3 * PATIENCE * model.slot_words + 3)
         model.claim(LATE, implies(left != 0, age <= PATIENCE * total + 2))
         if model.invariants:
-            # In every cycle a word moves, or one waits, or the pipeline fills.
+            # In every cycle a word moves, or a word waits, or the pipeline fills.
             pending, busy = reg["pending"][n], reg["busy"][n]
             fills = Mux(valid, pending & ~busy & (left > 1), 1 + (pending & ~busy))
             model.invariant(f"{r.name}: waits", (waits < PATIENCE) & implies(~valid, waits == 0))

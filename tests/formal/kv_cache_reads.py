@@ -1,4 +1,4 @@
-"""A request brings what was appended: the right words, in order, as many as it should."""
+"""A request brings the words that were appended, in order, and all of them."""
 
 from amaranth.hdl import Signal, Value
 from harness import Bug, Proof, implies
@@ -6,8 +6,8 @@ from kv_cache_model import SHAPES, KvCacheModel
 
 import hdl.attention.kv_cache
 
-UNASKED = "a word that nobody asked for"
-VALUE = "a word that is not what was appended"
+UNASKED = "a word that no request asked for"
+VALUE = "a word other than the one that was appended"
 LAST = "last is not on the last word, or on another"
 UNWRITTEN = "a request is accepted before its layer is complete"
 UNREAD = "the next layer begins before all was read"
@@ -36,7 +36,7 @@ def bring_what_was_appended(model: KvCacheModel):
 
 
 def happen(model: KvCacheModel):
-    """That what is assumed leaves room for what is proven."""
+    """The assumptions leave room for the cases that the proofs are about."""
     w, v, o = model.watched, model.v, model.dut.v
     model.cover("three requests are under way", v.waiting == 3)
     others = Signal()  # a layer was complete after the watched word had been written
@@ -57,7 +57,7 @@ def happen(model: KvCacheModel):
 
 PROOFS = [
     Proof(
-        "KV cache: the proofs are about something",
+        "KV cache: the cases that the proofs are about can happen",
         hdl.attention.kv_cache,
         KvCacheModel,
         happen,
@@ -66,7 +66,7 @@ PROOFS = [
         45,
     ),
     Proof(
-        "KV cache: a request brings what was appended, in order, all of it",
+        "KV cache: a request brings the words that were appended, in order, all of them",
         hdl.attention.kv_cache,
         KvCacheModel,
         bring_what_was_appended,

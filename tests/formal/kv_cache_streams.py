@@ -1,11 +1,11 @@
-"""The streams of the KV cache keep the rules of streams."""
+"""The streams of the KV cache keep the rule of streams: an offered payload stays until it moves."""
 
 from harness import Bug, Proof
 from kv_cache_model import SHAPES, KvCacheModel
 
 import hdl.attention.kv_cache
 
-MOVES = "a word that changes, or goes, before it has moved"
+MOVES = "a word that changes or is withdrawn before it has moved"
 
 
 def stay(model: KvCacheModel):

@@ -1,4 +1,4 @@
-"""The KV cache writes to the place it was told, what it was told, and nothing else."""
+"""The KV cache writes the words that are appended, to their place, and nothing else."""
 
 from amaranth.hdl import Cat, Signal, Value
 from harness import Bug, Proof, implies
@@ -7,12 +7,12 @@ from kv_cache_model import SHAPES, KvCacheModel
 import hdl.attention.kv_cache
 
 OUTSIDE = "a write outside the addressed place"
-CHANGED = "a word that is not what was last appended there"
+CHANGED = "a word other than the one that was last appended there"
 BOTH = "a memory is read while it is written"
 
 
 def stay_inside(model: KvCacheModel):
-    # Of the cycle before, in which the word was there.
+    # A word is written in the cycle after its beat was offered: ``was_...`` are sequence, layer and place of that cycle.
     sequence, layer, place, _ = [Signal.like(Value.cast(known), name=f"was_{k}") for k, known in enumerate(model.there)]
     model.m.d.sync += Cat(sequence, layer, place).eq(Cat(model.there[:3]))
     start = model.slot(sequence, layer) + place * model.head_words
@@ -24,15 +24,15 @@ def stay_inside(model: KvCacheModel):
 
 
 def keep_values(model: KvCacheModel):
-    # While its beat is offered, the word may be the old one or already the new one.
+    # While its beat is offered, the word may be the old one or the new one.
     model.claim(CHANGED, (model.stored == model.held) | (model.offered & (model.stored == model.appended)))
 
 
 def keep_apart(model: KvCacheModel):
-    # The promise of NEVER_BOTH.
+    # NEVER_BOTH promises this to Yosys.
     for memories in model.memories:
         for memory in memories:
-            (write,), (read, *_) = memory.write_ports, memory.read_ports  # the others are the proofs' own
+            (write,), (read, *_) = memory.write_ports, memory.read_ports  # further read ports are the proof's own
             model.claim(BOTH, ~(write.en & read.en))
 
 
@@ -85,7 +85,7 @@ PROOFS = [
         ],
     ),
     Proof(
-        "KV cache: every word is what was last appended there",
+        "KV cache: every word is the one that was last appended there",
         hdl.attention.kv_cache,
         KvCacheModel,
         keep_values,
@@ -102,7 +102,7 @@ PROOFS = [
                 "gathered",
                 20,
             ),
-            Bug("a word is written from idle cycles, too", "whole.eq(self.write.valid)]", "whole.eq(1)]", CHANGED, "straight", 20),
+            Bug("idle cycles are written, too", "whole.eq(self.write.valid)]", "whole.eq(1)]", CHANGED, "straight", 20),
             Bug(
                 "all banks are written",
                 "to.eq(whole & (value == v) & (bank == u))",

@@ -1,4 +1,4 @@
-"""An adapter is used only if it is whole and right, and is not written while it is used."""
+"""An adapter is used only if its load image was complete and right, and is not written while it is used."""
 
 from amaranth.hdl import Array, Cat, Signal, Value
 from harness import Bug, Proof, implies
@@ -6,19 +6,19 @@ from lora_loader_model import SHAPES, LoraLoaderModel
 
 import hdl.lora.loader
 
-READY = "an adapter is ready without a whole and right frame, or is not with one"
+READY = "an adapter is ready without a complete and right image, or is not ready with one"
 FED = "the checksum is not that of the words that moved"
-STEPS = "the steps of an adapter that is ready are not those of its frame"
-NONE = "no adapter is not ready, or has steps"
-WHERE = "a write that is not the next word of the frame, or none where there should be one"
-WHAT = "a write of something else than the frame has"
+STEPS = "the steps of an adapter that is ready are not those of its image"
+NONE = "number 0, no adapter, is not ready or has steps"
+WHERE = "a write to another address than the next word's, or no write where one is due"
+WHAT = "a write of another word than the image's"
 IN_USE = "the adapter in use is written"
 WRITTEN_READY = "an adapter that is ready is written"
-REPLY = "a frame without its reply, or a reply without a frame"
-SAYS = "a reply that is not true"
+REPLY = "an image without its reply, or a reply without an image"
+SAYS = "a reply with a wrong number or status"
 LOST = "a reply is due while another one waits"
-BREAKS = "a frame begins before the one that it breaks into is answered"
-MOVES = "a reply that changes, or goes, before it has moved"
+BREAKS = "an image begins before the incomplete one has its reply"
+MOVES = "a reply that changes or is withdrawn before it has moved"
 WAITS = "a word waits without a reason"
 
 
@@ -36,12 +36,12 @@ def ready_only_if_right(model: LoraLoaderModel):
 
 
 def _write(model):
-    """The write that is due now: whether there is one, its address and its lane."""
+    """(whether a write is due in this cycle, its address, its lane)."""
     address = (model.number - 1) * model.words + model.word // model.lora_lanes
     return [model.before(Value.cast(v)) for v in (model.stored, address, model.word % model.lora_lanes)]
 
 
-def write_the_frame(model: LoraLoaderModel):
+def write_the_image(model: LoraLoaderModel):
     write = model.dut.write
     due, address, lane = _write(model)
     model.claim(WHERE, (write.en == due) & implies(due, (write.addr == address) & (write.lane == lane)))
@@ -96,7 +96,7 @@ def go_on(model: LoraLoaderModel):
 
 
 def happen(model: LoraLoaderModel):
-    """That what is assumed leaves room for what is proven."""
+    """The assumptions leave room for the cases that the proofs are about."""
     dut = model.dut
     model.cover("an adapter is loaded while another one is in use", model.right & (dut.in_use != 0))
     model.cover(
@@ -113,7 +113,7 @@ def _proof(title, claims, *bugs):
 
 PROOFS = [
     Proof(
-        "LoRA loader: the proofs are about something",
+        "LoRA loader: the cases that the proofs are about can happen",
         hdl.lora.loader,
         LoraLoaderModel,
         happen,
@@ -122,11 +122,11 @@ PROOFS = [
         30,
     ),
     _proof(
-        "ready only after the whole frame in order, with the right checksum",
+        "ready only after the complete image in order, with the right checksum",
         ready_only_if_right,
         Bug("the checksum does not matter", "with m.If(word == crc.crc):", "with m.If(1):", READY, "one part", 20),
         Bug(
-            "the frame is an address short", "with m.If(address_left == 0):", "with m.If(address_left == 1):", READY, "one part", 20
+            "the image is an address short", "with m.If(address_left == 0):", "with m.If(address_left == 1):", READY, "one part", 20
         ),
         Bug("the layout does not matter", "with m.If(word != self.layout):", "with m.If(0):", READY, "one part", 20),
         Bug(
@@ -137,9 +137,9 @@ PROOFS = [
             "one part",
             20,
         ),
-        Bug("the checksum goes on from the frame before", "crc.start.eq(moves & first)", "crc.start.eq(0)", FED, "one part", 20),
+        Bug("the checksum goes on from the image before", "crc.start.eq(moves & first)", "crc.start.eq(0)", FED, "one part", 20),
         Bug(
-            "the steps are those of the word that ends the frame",
+            "the steps are those of the last word of the image",
             "Array(self.steps)[number].eq(steps)",
             "Array(self.steps)[number].eq(new_steps)",
             STEPS,
@@ -148,11 +148,11 @@ PROOFS = [
         ),
     ),
     _proof(
-        "memory gets the frame, word for word",
-        write_the_frame,
+        "memory gets the image, word for word",
+        write_the_image,
         Bug("an adapter too far", "max(0, n - 1) * self.words", "n * self.words", WHERE, "two parts", 20),
         Bug(
-            "the lane stays after a frame that was broken off",
+            "the lane stays after an incomplete image",
             "m.d.sync += [lane.eq(0), part.eq(0),",
             "m.d.sync += [part.eq(0),",
             WHERE,
@@ -183,7 +183,7 @@ PROOFS = [
         ),
     ),
     _proof(
-        "every frame gets its reply",
+        "every image gets its reply",
         answer,
         Bug(
             "words move while a reply waits",
@@ -206,7 +206,7 @@ PROOFS = [
         ),
         Bug("a wrong checksum brings no reply", "reply(LoadStatus.BAD_CHECKSUM, number)", "pass", REPLY, "one part", 20),
         Bug(
-            "the number of the frame before",
+            "the number of the image before",
             "reply(LoadStatus.NO_ADAPTER, new_number)",
             "reply(LoadStatus.NO_ADAPTER, number)",
             SAYS,
@@ -224,7 +224,7 @@ PROOFS = [
         Bug("a reply is offered for one cycle", "        with m.If(advance):", "        with m.If(1):", MOVES, "one part", 20),
     ),
     _proof(
-        "a word waits only for a reply, for the frame that it breaks into, or for the adapter in use",
+        "a word waits only for a reply, for the incomplete image before it, or for the adapter in use",
         go_on,
         Bug("any adapter in use stops the loader", "(self.in_use != number)", "(self.in_use == 0)", WAITS, "one part", 20),
     ),

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The loader of adapters beside a model of the frames it was given (docs/arithmetic.md, section 6)."""
+"""The loader of adapters with a model of its load images so far (docs/arithmetic.md, section 6)."""
 
 from amaranth.hdl import Array, Cat, Fragment, Signal
 from harness import Harness, implies, registers
@@ -7,24 +7,24 @@ from harness import Harness, implies, registers
 NAMES = ("n_adapters", "words", "lora_lanes", "word_bits", "layout")
 
 SHAPES = {
-    "two parts": (2, 2, 2, 40, 0x5A17),  # two addresses of two lanes, two words of the frame each
+    "two parts": (2, 2, 2, 40, 0x5A17),  # two addresses of two lanes, two words of the image each
     "one part": (3, 3, 1, 24, 0xC0FFEE42),  # three addresses of one lane
-    "many": (5, 6, 4, 272, 7),  # nine words of the frame for each lane
+    "many": (5, 6, 4, 272, 7),  # nine words of the image for each lane
 }
 
 
 class LoraLoaderModel(Harness):
-    """``dut``, its inputs free but for what its docstring asks of them, and the model.
+    """The loader ``dut`` and its model.  Inputs are free, but for the rules in the loader's docstring.
 
-    taken               words of the frame under way that have moved, 0 between frames
-    number, steps       what its word 0 said
-    crc                 the unit's checksum generator: what it says of the words that it is fed is taken for true
-    new, right, wrong   conditions of this cycle: word 0 of a frame for an adapter that exists moves; the last word
-                        moves, and is or is not the checksum
-    answer              condition of this cycle: it is known what becomes of a frame; ``answers``: number and status
+    taken               words of the image under way that have moved; 0 between images
+    number, steps       the fields of its word 0
+    crc                 the unit's checksum generator; the model assumes that its result is right for the words it gets
+    new, right, wrong   in this cycle word 0 of an image for an adapter that exists moves; the last word moves and is, or is
+                        not, the checksum
+    answer              this cycle decides the reply to an image; ``answers``: its number and status
     stored              this cycle completes a word of memory
-    adapter             the number of an adapter, any one; ``usable``: that its last frame was whole and right;
-                        ``its_steps``: what that frame said
+    adapter             the number of an adapter, any one; ``usable``: its last image was complete and right;
+                        ``its_steps``: the steps of that image
     """
 
     def __init__(self, module, shape, invariants):
@@ -33,19 +33,19 @@ class LoraLoaderModel(Harness):
         self.dut = dut = module.LoraLoader(**dict(zip(NAMES, shape, strict=True)))
         self.status = module.LoadStatus
         self.parts = -(-self.word_bits // 32)
-        self.end = 2 + self.words * self.lora_lanes * self.parts  # the checksum's place in a frame
+        self.end = 2 + self.words * self.lora_lanes * self.parts  # number of the image's word that is the checksum
         self.free(dut.i.valid, dut.i.payload, dut.o.ready, dut.in_use)
         unit = dut.elaborate(None)
         self.crc = unit.submodules["crc"]
         self.m.submodules.dut = self.fragment = Fragment.get(unit, None)
-        self._frames()
+        self._images()
         self._memory()
         self._adapter()
         self._assume()
         if self.invariants:
             self._invariants()
 
-    def _frames(self):
+    def _images(self):
         m, dut, status = self.m, self.dut, self.status
         word, first = dut.i.payload.data, dut.i.payload.first
         self.moved = moved = dut.i.valid & dut.i.ready
@@ -100,7 +100,7 @@ class LoraLoaderModel(Harness):
     def _assume(self):
         dut = self.dut
         self.assume(self.stays(dut.i))
-        # A token takes an adapter that was ready at most two cycles ago.
+        # A token begins to use an adapter at most two cycles after it saw that adapter ready.
         self.ready_before = self.before(dut.ready)
         self.ready_earlier = self.before(self.ready_before)
         seen = Array(dut.ready | self.ready_before | self.ready_earlier)
@@ -124,7 +124,7 @@ class LoraLoaderModel(Harness):
         )
         under_way = self.taken != 0
         invariant(
-            "frame",
+            "image",
             implies(
                 under_way,
                 (reg["number"] == self.number)

@@ -1,8 +1,8 @@
 """Runs the proofs, two at a time: python tests/formal/prove.py [WORDS OF A TITLE]
 
-A line for each proof of each shape, and for each seeded bug, which must be found as a counterexample of the claim it
-breaks.  Exit code 1 if something is not proven, not reached or not found.  The trace of a counterexample that is not
-of a seeded bug is kept in build/formal.
+Prints a line for each proof of each shape and for each seeded bug.  A bug is found if the solver's counterexample violates the
+claim that the bug names.  The exit code is 1 if a claim is not proven, a cover not reached or a bug not found.  A counterexample
+to a claim, other than of a seeded bug, leaves its trace in build/formal.
 """
 
 import os
@@ -26,13 +26,13 @@ GROUPS = (kv_cache_writes, kv_cache_reads, kv_cache_progress, kv_cache_streams, 
 TRACES = Path("build/formal")
 TOOLS = Path(sys.executable).parent
 TIMEOUT = 240
-"""Seconds for one proof; the slowest takes some ten."""
+"""Seconds after which a proof is given up; the slowest one takes about ten."""
 
 
 def run(harness, mode: str, depth: int, trace: str | None = None) -> tuple[str, set[str]]:
-    """What sby makes of it: PASS, FAIL, or another word; and the claims (or covers) that do not hold."""
+    """(sby's outcome: PASS, FAIL or another word; the claims that fail or the covers that are not reached)."""
     text = harness.rtlil()
-    # An assertion that got lost on the way to the solver would hold.
+    # Counted, because an assertion that is lost on the way to the solver would seem to hold.
     script = f"""
 [options]
 mode {mode}
@@ -97,7 +97,7 @@ def timed(job) -> tuple[bool, str]:
     begun = time.monotonic()
     try:
         good, text = job()
-    except Exception as error:  # one that cannot be built says so, the others run
+    except Exception as error:  # a proof that cannot be built is reported, and the others run
         good, text = False, f"{type(error).__name__}: {error}"
     return good, f"  {'ok  ' if good else 'FAIL'} {time.monotonic() - begun:5.1f} s  {text}"
 

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""Attention against its golden twin, to the bit: the heads alone, and with the cache over many tokens."""
+"""Attention equals golden to the bit: the heads alone, and with the cache over many tokens."""
 
 from math import gcd
 
@@ -35,7 +35,7 @@ KINDS = ("even", "late", "extreme", "flat", "zero")
 
 
 def blocks(rng, kind, shape, head_dim, limit):
-    """(mant [*shape, c, n], exp [*shape, c]): q, k or v of one kind."""
+    """(mant[*shape, c, n], exp[*shape, c]): random q, k or v of one of KINDS, exponents up to ``limit``."""
     n = gcd(head_dim, 32)
     shape = (*shape, head_dim // n)
     mant = rng.integers(-127, 128, (*shape, n))
@@ -56,7 +56,7 @@ def draw(rng, kind, heads, banks, n_time, head_dim, limit):
     q = blocks(rng, kind, (heads,), head_dim, limit)
     k, v = (blocks(rng, kind, (banks, n_time), head_dim, limit) for _ in range(2))
     if kind == "late":
-        # The same key again and again, each time a little larger: the maximum moves at almost every position.
+        # One key that grows with each position, so that the maximum moves at almost every one.
         growth = np.sort(rng.integers(-12, -4, n_time))
         k = np.repeat(k[0][:, :1], n_time, 1), np.broadcast_to(growth[:, None], k[1].shape)
     return q, k, v
@@ -70,7 +70,7 @@ def golden(q, k, v, wide_bits, sinks=None):
 
 
 def mx_beats(mant, exp, vector_lanes, last=False):
-    """[..., c, n] and [..., c] in order, as beats."""
+    """Beats of mant[..., c, n] and exp[..., c], in order."""
     block = mant.shape[-1]
     rows = mant.reshape(-1, vector_lanes).tolist()
     exps = np.repeat(exp.reshape(-1), block // vector_lanes).tolist()
@@ -80,7 +80,7 @@ def mx_beats(mant, exp, vector_lanes, last=False):
 
 
 def kv_beats(mant, exp, lanes):
-    """[banks, T, c, n] as words of all banks."""
+    """Words of all banks, of mant[banks, positions, c, n] and exp[banks, positions, c]."""
     banks, n_time, block = mant.shape[0], mant.shape[1], mant.shape[-1]
     words = mant.reshape(banks, -1, lanes).tolist()
     exps = np.repeat(exp.reshape(banks, -1), block // lanes, 1).tolist()
@@ -91,7 +91,7 @@ def kv_beats(mant, exp, lanes):
 
 
 def compare(got, values, vector_lanes):
-    """Beats of o against [vectors, n] values."""
+    """Assert that the beats of o are values[vector, element]."""
     rows = [(vector, j) for vector in range(len(values)) for j in range(0, len(values[vector]), vector_lanes)]
     for n, (beat, (vector, j)) in enumerate(zip(got, rows, strict=True)):
         end = j + vector_lanes
@@ -100,7 +100,7 @@ def compare(got, values, vector_lanes):
 
 
 def check_heads(shape, passes, stalls=(0.0, 0.0), seed=0, n_vectors=1, max_context=64):
-    """``passes`` holds (kind, positions) of each; a vector is len(passes) / n_vectors of them."""
+    """Run ``passes``, a list of (kind, positions); len(passes) / n_vectors of them are a vector of o."""
     head_dim, lanes, vector_lanes, heads, banks, wide_bits = shape
     rng = np.random.default_rng(seed)
     dut = AttentionHeads(
@@ -188,7 +188,7 @@ SLIDING = [
 
 
 class Bench:
-    """A model's attention, and every k and v it was ever given."""
+    """A model's attention and every k and v that it was given."""
 
     def __init__(self, shape, seed=0, n_layers=2):
         *heads, lanes, self.vector_lanes, at_once, self.max_context, self.n_sequences, self.n_sinks = shape
@@ -207,13 +207,13 @@ class Bench:
         self.history = {}  # (sequence, layer) -> list of (k mant, k exp, v mant, v exp)
 
     def place(self, position):
-        """(place, whole) of a position."""
+        """(place, whole) of a position: ``whole`` once the window is full."""
         if position < self.max_context:
             return position, 0
         return self.n_sinks + (position - self.n_sinks) % (self.max_context - self.n_sinks), 1
 
     def layer(self, kind, sequence, layer, place=None):
-        """(beats in, the values that leave) of the sequence's next position, which goes to ``place``."""
+        """(beats of i, values of o) of the sequence's next position, which goes to ``place``, by default the next one."""
         model = self.model
         q, sink_q = (blocks(self.rng, kind, (model.n_heads,), model.head_dim, 13) for _ in range(2))
         k, v = (blocks(self.rng, kind, (model.n_kv_heads,), model.head_dim, 13) for _ in range(2))
@@ -278,11 +278,21 @@ def test_equals_golden_to_the_last_position():
     bench.run([((0, 0, p, 0), *bench.layer("even", 0, 0)) for p in range(40)])
 
 
+@pytest.mark.parametrize("n_layers", [1, 3])
+def test_the_cache_holds_the_layers_of_its_model(n_layers):
+    bench = Bench(SLIDING[0], n_layers=n_layers)
+    model, cache = bench.model, bench.dut.cache
+    elements = bench.n_sequences * n_layers * model.n_kv_heads * bench.max_context * model.head_dim
+    assert cache.depth * cache.banks * cache.lanes == elements
+    assert [memory.depth for memory in (*cache.k_data, *cache.v_data)] == [cache.depth] * 2 * cache.banks
+    bench.run([((1, layer, 0, 0), *bench.layer("even", 1, layer)) for layer in reversed(range(n_layers))])
+
+
 @pytest.mark.parametrize("position", [0, 40])
 @pytest.mark.parametrize(
     "shape, latency, interval",
     [
-        # Several words a block or several blocks a head add a register each, several words a head a cycle each.
+        # latency: a stage for several words a block, one for several blocks a head, and a cycle for each further word of a head.
         (CHIPS[0], 29, 18),
         (CHIPS[1], 29, 18),
         (CHIPS[3], 33, 17),
@@ -292,14 +302,14 @@ def test_equals_golden_to_the_last_position():
     ],
 )
 def test_cycles(shape, latency, interval, position):
-    """One layer, nothing stalled: the cycle in which each value of each pass leaves."""
+    """One layer without stalls: the cycle in which each beat of each pass leaves."""
     bench = Bench((*shape[:6], 41, 1, 0), n_layers=1)
     model, config, dut = bench.model, bench.config, bench.dut
     steps = [((0, 0, p, 0), *bench.layer("even", 0, 0)) for p in range(position + 1)]
     times_in, times_out = [], []
 
     async def host(ctx):
-        # Only the last position is timed: what came before is put into the memories.
+        # Only the last position is timed; k and v of those before are put into the memories.
         for p, (_, beats, _) in enumerate(steps[:-1]):
             store(ctx, dut.cache, beats[: dut.kv_beats], p)
         ctx.set(dut.place, position)
@@ -327,7 +337,7 @@ def test_cycles(shape, latency, interval, position):
     assert times_out == [first + max(words, dut.interval) * p + b for p in range(passes) for b in range(beats)]
 
 
-# module and name of what is replaced; each fault must show.
+# A fault replaces a name of a module; each must be found.
 BROKEN = {
     "no rescaling of the sums": (hdl.attention.sums, "_rescale", lambda held, shift: held),
     "a rescaling that rounds": (hdl.attention.sums, "_rescale", lambda held, shift: (Cat(0, held).as_signed() >> shift) + 1 >> 1),
@@ -335,7 +345,7 @@ BROKEN = {
     "shifts that wrap": (hdl.attention.sums, "_at_most", lambda value, like: Value.cast(value)[: len(like)]),
     "scores cut, not rounded": (hdl.attention.scores, "_half_up", lambda doubled: doubled >> 1),
     "scores that wrap": (hdl.attention.scores, "_limited", lambda doubled: (doubled + 1 >> 1)[:16].as_signed()),
-    "scores of which the far bits are not looked at": (
+    "scores whose far bits are ignored": (
         hdl.attention.scores,
         "_limited",
         lambda doubled: saturate(doubled[:18].as_signed() + 1 >> 1, 16),
@@ -347,7 +357,7 @@ BROKEN = {
 
 
 def stuck(first, new, held):
-    """As _maximum, but blind to a new maximum."""
+    """As ``_maximum``, but the maximum never grows after the first position."""
     return Mux(first, new, held), Const(0, 12), Mux(first | (held < new), 0, held - new)
 
 

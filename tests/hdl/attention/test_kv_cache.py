@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The KV cache against a dictionary of what was appended, its memories against everything ever written."""
+"""The KV cache returns what was appended; its memories hold everything that was written, and nothing else."""
 
 import random
 
@@ -25,7 +25,7 @@ NAMES = ("kv_heads", "head_dim", "lanes", "vector_lanes", "banks", "n_layers", "
 
 
 class Bench:
-    """A cache, the words it should hold, and what the requests made so far should bring."""
+    """A cache, the words that it should hold, and the words that the requests so far should bring."""
 
     def __init__(self, shape, seed):
         self.shape = dict(zip(NAMES, shape, strict=True))
@@ -38,7 +38,7 @@ class Bench:
         return self.shape[name]
 
     def append(self, sequence, layer, place, whole=0):
-        """The beats that write random k and v there."""
+        """Beats that write random k and v to a place."""
         vl, block = self.vector_lanes, max(self.vector_lanes, self.lanes)
         beats = []
         for v in range(2):
@@ -53,6 +53,7 @@ class Bench:
         return beats
 
     def request(self, index, sequence, layer, place, whole=0):
+        """Expect the words of a request on k and on v."""
         for v, name in enumerate("kv"):
             heads = [
                 [
@@ -95,7 +96,7 @@ class Bench:
                 for port, value in zip(ports, where, strict=True):
                     ctx.set(port, value)
                 await drive(ctx, dut.write, beats[:1], stall, f"first {k}")
-                for port in ports:  # taken with the first beat: noise afterwards
+                for port in ports:  # they were taken with the first beat: noise must not matter
                     ctx.set(port, self.rng.getrandbits(len(port)))
                 await drive(ctx, dut.write, beats[1:], stall, f"rest {k}")
                 await drive(ctx, dut.request, requests, stall, f"requests {k}")
@@ -106,7 +107,7 @@ class Bench:
         async def contents(ctx):
             await host(ctx)
             await ctx.tick().repeat(2)
-            # Every word of every memory, those that were never written among them.
+            # Compare every word of every memory; those that were never written are 0.
             for v, memories in enumerate((dut.k_data, dut.v_data)):
                 for u, memory in enumerate(memories):
                     expected = [0] * dut.depth
@@ -172,11 +173,12 @@ def test_cycles(shape):
     sent = sum(group[-1] + 1 for group in times["write"]) + times["request"][0]
     words = (position + 1) * dut.head_words
     assert times["request"][0] == 0
-    assert times["k"] == times["v"] == [sent + 3 + k for k in range(3 * words)]
+    assert dut.latency == 3
+    assert times["k"] == times["v"] == [sent + dut.latency + k for k in range(3 * words)]
 
 
 def test_appending_waits_for_readers():
-    """Beats for the very place a stalled reader has yet to read stand at the door until it has."""
+    """While a reader stalls, the next layer's beats wait, which would overwrite the place that it reads."""
     bench = Bench(SHAPES[0], 3)
     dut = bench.dut
     place = (0, 0, 1)

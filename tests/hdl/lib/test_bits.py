@@ -6,7 +6,9 @@ import pytest
 from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 
+import hdl.lib.bits
 from hdl.lib.bits import bitlen, magnitude, saturate, shift_right
+from sim.golden.arithmetic import rshr
 
 
 def evaluate(expression, signals, rows):
@@ -77,3 +79,39 @@ def test_saturate(width, to):
     values = range(-(1 << (width - 1)), 1 << (width - 1))
     low, high = -(1 << (to - 1)), (1 << (to - 1)) - 1
     assert evaluate(saturate(x, to), [x], [[v] for v in values]) == [min(high, max(low, v)) for v in values]
+
+
+def check_rshr(shape, n):
+    x = Signal(shape)
+    low = -(1 << (len(x) - 1)) if x.shape().signed else 0
+    high = low + (1 << len(x)) - 1
+    rng = random.Random(f"{shape} {n}")
+    corners = {low, high, 0, 1, low + 1, high - 1, *(s * (1 << k) + d for k in range(len(x)) for s in (-1, 1) for d in (-1, 0, 1))}
+    values = [*(v for v in corners if low <= v <= high), *(rng.randint(low, high) for _ in range(300))]
+    assert evaluate(hdl.lib.bits.rshr(x, n), [x], [[v] for v in values]) == rshr(values, n).tolist()
+
+
+@pytest.mark.parametrize("shape", [signed(9), signed(48), 8, 20])
+@pytest.mark.parametrize("n", [-3, 0, 1, 2, 7])
+def test_rshr_is_goldens(shape, n):
+    check_rshr(shape, n)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda value, n: value >> n,
+        lambda value, n: (value >> n) + ((value >> n)[0]),
+        lambda value, n: (value + (1 << n - 1) - value[-1]) >> n,
+    ],
+    ids=["truncates", "wrong bit", "half away from zero"],
+)
+def test_a_broken_rshr_is_caught(monkeypatch, broken):
+    monkeypatch.setattr(hdl.lib.bits, "rshr", broken)
+    with pytest.raises(AssertionError):
+        check_rshr(signed(9), 2)
+
+
+def test_rshr_refuses_a_shift_that_leaves_nothing():
+    with pytest.raises(ValueError, match="n must be less than the 5 bits of value, not 5"):
+        hdl.lib.bits.rshr(Signal(5), 5)
