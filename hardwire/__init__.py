@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardwire.compiled import CompiledModel
+    from hardwire.chip import Chip
     from hardwire.conversation import Conversation
     from hardwire.source import Source
     from hardwire.target import Target
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "ChipConfig": "hdl.config",
-    "CompiledModel": "hardwire.compiled",
+    "Chip": "hardwire.chip",
     "Conversation": "hardwire.conversation",
     "HardwireError": "weights_to_rom.errors",
     "Reply": "sim.session",
@@ -46,7 +46,7 @@ __all__ = [  # noqa: RUF022 (functions first)
     "verify",
     "estimate",
     "ChipConfig",
-    "CompiledModel",
+    "Chip",
     "Conversation",
     "HardwireError",
     "Reply",
@@ -78,7 +78,7 @@ def compile(
     wide_bits: int = 32,
     simulation: bool = True,
     **chip: Any,
-) -> "CompiledModel":
+) -> "Chip":
     """Compile a checkpoint into the folder ``out``: integer model, ROM images, Verilog, simulation and report.
 
     Parameters
@@ -95,42 +95,42 @@ def compile(
     ------
     HardwireError   for a model that cannot be read, for options that do not fit it, and for a folder that cannot be written
     """
-    from hardwire.compiled import CompiledModel
+    from hardwire.chip import Chip
     from hardwire.compiler import compile_model
     from hardwire.source import Source
 
     source = model if isinstance(model, Source) else Source.open(str(model), tokenizer)
     compile_model(source, Path(out), wide_bits=wide_bits, gptq_text=gptq, simulation=simulation, **chip)
-    return CompiledModel(out)
+    return Chip(out)
 
 
-def open(out: str | Path) -> "CompiledModel":
+def open(out: str | Path) -> "Chip":
     """Open the folder of a compiled model: ``session``, ``verify``, ``report``, ``format``, ``config``.
 
     Raises
     ------
     HardwireError   if it is no compiled model, or a file in it is missing or damaged
     """
-    from hardwire.compiled import CompiledModel
+    from hardwire.chip import Chip
 
-    return CompiledModel(out)
+    return Chip(out)
 
 
-def verify(out: "str | Path | CompiledModel", prompts: Sequence[str] = (), n_tokens: int = 100, **options: Any) -> dict:
+def verify(out: "str | Path | Chip", prompts: Sequence[str] = (), n_tokens: int = 100, **options: Any) -> dict:
     """Compare every token and logit of the simulated chip with the integer model.
 
     Parameters
     ----------
-    out : str, Path or CompiledModel   the compiled model
+    out : str, Path or Chip   the compiled model
     prompts : Sequence[str]            texts to continue; if there are none, three openings of stories
     n_tokens : int                     tokens to write after each prompt
-    options                            ``adapter``, ``chat`` and ``layers``: see ``CompiledModel.verify``
+    options                            ``adapter``, ``chat`` and ``layers``: see ``Chip.verify``
 
     Returns counts; "first_difference" is None if all is equal.
     """
-    from hardwire.compiled import CompiledModel
+    from hardwire.chip import Chip
 
-    return (out if isinstance(out, CompiledModel) else CompiledModel(out)).verify(prompts, n_tokens, **options)
+    return (out if isinstance(out, Chip) else Chip(out)).verify(prompts, n_tokens, **options)
 
 
 def estimate(

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
@@ -34,7 +34,6 @@ from weights_to_rom.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from hdl.config import ChipConfig
     from sim.rtl.chip import RtlChip
-    from sim.session import Session
 
 KIND = "hardwire output 1"
 """The first thing that chip.json says; the number counts versions of the folder's layout."""
@@ -191,54 +190,6 @@ class CompiledModel:
         if not self.config.lora_rank:
             again = f"hardwire compile {self.about['source']} -o {self.folder} --lora-rank 8"
             raise CompiledError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
-
-    def session(self, backend: str | None = None, *, adapter: Path | None = None, port: str | None = None) -> "Session":
-        """A session: one sequence of tokens, at position 0.
-
-        Parameters
-        ----------
-        backend : str   "rtl" (the simulated chip, the default), "golden" (its integers in numpy, with replies equal to the bit)
-                        or "float" (the checkpoint in floating point)
-        adapter : Path  a folder that peft wrote; the chip needs ``lora_rank``
-        port : str      a serial port with a board that this model is in, or "auto" to look for it; instead of ``backend``
-
-        Raises
-        ------
-        CompiledError, AdapterError, SimulationError
-        """
-        if port is not None:
-            from hardwire.board_session import board_session
-
-            return board_session(self, port)
-        from hardwire.target import Target
-
-        return Target(self, adapter=adapter).session(backend)
-
-    def verify(
-        self,
-        prompts: Sequence[str] = (),
-        n_tokens: int = 100,
-        *,
-        layers: Sequence[int] | None = None,
-        chat: bool = False,
-        adapter: Path | None = None,
-    ) -> dict:
-        """Compare every token and logit of the simulated chip with the integer model; see ``hardwire.check.verify``.
-
-        Parameters
-        ----------
-        prompts : Sequence[str]   texts to continue; if there are none, three openings of stories
-        n_tokens : int            tokens to write after each prompt
-        layers : Sequence[int]    compare the results of these layers' units, too; an empty sequence stands for all layers
-        chat : bool               the prompts are questions, in the model's chat template
-        adapter : Path            a folder that peft wrote; chip and integer model include this adapter
-
-        Returns counts; "first_difference" is None if all is equal.
-        """
-        from hardwire.check import verify
-        from hardwire.target import Target
-
-        return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat)
 
 
 def is_output(folder: Path) -> bool:

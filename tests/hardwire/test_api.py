@@ -16,7 +16,7 @@ LANES = {"row_lanes": 2, "block_lanes": 8}
 
 
 @pytest.fixture(scope="module")
-def chip(tmp_path_factory) -> hardwire.CompiledModel:
+def chip(tmp_path_factory) -> hardwire.Chip:
     """A random model, compiled without its simulation."""
     folder = tmp_path_factory.mktemp("api")
     return hardwire.compile(write_model(folder / "model"), folder / "out", simulation=False, **LANES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hdl.verilog
+from hardwire.chip import Chip
 from hardwire.compiled import CompiledError, CompiledModel, keep_builds, replaced, sha256
 from hardwire.compiler import compile_model
 from hardwire.source import Source
@@ -96,24 +97,24 @@ def cut(path: Path) -> None:
 def test_damage_is_named(out, name, damage, complaint):
     damage(out / name)
     with pytest.raises(CompiledError, match=complaint) as error:
-        CompiledModel(out).session("rtl")
+        Chip(out).session("rtl")
     assert str(out) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_float_session_needs_the_checkpoint(out, compiled):
     model = shutil.copytree(compiled.parent / "model", out.parent / "moved")
     edit_json(out / "chip.json", source=str(model))
-    assert 0 <= CompiledModel(out).session("float").step(5).token < 41
+    assert 0 <= Chip(out).session("float").step(5).token < 41
     shutil.rmtree(model)
     with pytest.raises(CompiledError, match=r"backend float needs the checkpoint.*moved"):
-        CompiledModel(out).session("float")
+        Chip(out).session("float")
 
 
 def test_golden_session_has_the_compiled_context(compiled):
-    session = CompiledModel(compiled).session("golden")
+    session = Chip(compiled).session("golden")
     assert (session.vocab_size, session.max_context) == (41, 24)
     with pytest.raises(ValueError, match="backend must be one of rtl, golden, float"):
-        CompiledModel(compiled).session("numpy")
+        Chip(compiled).session("numpy")
 
 
 def test_what_is_no_output_is_not_replaced(tmp_path, compiled):
