@@ -134,7 +134,7 @@ def test_writes_the_load_image(rank, lanes, stall):
     assert bench.memory == memory
     # ``ready`` changes in the cycle after its word moved, in which the next word may move.
     assert bench.ready_changes == changes
-    assert steps == {number: 0 for number in range(4)} | dict(plan)
+    assert steps == dict.fromkeys(range(4), 0) | dict(plan)
     assert bench.dut.latency == 1
     if not stall:  # a word a cycle; each word of memory is written ``latency`` cycles after its last part moved
         parts = -(-word_bits(rank) // 32)
