@@ -1,0 +1,1 @@
+"""The shared engine: units with named wires, the instruction set, the program of a model, and its cycles."""

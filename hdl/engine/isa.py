@@ -197,6 +197,7 @@ LAYOUT = data.StructLayout(
 
 
 def limits(model: ModelFormat) -> dict[str, int]:
+    """Return the constants that the names of ``LIMITS`` stand for, by name."""
     kv = model.n_kv_heads * model.head_dim
     return {
         "dim": model.dim_padded,

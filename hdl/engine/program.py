@@ -1,10 +1,16 @@
 """The microprogram of the shared engine: a token, from embedding to logits (docs/arithmetic.md), a word a cycle.
 
-A word is an operation on its way through the pipeline of ``hdl.engine.engine``; what it reads, multiplies, adds,
-shifts and writes happens in the stages named there, so that an operation a cycle can begin.  There are no interlocks:
-the program keeps the distances.  A result can be multiplied again (``A.R``) six words on; the bit length of what
-was collected is there for a shift three words on, for ``SH`` and exponents five; a write takes the memory's port seven
-words on, where no word may read.
+A word is one operation of the pipeline of ``hdl.engine.engine``.  It reads, multiplies, adds, shifts and writes in the stages
+named there, and the next word follows in the next cycle.  The hardware has no interlocks: the program keeps these distances.
+
+=====================  ==========================================================
+6 words                from a word to another that multiplies its result (``A.R``)
+3 words                from ``Bits.COLLECT`` to a shift by that bit length
+5 words                from ``Bits.COLLECT`` to ``Event.SH`` and to an exponent
+7 words                from a word to its write, which takes the memory's port
+=====================  ==========================================================
+
+A word that meets such a write at the port must not read.
 """
 
 from collections.abc import Sequence
@@ -139,7 +145,7 @@ def _trig(w) -> None:
 
 
 def _embed(w) -> None:
-    """The token's row; reading a plane of a block as the fabric does brings its d."""
+    """The token's row.  The words with ``Read.X`` read a plane of a block, as the fabric does, to get its scale d."""
     w.unit = "embedding"
     w(event=Event.EMBED)
     w(event=Event.ROW)
@@ -164,7 +170,7 @@ def _matrix(w, step: Step) -> None:
 
 
 def _matvec(w) -> None:
-    """Five words a term: four of the dot product, beside the scaling of the term before; the fifth writes a result."""
+    """Five words a term: four read the dot product and scale the previous term, the fifth writes a result."""
     product = {"a": A.P, "bsel": B.D, "base": Base.ZERO}
     offset = {"a": A.S, "bsel": B.M, "base": Base.ACC, "shift": Shift.TERM}
     w.unit = MATRIX
@@ -254,7 +260,7 @@ def _norm(w) -> None:
 
 
 def _rope(w, start: int, name: str, limit: str) -> None:
-    """Pairs from row ``start`` on turn in place."""
+    """Rotate the pairs from row ``start`` on in place."""
     w.unit = "rope"
     name = f"rope_{name}"
     turned = {"a": A.LO, "bsel": B.KEEP, "base": Base.ACC, "shift": Shift.ROPE}
@@ -317,7 +323,7 @@ def _attention(w) -> None:
 
 
 def _swiglu(w) -> None:
-    """a beside u."""
+    """a of each pair is written to the upper half of the word that has u."""
     w.unit = "swiglu"
     w.label("silu")
     w(read=Read.PAIR, b=0, event=Event.GATE)

@@ -19,7 +19,8 @@ ACC_BITS = 56
 squares, below 2**(30 + 9) with a dim of 512, times 2**15."""
 
 LEFT = 30
-"""What can move left is 26 bits at most and stands this far up: any value but 0 that would have to go further saturates."""
+"""Operands that may shift left have at most 26 bits and are placed 30 bits up, so that the shifter only shifts right.  A larger
+left shift of a value other than 0 saturates anyway."""
 
 SHIFT_BITS = 6
 RESULT_STAGE = 6
