@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.board_session import board_session
-from hardwire.check import verify
 from hardwire.compiled import CompiledModel
 from hardwire.target import Target
 
@@ -60,4 +59,6 @@ class Chip(CompiledModel):
 
         Returns counts; "first_difference" is None if all is equal.
         """
+        from hardwire.check import verify  # here, as a program that talks to a board needs no simulator
+
         return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat)
