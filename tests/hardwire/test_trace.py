@@ -155,7 +155,7 @@ def test_units_of_the_verilog(out):
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        (("--token", 1, "--unit", "quack"), 1, "there is no unit quack: the chip has constant, embedding, sampler,"),
+        (("--token", 1, "--unit", "quack"), 1, "there is no unit quack: the chip has admission, constant, embedding, sampler,"),
         (("--token", 1, "--unit", "output"), 1, "there are several units output: attention.heads.output, matvec.output"),
         (("--token", 8, "--unit", "rope"), 1, "there is no token 8: the context holds 8"),
         (
