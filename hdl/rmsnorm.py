@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.lib.bits import bitlen, magnitude, shift_right
+from hdl.lib.pipeline import add_pairs, delayed
 from hdl.lib.rom import Rom
 from hdl.lib.skid import Skid
 from hdl.lib.streams import EXP_BITS, scaled_beat, vector_beat
@@ -163,10 +164,10 @@ class RMSNorm(wiring.Component):
         ]
 
         # The pipes.
-        is_square = _delayed(m, advance, squaring, 3, "is_square")
-        is_output = _delayed(m, advance, multiplying, 7, "is_output")
-        square_last = _delayed(m, advance, squaring & last_square, 3, "square_last")
-        output_last = _delayed(m, advance, multiplying & last_read, 7, "output_last")
+        is_square = delayed(m, squaring, 3, name="is_square", en=advance, reset_less=False)
+        is_output = delayed(m, multiplying, 7, name="is_output", en=advance, reset_less=False)
+        square_last = delayed(m, squaring & last_square, 3, name="square_last", en=advance, reset_less=False)
+        output_last = delayed(m, multiplying & last_read, 7, name="output_last", en=advance, reset_less=False)
         squares = []
         gains = Signal(16 * lanes, reset_less=True)
         bank_read = Signal(range(banks))
@@ -213,19 +214,19 @@ class RMSNorm(wiring.Component):
         level = 0
         while len(squares) > 1:
             level += 1
-            sums = [Signal(len(squares[0]) + 1, name=f"sum_{level}_{k}", reset_less=True) for k in range(len(squares) // 2)]
+            pairs = add_pairs(squares)
+            squares = [Signal(pair.shape(), name=f"sum_{level}_{k}", reset_less=True) for k, pair in enumerate(pairs)]
             with m.If(advance):
-                m.d.sync += [s.eq(a + b) for s, a, b in zip(sums, squares[::2], squares[1::2], strict=True)]
-            squares = sums
-        adds = _delayed(m, advance, is_square[3], level, "adds")[level]
-        adds_last = _delayed(m, advance, square_last[3], level, "adds_last")[level]
+                m.d.sync += [total.eq(pair) for total, pair in zip(squares, pairs, strict=True)]
+        adds = delayed(m, is_square[3], level, name="adds", en=advance, reset_less=False)[level]
+        adds_last = delayed(m, square_last[3], level, name="adds_last", en=advance, reset_less=False)[level]
         total = Signal((self.dim << 30).bit_length())
         starts = Signal(init=1)
         t = Signal(((self.dim << 30) + (1 << 32)).bit_length())
         n = Signal(range(len(t)))
         with m.If(advance & adds):
             m.d.sync += [total.eq(squares[0] + Mux(starts, 0, total)), starts.eq(adds_last)]
-        has = _delayed(m, advance, adds & adds_last, 3, "has")  # 1: the total, 2: t, 3: n
+        has = delayed(m, adds & adds_last, 3, name="has", en=advance, reset_less=False)  # 1: the total, 2: t, 3: n
         below = shift_right(Cat(Const(0, 6), t), n, 6)
         with m.If(advance):
             m.d.sync += [t.eq(total + eps), n.eq(bitlen(t[1:])), root.addr.eq(Cat(below, n[0]))]
@@ -246,14 +247,3 @@ def norm_latency(beats: int, lanes: int) -> int:
 
 def _banks(beats: int) -> int:
     return 1 if beats % 2 else 2
-
-
-def _delayed(m, en, signal, cycles: int, name: str) -> list:
-    """[signal, signal one cycle ago, ...]; time stands still while ``en`` is low."""
-    stages = [signal]
-    for k in range(cycles):
-        register = Signal(name=f"{name}_{k + 1}")
-        with m.If(en):
-            m.d.sync += register.eq(stages[-1])
-        stages.append(register)
-    return stages

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.lib.bits import saturate
+from hdl.lib.pipeline import delayed
 from hdl.lib.rom import Rom
 from hdl.lib.skid import Skid
 from hdl.lib.streams import scaled_beat, vector_beat
@@ -167,7 +168,7 @@ class RoPE(wiring.Component):
                 with m.If(passes[-1]):
                     m.d.sync += [cos.eq(1 << 15), sin.eq(0)]
 
-            x, y = (_delayed(m, advance, i_data[2 * pair + k], operands, f"{'xy'[k]}_{pair}") for k in range(2))
+            x, y = (delayed(m, i_data[2 * pair + k], operands, name=f"{'xy'[k]}_{pair}", en=advance)[-1] for k in range(2))
             xc, ys, xs, yc = (
                 self._product(m, advance, f"{name}_{pair}", a, b)
                 for name, a, b in (("x_cos", x, cos), ("y_sin", y, sin), ("x_sin", x, sin), ("y_cos", y, cos))
@@ -217,13 +218,3 @@ def _signed(negative, value):
 def _round(value, width: int):
     """sat(rshr(value, 15), width)"""
     return saturate((value >> 15) + value[14], width)
-
-
-def _delayed(m, en, value, cycles: int, name: str):
-    value = Value.cast(value)
-    for k in range(cycles):
-        register = Signal(value.shape(), name=f"{name}_{k + 1}", reset_less=True)
-        with m.If(en):
-            m.d.sync += register.eq(value)
-        value = register
-    return value

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from hdl.gumbel import Gumbel
+from hdl.lib.pipeline import registered
 from hdl.lib.streams import vector_beat
 from hdl.lib.wide_product import WideProduct
 
@@ -108,7 +109,10 @@ class Sampler(wiring.Component):
                     m.d.sync += lane[:-1].eq(Mux(right_wins, right_lane, left_lane))
                 winners.append((score, lane, within))
             nodes = winners
-            valid, last = self.delayed(m, f"valid_{level}", valid), self.delayed(m, f"last_{level}", last)
+            valid, last = (
+                registered(m, valid, name=f"valid_{level}", reset_less=False),
+                registered(m, last, name=f"last_{level}", reset_less=False),
+            )
             level += 1
 
         [(score, lane, _)] = nodes
@@ -126,21 +130,15 @@ class Sampler(wiring.Component):
             m.d.sync += self.o.valid.eq(0)
         return m
 
-    @staticmethod
-    def delayed(m, name, value):
-        register = Signal.like(value, name=name)
-        m.d.sync += register.eq(value)
-        return register
-
     def noisy_scores(self, m, start, accepted):
         """The product and then the sum.  Scores, and valid and last beside them."""
         m.submodules.gumbel = gumbel = Gumbel(lanes=self.lanes, index_bits=self.index_bits)
         # A register before the noise begins: whether a beat is offered has come a long way.
-        begins = self.delayed(m, "noise_begins", start)
+        begins = registered(m, start, name="noise_begins", reset_less=False)
         m.d.comb += [
             gumbel.start.eq(begins),
-            gumbel.seed.eq(self.delayed(m, "noise_seed", self.seed)),
-            gumbel.position.eq(self.delayed(m, "noise_position", self.position)),
+            gumbel.seed.eq(registered(m, self.seed, name="noise_seed", reset_less=False)),
+            gumbel.position.eq(registered(m, self.position, name="noise_position", reset_less=False)),
         ]
         greedy, factor = Signal(), Signal(TEMPERATURE_BITS)
         with m.If(start):
@@ -155,7 +153,7 @@ class Sampler(wiring.Component):
             m.submodules[f"product{lane}"] = product
             noise = Mux(greedy, 0, gumbel.o.payload[lane])
             for stage in range(1 + product.latency):
-                noise = self.delayed(m, f"noise{lane}_{stage}", noise)
+                noise = registered(m, noise, name=f"noise{lane}_{stage}", reset_less=False)
             score = Signal(signed(self.score_bits), name=f"score{lane}")
             # A register before the multiplier, as before the noise: logits come from far.
             logit = Signal(signed(self.wide_bits), name=f"logit{lane}", reset_less=True)
@@ -164,6 +162,6 @@ class Sampler(wiring.Component):
             scores.append(score)
         valid, last = accepted, self.i.payload.last
         for stage in range(1 + product.latency + 1):
-            valid = self.delayed(m, f"scoring_valid{stage}", valid)
-            last = self.delayed(m, f"scoring_last{stage}", last)
+            valid = registered(m, valid, name=f"scoring_valid{stage}", reset_less=False)
+            last = registered(m, last, name=f"scoring_last{stage}", reset_less=False)
         return scores, valid, last

@@ -21,6 +21,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 from amaranth.utils import ceil_log2
 
+from hdl.lib.pipeline import add_pairs
+
 CODE_MAX = 15
 MANTISSA_MAX = 127
 
@@ -38,11 +40,6 @@ def total_shape(block_lanes: int) -> Shape:
 def product_shape(block_lanes: int) -> Shape:
     """P: 32 * 15 * 127 < 2**16, so at most 17 bits signed."""
     return signed(bits_for_magnitude(block_lanes * CODE_MAX * MANTISSA_MAX))
-
-
-def _add_pairs(values: list[Value]) -> list[Value]:
-    """One level of an adder tree.  Sums of n-bit integers have n + 1 bits in Amaranth."""
-    return [a + b for a, b in zip(values[0::2], values[1::2], strict=False)] + values[len(values) & ~1 :]
 
 
 class CodeDot:
@@ -92,7 +89,7 @@ class CodeDot:
         for depth in range(self.levels):
             registers = [Signal(value.shape(), name=f"sum_{depth}_{j:02}", reset_less=True) for j, value in enumerate(level)]
             m.d.sync += [register.eq(value) for register, value in zip(registers, level, strict=True)]
-            level = _add_pairs(registers)
+            level = add_pairs(registers)
         (root,) = level
         # The root may be wider than P needs (Booth's digits overlap); the bits cut off repeat the sign.
         product = Signal(product_shape(self.block_lanes), reset_less=True)

@@ -12,6 +12,7 @@ from hdl.fabric.code_dot import MULTIPLIERS, total_shape
 from hdl.fabric.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, product_latency, word_bits
 from hdl.fabric.row_output import RowOutput, result_beat
 from hdl.fabric.x_buffer import XBuffer
+from hdl.lib.pipeline import delayed
 from hdl.lib.rom import RomPort
 from hdl.lib.shared_module import add_part
 from hdl.lib.streams import mx_beat
@@ -207,11 +208,7 @@ class Matvec(wiring.Component):
 
         def at(stage: int, value, name: str, since: int = 0) -> Value:
             """``value``, which is known in stage ``since``, as it is wanted in ``stage``."""
-            for now in range(since + 1, stage + 1):
-                delayed = Signal(Value.cast(value).shape(), name=f"{name}_{now}")
-                m.d.sync += delayed.eq(value)
-                value = delayed
-            return value
+            return delayed(m, value, stage - since, name=name, first=since + 1, reset_less=False)[-1]
 
         # The ROMs.  Row constants are read so that they arrive with the product of their group's first word
         # and stay until that of the next group's: no lane needs to keep them.

@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hdl.fabric.code_dot import total_shape
+from hdl.lib.pipeline import adder_tree
 from hdl.lib.rom import address_bits
 from hdl.lib.streams import EXP_BITS, mx_beat
 from weights_to_rom.model_format import BLOCK
@@ -79,7 +80,7 @@ class XBuffer(wiring.Component):
             last.eq(accept & beat.last),
             *(end.eq(accept & (count == k)) for k, end in enumerate(ends)),
             mantissas.eq(beat.mant),
-            beat_total.eq(_tree(list(beat.mant))),
+            beat_total.eq(adder_tree(list(beat.mant))),
             exp.eq(beat.exp),
         ]
         with m.If(accept):
@@ -119,10 +120,3 @@ class XBuffer(wiring.Component):
         filled = [is_full | (last & (address_half == half)) for half, is_full in enumerate(full)]
         m.d.sync += open_.eq(~Mux(write_half ^ (accept & beat.last), *reversed(filled)))
         return m
-
-
-def _tree(values: list):
-    """Sum of a power of two of values, balanced."""
-    while len(values) > 1:
-        values = [a + b for a, b in zip(values[0::2], values[1::2], strict=True)]
-    return values[0]
