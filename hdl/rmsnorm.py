@@ -69,6 +69,8 @@ class RMSNorm(wiring.Component):
         self.dim, self.lanes, self.wide_bits = dim, lanes, wide_bits
         self.beats = ceil_to(dim, BLOCK) // lanes
         self.banks = _banks(self.beats)
+        # From the last beat of a vector at ``i`` to its first beat at ``o``.
+        self.latency = norm_latency(self.beats, lanes)
         self.gain = Rom(width=16 * lanes, depth=n_norms * self.beats, name="gain", init=gain_init)
         self.norm = Rom(width=40, depth=n_norms, name="norm", init=const_init)
         super().__init__(
