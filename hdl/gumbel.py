@@ -155,24 +155,24 @@ class NoiseOfWord(wiring.Component):
 
         # 1 and 2: v = 2c + 1 normalised; its top 12 bits are all that the second stage and the table ask for.
         v, zeros = leading_one_to_top(m, "word", Cat(Const(1, 1), self.word[:31]), (16, 8, 4))
-        v, zeros_high = register(v[20:], "v"), register(zeros, "v_zeros_high")
-        upper, place = register(self.word[31], "upper1"), register(self.word[25:31], "place1")
+        v, zeros_high = register(v[20:], name="v"), register(zeros, name="v_zeros_high")
+        upper, place = register(self.word[31], name="upper1"), register(self.word[25:31], name="place1")
         v, zeros = leading_one_to_top(m, "v", v, (2, 1))
         m.d.comb += log_v.addr.eq(v[3:11])
-        zeros = register(Cat(zeros, zeros_high), "v_zeros")
-        upper, place = register(upper, "upper2"), register(place, "place2")
+        zeros = register(Cat(zeros, zeros_high), name="v_zeros")
+        upper, place = register(upper, name="upper2"), register(place, name="place2")
 
         # 3: A = (33 << 12) - (n << 12) - LOG with n = 31 - zeros; 2**12 < A < 2**18.
-        a = register((Cat(Const(0, 12), zeros + 2) - log_v.data)[:18], "a")
+        a = register((Cat(Const(0, 12), zeros + 2) - log_v.data)[:18], name="a")
         m.d.comb += tail_h.addr.eq(place)
-        upper = register(upper, "upper3")
+        upper = register(upper, name="upper3")
 
         # 4: A - H, which is positive, beside the address of log2f(A), whose n is 17 less the places shifted.
-        difference = register((a - tail_h.data)[:18], "difference")
+        difference = register((a - tail_h.data)[:18], name="difference")
         top, zeros = leading_one_to_top(m, "a", a, (4, 2, 1))
         m.d.comb += log_a.addr.eq(top[9:17])
-        octaves = register((5 - zeros)[:3], "octaves")
-        upper = register(upper, "upper4")
+        octaves = register((5 - zeros)[:3], name="octaves")
+        upper = register(upper, name="upper4")
 
         # 5: log2f(A) - (12 << 12) is octaves and LOG side by side.
         with m.If(self.advance):

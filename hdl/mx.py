@@ -35,6 +35,9 @@ class Mx(wiring.Component):
     o : Out(stream mx_beat)       LSB 2**exp
     """
 
+    latency = 4
+    """Cycles from a block's last beat at ``i`` to its first beat at ``o``."""
+
     def __init__(self, *, lanes: int, block: int, width: int, o_lanes: int | None = None):
         if not isinstance(lanes, int) or lanes < 1:
             raise ValueError(f"lanes must be a positive integer, not {lanes!r}")

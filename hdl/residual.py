@@ -27,6 +27,9 @@ class Residual(wiring.Component):
     o : Out(stream vector_beat)     Wide, the new residual
     """
 
+    latency = 2
+    """Cycles from a beat at ``i`` to its sum at ``o``."""
+
     def __init__(self, *, dim_padded: int, lanes: int, wide_bits: int):
         if not isinstance(lanes, int) or lanes < 1:
             raise ValueError(f"lanes must be a positive integer, not {lanes!r}")

@@ -71,6 +71,8 @@ class RMSNorm(wiring.Component):
         self.dim, self.lanes, self.wide_bits = dim, lanes, wide_bits
         self.beats = ceil_to(dim, BLOCK) // lanes
         self.banks = _banks(self.beats)
+        # From the last beat of a vector at ``i`` to its first beat at ``o``.
+        self.latency = norm_latency(self.beats, lanes)
         self.gain = Rom(width=GAIN_WORD.times(lanes).width, depth=n_norms * self.beats, name=prefix + "gain", init=gain_init)
         self.norm = Rom(width=NORM_WORD.width, depth=n_norms, name=prefix + "norm", init=const_init)
         super().__init__(

@@ -34,6 +34,12 @@ class SwiGLU(wiring.Component):
     o : Out(stream scaled_beat)    LSB 2**-24
     """
 
+    latency = 6
+    """Cycles from an up beat at ``i`` to its product at ``o``."""
+
+    interval = 2
+    """Cycles between two products: a gate and an up take a beat each."""
+
     def __init__(self, *, lanes: int, wide_bits: int):
         if not isinstance(lanes, int) or lanes < 1:
             raise ValueError(f"lanes must be a positive integer, not {lanes!r}")

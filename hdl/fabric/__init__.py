@@ -1,0 +1,1 @@
+"""The fabric: the matrices in ROM, multiplied by vectors of MX blocks."""

@@ -216,8 +216,8 @@ class Matvec(wiring.Component):
         p = self._product
         restart = fresh & command.restart
         m.d.comb += self.busy.eq(at(1, issue, "busy"))
-        # A word's address goes to the ROM before it is chosen, when the one before is, as words follow each other; that of a
-        # matrix' first word from its command until its vector is here, as others may read the ROM meanwhile.
+        # The ROM is read one word ahead: issuing word n presents address n + 1.  The address of a matrix's first word is
+        # presented from the command until the vector is here, because the embedding may read the ROM meanwhile.
         next_word, begins = Signal.like(self.weights.addr), Signal()
         m.d.comb += [
             begins.eq(self.command.valid & self.command.ready),

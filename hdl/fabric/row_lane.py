@@ -7,6 +7,7 @@ from amaranth.utils import ceil_log2
 
 from hdl.fabric.code_dot import CodeDot, product_shape, total_shape
 from hdl.lib.bits import saturate
+from hdl.lib.pipeline import delayed
 from weights_to_rom.model_format import BLOCK
 from weights_to_rom.rom_map import weight_word
 
@@ -100,10 +101,7 @@ class RowLane(wiring.Component):
         codes = [self.word[4 * j : 4 * j + 4] for j in range(self.block_lanes)]
         part = self.multiplier.dot(m, self.prepared, codes)
         scales = self.word[4 * self.block_lanes :]
-        for stage in range(self.multiplier.latency):
-            delayed = Signal(slice_bits(self.block_lanes), name=f"scales_{stage}", reset_less=True)
-            m.d.sync += delayed.eq(scales)
-            scales = delayed
+        scales = delayed(m, scales, self.multiplier.latency, name="scales", first=0)[-1]
         product = Signal(product_shape(BLOCK), reset_less=True)
         if self.block_lanes < BLOCK:
             whole = Signal(16, reset_less=True)

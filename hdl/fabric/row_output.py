@@ -57,7 +57,7 @@ class RowOutput(wiring.Component):
         taken = Signal(range(self.depth + 1))  # places from allocation to the cycle after their last results have left
         stored = Signal(range(self.depth + 1))  # places with results in them
         pop, popped_before = Signal(), Signal()
-        # Registers, as whatever the fabric does depends on it, and when a group leaves on what takes the beats.
+        # ``free`` is registered: it gates every issue of the fabric, and ``pop`` depends on the consumer's ``ready``.
         m.d.sync += [
             popped_before.eq(pop),
             self.free.eq((taken != self.depth) & ~((taken == self.depth - 1) & self.allocate) | popped_before),

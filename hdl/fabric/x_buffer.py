@@ -71,7 +71,7 @@ class XBuffer(wiring.Component):
         mantissas = Signal.like(beat.mant.as_value(), reset_less=True)
         beat_total = Signal(total_shape(self.x_lanes), reset_less=True)
         exp = Signal(signed(EXP_BITS), reset_less=True)
-        # Which beat is written, and that it is a vector's last: registers, as the memories are all over the fabric.
+        # The write enables and ``last`` are registered: the memories are spread over the die.
         entered, first, last = Signal(), Signal(), Signal()
         ends = [Signal(name=f"ends_{k}") for k in range(beats)]
         m.d.sync += [

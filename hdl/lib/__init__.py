@@ -1,0 +1,1 @@
+"""Plumbing of the units: streams, registers, delay lines, memories, arithmetic."""

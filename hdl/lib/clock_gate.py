@@ -40,7 +40,8 @@ def add_gated(m: Module, name: str, unit: wiring.Component, wake=0) -> None:
 
     The unit takes vectors on ``i`` and gives one on ``o`` for each, at most 7 inside at once.  It is clocked while a beat
     is offered to it, from a vector's first beat in to its last beat out, and while ``wake`` is high (for inputs beside
-    ``i``).  Between those it holds no beat that could leave, so that holding its state is to stall it.
+    ``i``).  While it is
+    not clocked it has no result to give, so stopping its clock is the same as a stall.
     """
     inside, within = Signal(3, name=f"{name}_inside"), Signal(name=f"{name}_within")
     starts, ends, leaves = (Signal(name=f"{name}_{what}") for what in ("starts", "ends", "leaves"))

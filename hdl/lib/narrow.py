@@ -10,8 +10,14 @@ from hdl.lib.streams import vector_beat
 class Narrow(wiring.Component):
     """o = i, ``to`` elements a beat instead of ``lanes``.
 
-    A vector of n elements leaves as ceil(n / to) beats: of its last beat in, what is beyond n is dropped as far as whole
-    narrow beats go.  No latency: a beat in waits while its parts leave, and moves with the last of them.
+    A vector of n elements leaves as ceil(n / to) beats: trailing narrow beats that lie entirely beyond n are dropped.
+    The first part leaves in the cycle in which a beat is offered; the beat moves with its last part.
+
+    Parameters
+    ----------
+    lanes, to : elements of a beat at ``i`` and at ``o``; ``to`` divides ``lanes``
+    n : elements of a vector
+    width : bits of an element
 
     Members
     -------

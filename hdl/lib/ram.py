@@ -6,15 +6,15 @@ from amaranth.lib.memory import Memory
 from hdl.lib.rom import address_bits
 
 NEVER_BOTH = {"no_rw_check": 1}
-"""A memory's attribute: no cycle reads and writes it.  Yosys then puts nothing beside a block RAM for a word that is both."""
+"""An attribute of a memory.  It promises that no cycle reads and writes one address, so Yosys adds no bypass logic."""
 
 
 class VerilogPlatform:
-    """What ``platform`` is to ``elaborate`` while Verilog is written: each memory with a write port and a read port and
-    without contents becomes an instance of a module, so that the text does not grow with its depth, nor say that the
-    memory is zero at first, which an SRAM is not.  ``verilog`` has the modules.
+    """The Amaranth platform for writing Verilog.
 
-    Others (tables, and what has more ports) stay as they are.
+    A memory without contents that has one write port and one read port becomes an instance of a module ``ram_<w>x<d>``.
+    The text then does not grow with the depth, and does not claim that an SRAM starts at zero.  ``verilog`` holds the text
+    of these modules.  Other memories (tables, and memories with more ports) are written by Amaranth.
     """
 
     def __init__(self):

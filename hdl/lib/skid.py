@@ -1,4 +1,4 @@
-"""A place to put a beat down: it cuts the way that ready takes through a chip."""
+"""A skid buffer: it breaks the combinational path of ``ready``."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
@@ -6,10 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 
 class Skid(wiring.Component):
-    """o = i, a beat a cycle and without latency, where ``i.ready`` is a register.
+    """o = i, a beat a cycle and without latency; ``i.ready`` is registered.
 
-    ready of a stream may depend on that of the next one, and so on, until one cycle is too short for all of it.  Here the beat
-    that comes when ``o`` is not ready is kept, and ``i`` is not ready in the cycles in which one is.
+    The ready of one stream often depends on the ready of the next one, and a long chain of them does not fit into a cycle.
+    A beat that arrives while ``o`` is not ready is kept, and ``i`` is not ready while a beat is kept.
+
+    Parameters
+    ----------
+    shape : the payload of both streams
 
     Members
     -------
@@ -22,7 +26,7 @@ class Skid(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # Not its opposite: what moves with ready, multipliers of an FPGA among it, may have no inverter before their enable.
+        # ``empty`` is stored and not ``full``: ``i.ready`` drives enables, and an FPGA's DSP enable has no free inverter.
         empty, kept = Signal(init=1), Signal(self.i.payload.shape(), reset_less=True)
         m.d.comb += [
             self.i.ready.eq(empty),

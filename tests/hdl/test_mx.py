@@ -100,7 +100,7 @@ def test_latency_and_rate(lanes, block, width, o_lanes):
         dut, lambda ctx: drive(ctx, dut.i, sent, times=times_in), lambda ctx: collect(ctx, dut.o, 5 * o_beats, times=times_out)
     )
     assert times_in == list(range(5 * beats))
-    assert times_out == [beats * n + 3 + k for n in range(1, 6) for k in range(o_beats)]
+    assert times_out == [beats * n - 1 + Mx.latency + k for n in range(1, 6) for k in range(o_beats)]
 
 
 def test_an_unfilled_block_is_padded_on_the_way_out_only():

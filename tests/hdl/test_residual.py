@@ -73,7 +73,7 @@ def test_equals_golden(shape, stalls):
 def test_latency_and_rate(shape):
     times_in, times_out = check(*shape, 0.0, 0.0)
     assert times_in == list(range(len(times_in)))
-    assert times_out == [2 + t for t in times_in]
+    assert times_out == [Residual.latency + t for t in times_in]
 
 
 BROKEN = {

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Delay lines with and without an enable, adder trees, against Python's lists and sums."""
 
 import random
