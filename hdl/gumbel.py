@@ -16,6 +16,7 @@ KEY = (0x6C796765, 0x74656462)
 
 
 def rotl(v, n):
+    """The 32-bit word ``v`` rotated left by ``n`` bits."""
     return Cat(v[32 - n :], v[: 32 - n])
 
 
@@ -26,6 +27,7 @@ def first_half(v0, v1, v2, v3):
 
 
 def second_half(v0, v1, v2, v3):
+    """The second half of the round, on the words that ``first_half`` returned."""
     sum0, sum2 = (v0 + v3)[:32], (v2 + v1)[:32]
     return sum0, rotl(v1, 13) ^ sum2, rotl(sum2, 16), rotl(v3, 7) ^ sum0
 

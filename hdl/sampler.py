@@ -15,6 +15,7 @@ NOISE_SHIFT = 10
 
 
 def token_beat(vocab_size: int) -> data.StructLayout:
+    """A token's number."""
     return data.StructLayout({"token": bits_for(vocab_size - 1)})
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from tokenizers import Tokenizer

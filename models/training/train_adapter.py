@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 import typer
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console

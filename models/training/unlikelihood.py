@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 import typer
 from rich.console import Console
 from rich.progress import Progress

@@ -199,26 +199,26 @@ def test_no_saturation_is_noticed(monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     (
-        (dict(block_lanes=12), "block_lanes must be 4, 8, 16 or 32, not 12"),
-        (dict(vector_lanes=16), "vector_lanes must be a power of two up to block_lanes .8., not 16"),
-        (dict(bits=5), "bits must be 4 or 8, not 5"),
-        (dict(n_words=1000), "n_words must be at least 1029, not 1000"),
-        (dict(n_groups=50), "n_groups must be at least 66, not 50"),
+        ({"block_lanes": 12}, "block_lanes must be 4, 8, 16 or 32, not 12"),
+        ({"vector_lanes": 16}, "vector_lanes must be a power of two up to block_lanes .8., not 16"),
+        ({"bits": 5}, "bits must be 4 or 8, not 5"),
+        ({"n_words": 1000}, "n_words must be at least 1029, not 1000"),
+        ({"n_groups": 50}, "n_groups must be at least 66, not 50"),
     ),
 )
 def test_bad_parameters(changes, message):
-    arguments = dict(
-        row_lanes=1,
-        block_lanes=8,
-        vector_lanes=2,
-        n_blocks=2,
-        bits=8,
-        wide_bits=24,
-        n_words=1029,
-        n_groups=66,
-        base=5,
-        row_base=2,
-        vocab_size=64,
-    )
+    arguments = {
+        "row_lanes": 1,
+        "block_lanes": 8,
+        "vector_lanes": 2,
+        "n_blocks": 2,
+        "bits": 8,
+        "wide_bits": 24,
+        "n_words": 1029,
+        "n_groups": 66,
+        "base": 5,
+        "row_base": 2,
+        "vocab_size": 64,
+    }
     with pytest.raises(ValueError, match=message):
         Embedding(**(arguments | changes))

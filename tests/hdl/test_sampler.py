@@ -145,8 +145,8 @@ def test_padding_in_the_race_is_noticed():
 @pytest.mark.parametrize(
     "arguments, message",
     (
-        (dict(vocab_size=1, lanes=4, wide_bits=32), "vocab_size must be at least 2, not 1"),
-        (dict(vocab_size=64, lanes=3, wide_bits=32), "lanes must be a power of two, not 3"),
+        ({"vocab_size": 1, "lanes": 4, "wide_bits": 32}, "vocab_size must be at least 2, not 1"),
+        ({"vocab_size": 64, "lanes": 3, "wide_bits": 32}, "lanes must be a power of two, not 3"),
     ),
 )
 def test_bad_parameters(arguments, message):
