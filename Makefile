@@ -71,7 +71,7 @@ test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and c
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py
 
-lint: $(LINT) ## run the linter, the formatter's check and the type checker
+lint: $(TEST) $(LINT) ## run the linter, the formatter's check and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
