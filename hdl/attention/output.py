@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.attention.sums import sums_signature
-from hdl.lib.bits import bitlen, saturate
+from hdl.lib.bits import bitlen, rshr, saturate
 from hdl.lib.divider import Reciprocal
 from hdl.lib.pipeline import delayed
 from hdl.lib.rom import address_bits
@@ -163,5 +163,5 @@ class AttentionOutput(wiring.Component):
                 m.d.sync += shifted_last.eq(product_last)
             with m.If(at_shifted):
                 m.d.sync += last_out.eq(shifted_last)
-                m.d.sync += [y.eq(saturate((s + 1) >> 1, self.wide_bits + 4)) for y, s in zip(data_out, shifted, strict=True)]
+                m.d.sync += [y.eq(saturate(rshr(s, 1), self.wide_bits + 4)) for y, s in zip(data_out, shifted, strict=True)]
         return m

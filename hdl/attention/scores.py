@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hdl.attention.kv_cache import kv_beat
-from hdl.lib.bits import saturate, shift_right
+from hdl.lib.bits import rshr, saturate, shift_right
 from hdl.lib.pipeline import adder_tree
 from hdl.lib.rom import address_bits
 from hdl.lib.streams import EXP_BITS, mx_beat
@@ -154,7 +154,7 @@ class AttentionScores(wiring.Component):
             for h in heads:
                 m.d.sync += aligned[h].eq(shift_right(Cat(Const(0, 21), dot[h]).as_signed(), right[h], 41))
 
-        rounded = [_half_up(a) for a in aligned]
+        rounded = [rshr(a, 1) for a in aligned]
         limited = [_limited(a) for a in aligned]
         marks = at_aligned
         if self.blocks > 1:
@@ -245,17 +245,12 @@ def block_ends(sub, block_words: int):
     return (sub & (block_words - 1)) == block_words - 1
 
 
-def _half_up(doubled):
-    """rshr(doubled, 1): a value with one bit of fraction, rounded half up."""
-    return (doubled + 1) >> 1
-
-
 def _limited(doubled):
-    """saturate(_half_up(doubled), SCORE_BITS); the bits far above a score are compared in parallel with the addition."""
+    """saturate(rshr(doubled, 1), SCORE_BITS); the bits far above a score are compared in parallel with the addition."""
     near, sign = doubled[: SCORE_BITS + 2].as_signed(), doubled[-1]
     far = (doubled[SCORE_BITS + 1 : -1] ^ sign.replicate(len(doubled) - SCORE_BITS - 2)).any()
     limit = Cat((~sign).replicate(SCORE_BITS - 1), sign).as_signed()
-    return Mux(far, limit, saturate(_half_up(near), SCORE_BITS))
+    return Mux(far, limit, saturate(rshr(near, 1), SCORE_BITS))
 
 
 def _sums(m, en, end, values, width: int, name: str):

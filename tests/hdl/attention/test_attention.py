@@ -343,7 +343,7 @@ BROKEN = {
     "a rescaling that rounds": (hdl.attention.sums, "_rescale", lambda held, shift: (Cat(0, held).as_signed() >> shift) + 1 >> 1),
     "a maximum that stays": (hdl.attention.sums, "_maximum", lambda *values: stuck(*values)),
     "shifts that wrap": (hdl.attention.sums, "_at_most", lambda value, like: Value.cast(value)[: len(like)]),
-    "scores cut, not rounded": (hdl.attention.scores, "_half_up", lambda doubled: doubled >> 1),
+    "scores cut, not rounded": (hdl.attention.scores, "rshr", lambda value, n: value >> n),
     "scores that wrap": (hdl.attention.scores, "_limited", lambda doubled: (doubled + 1 >> 1)[:16].as_signed()),
     "scores whose far bits are ignored": (
         hdl.attention.scores,
