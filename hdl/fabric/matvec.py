@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.fabric.code_dot import MULTIPLIERS, total_shape
-from hdl.fabric.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, product_latency, word_bits
+from hdl.fabric.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, word_bits
 from hdl.fabric.row_output import RowOutput, result_beat
 from hdl.fabric.x_buffer import XBuffer
 from hdl.lib.pipeline import delayed, registered
@@ -89,6 +89,12 @@ class Matvec(wiring.Component):
             raise ValueError("matrices must not be empty")
         self.row_lanes, self.block_lanes, self.vector_lanes, self.x_lanes = row_lanes, block_lanes, vector_lanes, x_lanes
         self.multiplier = MULTIPLIERS[multiplier](block_lanes)
+        # Stages count from the cycle that chooses a word: in stage 0 the input buffer is read, and the ROM at the latest; the word
+        # arrives in stage 1, in which ``busy`` is high.
+        self._product = 1 + self.multiplier.block_latency
+        self._result = self._product + RowLane.AFTER_PRODUCT
+        self.queue_latency = self._result - 1
+        self.latency = self.queue_latency + RowOutput.latency
         self.wide_bits = wide_bits
         self.max_blocks = max(matrix.blocks for matrix in matrices)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
@@ -113,24 +119,6 @@ class Matvec(wiring.Component):
                 "busy": Out(1),
             }
         )
-
-    # Stages count from the cycle that chooses a word: in 0 the input buffer is read, and the ROM at the latest; in 1 the word
-    # is there.
-    @property
-    def _product(self) -> int:
-        return 1 + product_latency(self.multiplier)
-
-    @property
-    def _result(self) -> int:
-        return self._product + RowLane.AFTER_PRODUCT
-
-    @property
-    def latency(self) -> int:
-        """Cycles from the read of a group's last weight to its first beat on ``o``.
-
-        10 + log2(block_lanes); one more if a block is several words, two with Booth's multiplier.
-        """
-        return self._result - 1 + RowOutput.LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -30,7 +30,7 @@ class RowOutput(wiring.Component):
     o : Out(stream result_beat)
     """
 
-    LATENCY = 2
+    latency = 2
     """Cycles from ``push`` to the group's first beat, if nothing is in the way."""
 
     def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int, depth: int) -> None:

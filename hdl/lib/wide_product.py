@@ -32,7 +32,7 @@ class WideProduct(wiring.Component):
         for name, width in (("a_width", a_width), ("b_width", b_width)):
             if not isinstance(width, int) or width < 1:
                 raise ValueError(f"{name} must be a positive integer, not {width!r}")
-        self.latency = product_latency(a_width, b_width)
+        self.latency = 1 + ceil_log2(_n_digits(a_width) * _n_digits(b_width))
         super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "en": In(1), "p": Out(signed(a_width + b_width))})
 
     def elaborate(self, platform):
@@ -64,11 +64,6 @@ class WideProduct(wiring.Component):
 
         m.d.comb += self.p.eq(terms[0][1])
         return m
-
-
-def product_latency(a_width: int, b_width: int) -> int:
-    """A multiplication and the levels of additions behind it."""
-    return 1 + ceil_log2(_n_digits(a_width) * _n_digits(b_width))
 
 
 def _n_digits(width: int) -> int:
