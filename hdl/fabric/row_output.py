@@ -6,10 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-
-def result_beat(lanes: int, width: int, tag_bits: int) -> data.StructLayout:
-    """``lanes`` consecutive results of the matrix that ``tag`` names."""
-    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "tag": tag_bits, "last": 1})
+from hdl.fabric.interface import result_beat
 
 
 class RowOutput(wiring.Component):
