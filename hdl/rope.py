@@ -91,7 +91,7 @@ class RoPE(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes, width, sine_bits = self.lanes, self.wide_bits, self.sine_bits
+        width, sine_bits = self.wide_bits, self.sine_bits
         m.submodules.freq = self.freq
 
         # What moves all of the pipe, and what gives i, is a register.
