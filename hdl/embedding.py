@@ -25,7 +25,7 @@ def rounded(shifted):
 class Dequantise(wiring.Component):
     """y = sat(rshr(v, 16 - places), wide_bits), where v = d * code - minimum, or d * (16 * code + next code).
 
-    Latency ``DEPTH`` cycles, one code each: a multiplication, an addition, a shift and a rounding.
+    Latency: ``latency`` = 4 cycles.  Rate: a code a cycle.  Stages: a multiplication, an addition, a shift and a rounding.
     places and beyond belong to a row and may not change while it passes.
 
     Members
@@ -39,7 +39,7 @@ class Dequantise(wiring.Component):
     y : Out(signed(wide_bits))
     """
 
-    DEPTH = 4
+    latency = 4
 
     def __init__(self, *, wide_bits):
         self.wide_bits = wide_bits
@@ -141,6 +141,9 @@ class Embedding(wiring.Component):
             raise ValueError(f"n_groups must be at least {row_base + groups}, not {n_groups!r}")
         # d, and m where there are minima, in slices of block_lanes / 2 bits.
         self.scale_words = -(-(16 if bits == 4 else 8) // (block_lanes // 2))
+        begins = bits_for(vocab_size - 1) + 11
+        self.latency = begins + self.scale_words + self.planes
+        self.cycles = begins + n_blocks * (self.scale_words + self.planes * BLOCK // vector_lanes)
         super().__init__(
             {
                 "i": In(stream.Signature(data.StructLayout({"token": bits_for(vocab_size - 1)}))),

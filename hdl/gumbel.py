@@ -47,6 +47,7 @@ class TokenHash(wiring.Component):
     """
 
     HALF_ROUNDS = 9
+    latency = HALF_ROUNDS + 1
 
     def __init__(self):
         super().__init__(
@@ -80,7 +81,7 @@ class TokenHash(wiring.Component):
 
 
 class LogitHash(wiring.Component):
-    """word = the 32 hashed bits of token number ``index``, ``DEPTH`` advances later; half a round a stage.
+    """word = the 32 hashed bits of token number ``index``, ``latency`` = 6 advances later; half a round a stage.
 
     Members
     -------
@@ -90,7 +91,7 @@ class LogitHash(wiring.Component):
     word : Out(32)
     """
 
-    DEPTH = 6
+    latency = 6
 
     def __init__(self, *, index_bits):
         super().__init__(
@@ -130,7 +131,7 @@ def leading_one_to_top(m, name, v, steps):
 
 
 class NoiseOfWord(wiring.Component):
-    """g = G of a uniform 32-bit word, ``DEPTH`` advances later; half a logarithm a stage.
+    """g = G of a uniform 32-bit word, ``latency`` = 5 advances later; half a logarithm a stage.
 
     Members
     -------
@@ -139,7 +140,7 @@ class NoiseOfWord(wiring.Component):
     g : Out(signed(19))      LSB 2**-12
     """
 
-    DEPTH = 5
+    latency = 5
 
     def __init__(self):
         super().__init__({"advance": In(1), "word": In(32), "g": Out(signed(NOISE_BITS))})
@@ -195,8 +196,7 @@ class Gumbel(wiring.Component):
     o : Out(stream, signed(19)[lanes])   LSB 2**-12
     """
 
-    DEPTH = LogitHash.DEPTH + NoiseOfWord.DEPTH
-    LATENCY = TokenHash.HALF_ROUNDS + 1 + DEPTH
+    latency = TokenHash.latency + LogitHash.latency + NoiseOfWord.latency
 
     def __init__(self, *, lanes, index_bits):
         if lanes < 1 or lanes & (lanes - 1):
@@ -220,7 +220,7 @@ class Gumbel(wiring.Component):
 
         lane_bits = self.lanes.bit_length() - 1
         beat = Signal(self.index_bits - lane_bits)
-        full = Signal(self.DEPTH)
+        full = Signal(LogitHash.latency + NoiseOfWord.latency)
         # All of the pipe waits for what is taken: so that is known from registers.
         skid = Skid(self.o.payload.shape())
         m.submodules.skid = ResetInserter(self.start)(skid)

@@ -70,9 +70,8 @@ class RMSNorm(wiring.Component):
             raise ValueError(f"n_norms must be a positive integer, not {n_norms!r}")
         self.dim, self.lanes, self.wide_bits = dim, lanes, wide_bits
         self.beats = ceil_to(dim, BLOCK) // lanes
-        self.banks = _banks(self.beats)
-        # From the last beat of a vector at ``i`` to its first beat at ``o``.
-        self.latency = norm_latency(self.beats, lanes)
+        self.banks = 1 if self.beats % 2 else 2
+        self.latency = self.beats // self.banks + 14 + ceil_log2(self.banks * lanes)
         self.gain = Rom(width=GAIN_WORD.times(lanes).width, depth=n_norms * self.beats, name=prefix + "gain", init=gain_init)
         self.norm = Rom(width=NORM_WORD.width, depth=n_norms, name=prefix + "norm", init=const_init)
         super().__init__(
@@ -238,13 +237,3 @@ class RMSNorm(wiring.Component):
         with m.If(self.restart):
             m.d.sync += [self.norm.addr.eq(0), self.gain.addr.eq(0)]
         return m
-
-
-def norm_latency(beats: int, lanes: int) -> int:
-    """Cycles from the last of a vector's ``beats`` into RMSNorm to its first one out."""
-    banks = _banks(beats)
-    return beats // banks + 14 + ceil_log2(banks * lanes)
-
-
-def _banks(beats: int) -> int:
-    return 1 if beats % 2 else 2

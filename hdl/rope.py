@@ -75,6 +75,10 @@ class RoPE(wiring.Component):
             raise ValueError(f"sine_bits must be 4 to 14, not {sine_bits!r}")
         self.n_heads, self.n_kv_heads, self.head_beats = n_heads, n_kv_heads, head_dim // lanes
         self.lanes, self.wide_bits, self.sine_bits, self.sinks = lanes, wide_bits, sine_bits, sinks
+        self._phases = [WideProduct(a_width=33, b_width=position_bits + 1) for _ in range(lanes // 2)]
+        # frequency, phase, table (a register after it: it is slow), sign
+        self._operands = 1 + self._phases[0].latency + 2 + 1
+        self.latency = self._operands + 2 + 2  # the products, sum, rounding
         self.freq = Rom(width=FREQ_WORD.times(lanes).width, depth=self.head_beats, name=prefix + "freq", init=freq_init)
         super().__init__(
             {
@@ -87,7 +91,7 @@ class RoPE(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes, width, sine_bits = self.lanes, self.wide_bits, self.sine_bits
+        width, sine_bits = self.wide_bits, self.sine_bits
         m.submodules.freq = self.freq
 
         # What moves all of the pipe, and what gives i, is a register.
@@ -119,11 +123,8 @@ class RoPE(wiring.Component):
             turn = registered(m, again, name="turn", en=advance, reset_less=False)
             position = Mux(turn, sink_position, position)
 
-        phases = [WideProduct(a_width=33, b_width=len(self.position) + 1) for _ in range(lanes // 2)]
-        operands = 1 + phases[0].latency + 2 + 1  # frequency, phase, table (a register behind it: it is slow), sign
-        latency = operands + 2 + 2  # the products, sum, rounding
-
-        valid, last = Signal(latency), Signal(latency)
+        operands = self._operands
+        valid, last = Signal(self.latency), Signal(self.latency)
         passes = Signal(operands - 1)  # one less: what is done at the signs
         with m.If(advance):
             m.d.sync += [
@@ -133,7 +134,7 @@ class RoPE(wiring.Component):
             ]
         m.d.comb += [skid.i.valid.eq(valid[-1]), out.last.eq(last[-1]), out.base.eq(LSB_EXPONENT)]
 
-        for pair, phase in enumerate(phases):
+        for pair, phase in enumerate(self._phases):
             sine = Memory(shape=15, depth=1 << sine_bits, init=sine_table(sine_bits))
             m.submodules[f"phase_{pair}"] = phase
             m.submodules[f"sine_{pair}"] = sine

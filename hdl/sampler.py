@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, ceil_log2
 
 from hdl.gumbel import Gumbel
 from hdl.lib.pipeline import registered
@@ -60,7 +60,11 @@ class Sampler(wiring.Component):
         n_beats = -(-vocab_size // lanes)
         self.index_bits = bits_for(max(n_beats, 2) * lanes - 1)
         self.score_bits = wide_bits
+        self.latency = ceil_log2(lanes) + 1  # a tournament, and the best of its winners
         if noise:
+            # The factor is unsigned: one more bit makes it signed.
+            self._products = [WideProduct(a_width=wide_bits, b_width=TEMPERATURE_BITS + 1) for _ in range(lanes)]
+            self.latency += 1 + self._products[0].latency + 1  # logit, product, sum
             self.score_bits = ((65535 << (wide_bits - 1)) + (1 << 28)).bit_length() + 1
         members = {"i": In(stream.Signature(vector_beat(lanes, wide_bits))), "o": Out(stream.Signature(token_beat(vocab_size)))}
         if noise:
@@ -148,9 +152,7 @@ class Sampler(wiring.Component):
         m.d.comb += gumbel.o.ready.eq(accepted)
 
         scores = []
-        for lane in range(self.lanes):
-            # The factor is unsigned: a bit more makes it signed.
-            product = WideProduct(a_width=self.wide_bits, b_width=TEMPERATURE_BITS + 1)
+        for lane, product in enumerate(self._products):
             m.submodules[f"product{lane}"] = product
             noise = Mux(greedy, 0, gumbel.o.payload[lane])
             for stage in range(1 + product.latency):

@@ -10,18 +10,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from amaranth.utils import bits_for, ceil_log2
-
 from hdl.config import ChipConfig
 from hdl.cycles import pipes
 from hdl.cycles.pipes import Span
-from hdl.fabric.row_output import RowOutput
-from hdl.lib.wide_product import product_latency
-from hdl.rmsnorm import norm_latency
 from hdl.units import FABRIC as MATVEC
-from hdl.units import asked, stage_units
+from hdl.units import asked, chip_units
 from weights_to_rom.model_format import BLOCK, ModelFormat
-from weights_to_rom.schedule import MatrixShape, Step, embedding_matrix, head_matrix, layer_matrices
+from weights_to_rom.schedule import MatrixShape, Step, head_matrix, layer_matrices
 
 FABRIC = tuple(step.name.lower() for step in Step)
 
@@ -39,10 +34,6 @@ control      the chip takes the token and hands out the reply
 
 The cycles of any other unit of the table count under its own name.
 """
-
-
-RESIDUAL, SWIGLU, MX = 2, 6, 4
-"""Cycles from a beat in to the same beat out; of Mx, from the last beat of a block to its first beat out."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ class _Token:
 
     def __init__(self, model: ModelFormat, config: ChipConfig, context: int):
         self.model, self.config, self.context, self.lanes = model, config, context, config.vector_lanes
-        self.units = asked(stage_units(model, config))
+        self.units = asked(chip_units(model, config))
         self.matvec = self.units[MATVEC].component
         self.now = 0
         self.path: list[Span] = []
@@ -95,7 +86,7 @@ class _Token:
             self._normalise()
             self._head()
         else:
-            self._to("norm", self.now + RESIDUAL)
+            self._to("norm", self.now + self._latency("residual"))
         self._to("control", self.now + 1)
         by_unit = dict.fromkeys(UNITS, 0)
         for span in (*self.path, *layer * (self.model.n_layers - 1)):
@@ -111,14 +102,12 @@ class _Token:
 
     def _embed(self) -> None:
         """Until the residual has taken the last beat of the token's row (``hdl.chip``, ``hdl.embedding``)."""
-        table = embedding_matrix(self.model)
-        bits = self.model.embed_bits
-        scale_words = -(-(16 if bits == 4 else 8) // (self.config.block_lanes // 2))
         self._to("control", 4)
-        self._to(
-            "embedding",
-            self.now + bits_for(self.model.vocab_size - 1) + 11 + table.blocks * (scale_words + bits // 4 * self._beats(BLOCK)),
-        )
+        self._to("embedding", self.now + self.units["embedding"].component.cycles)
+
+    def _latency(self, name: str) -> int:
+        """The latency of the unit ``name``."""
+        return self.units[name].component.latency
 
     def _beats(self, values: int) -> int:
         return -(-values // self.lanes)
@@ -130,8 +119,9 @@ class _Token:
         self._multiply(o)
         self._normalise()
         self._multiply(gate_up)
-        self._work("swiglu", self.work[-1].start + self.matvec.latency, self.now + SWIGLU)
-        self._to("swiglu", self.now + SWIGLU)
+        end = self.now + self._latency("swiglu")
+        self._work("swiglu", self.work[-1].start + self.matvec.latency, end)
+        self._to("swiglu", end)
         self._follow("swiglu")
         self._multiply(down)
 
@@ -144,9 +134,9 @@ class _Token:
         """From the last result of the unit ``name`` to the last beat of the vector that enters the fabric."""
         for passed in self._path(name):
             if passed.startswith("mx_"):
-                self._convert()
+                self._convert(passed)
             else:
-                self._to(passed, self.now + self.units[passed].component.latency)
+                self._to(passed, self.now + self._latency(passed))
 
     def _work(self, unit: str, start: int, end: int) -> None:
         self.work.append(Span(unit, start, end))
@@ -154,14 +144,14 @@ class _Token:
     def _normalise(self) -> None:
         """From the last beat that the residual takes to the last of the vector that enters the fabric."""
         beats, start = self._beats(self.model.dim_padded), self.now + 1
-        self._to("norm", self.now + RESIDUAL + norm_latency(beats, self.lanes) + beats - 1)
+        self._to("norm", self.now + self._latency("residual") + self._latency("rmsnorm") + beats - 1)
         self._work("norm", start, self.now)
         self._follow("rmsnorm")
 
-    def _convert(self) -> None:
-        """The last block of a vector."""
+    def _convert(self, name: str) -> None:
+        """From the last beat of a vector into the conversion ``name`` to the last beat of its last block."""
         start = self.now + 1
-        self._to("mx", self.now + MX + BLOCK // self.config.x_lanes - 1)
+        self._to("mx", self.now + self._latency(name) + BLOCK // self.config.x_lanes - 1)
         self._work("mx", start, self.now)
 
     def _fabric(self, matrix: MatrixShape) -> tuple[int, int]:
@@ -212,24 +202,25 @@ class _Token:
 
     def _beats_through(self, name: str, then):
         """The model of a unit between the results of QKV and the fabric."""
-        model, config = self.model, self.config
+        model, config, latency = self.model, self.config, self._latency(name)
         if name == "rope":
-            return pipes.Rope(8 + product_latency(33, config.position_bits + 1), model, config, then)
+            return pipes.Rope(latency, model, config, then)
         if name == "mx_qkv":
-            return pipes.Mx(MX, self._beats(model.kv_block), self._beats(model.kv_block), None, then)
+            return pipes.Mx(latency, self._beats(model.kv_block), self._beats(model.kv_block), None, then)
         if name == "mx_attention":
-            return pipes.Mx(MX, self._beats(BLOCK), BLOCK // config.x_lanes, self._beats(model.attn_dim), then)
-        component = self.units[name].component
+            return pipes.Mx(latency, self._beats(BLOCK), BLOCK // config.x_lanes, self._beats(model.attn_dim), then)
         if name == "attention":
-            heads = component.heads  # their latency begins with the register of k, that of the model with its output
+            heads = self.units[
+                name
+            ].component.heads  # their latency begins with the register of k, that of the model with its output
             return pipes.Attention(heads.latency - 1, heads.interval, model, config, self.context, then)
-        return pipes.Pipe(component.latency, then)
+        return pipes.Pipe(latency, then)
 
     def _results(self, matrix: MatrixShape, first: int, taker: pipes.Skid) -> int:
         """Give results to ``taker`` as RowOutput does, whose queue may hold up the fabric; returns when the last one moves."""
         rows, groups, per_beat = self.config.row_lanes, matrix.groups(self.config.row_lanes), self.lanes // self.config.row_lanes
         cycles = matrix.words(rows, self.config.block_lanes) // groups
-        to_queue = cycles + self.matvec.latency - RowOutput.LATENCY
+        to_queue = cycles + self.matvec.queue_latency
         word, loaded, moved = first - cycles, 0, 0
         pops: deque[int] = deque(maxlen=self.matvec.queue_depth)
         for group in range(groups):
@@ -255,4 +246,4 @@ class _Token:
         self._to("matvec", last_result)
         if self.config.lora_rank:
             self._to("lora", sampler.last)
-        self._to("sampler", sampler.last + 5 + ceil_log2(lanes))
+        self._to("sampler", sampler.last + self._latency("sampler"))

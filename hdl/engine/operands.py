@@ -6,9 +6,9 @@ from amaranth.utils import ceil_log2
 
 from hdl.engine.isa import A, B, Event, Read
 from hdl.engine.unit import Unit, later
-from hdl.fabric.matvec import ROW_BITS
 from hdl.fabric.row_lane import word_bits
 from hdl.lib.rom import Rom
+from weights_to_rom.rom_map import ROW_WORD
 from weights_to_rom.schedule import all_matrices, head_matrix
 from weights_to_rom.tables import exp2_table, rsqrt_table, silu_tables, sine_table
 
@@ -39,7 +39,7 @@ class Roms(Unit):
         n_norms = 2 * model.n_layers + 1
         sizes = {
             "weights_00": (word_bits(b), n_words),
-            "rows": (ROW_BITS, n_rows),
+            "rows": (ROW_WORD.width, n_rows),
             "gain": (16, n_norms * model.dim_padded),
             "norm": (40, n_norms),
             "freq": (16, model.head_dim),

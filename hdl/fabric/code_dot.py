@@ -22,6 +22,7 @@ from amaranth.lib.wiring import Out
 from amaranth.utils import ceil_log2
 
 from hdl.lib.pipeline import add_pairs, registered
+from weights_to_rom.model_format import BLOCK
 
 CODE_MAX = 15
 MANTISSA_MAX = 127
@@ -61,6 +62,7 @@ class CodeDot:
         each, more = self.TERMS
         self.levels = ceil_log2(each * block_lanes + more)
         self.latency = 1 + self.levels + 1
+        self.block_latency = self.latency + (block_lanes < BLOCK)
 
     @property
     def signature(self) -> wiring.Signature:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from hdl.fabric.code_dot import MULTIPLIERS, total_shape
-from hdl.fabric.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, product_latency, word_bits
-from hdl.fabric.row_output import RowOutput, result_beat
+from hdl.fabric.interface import TAG_BITS, command_layout, result_beat
+from hdl.fabric.row_lane import SCALE_SHAPE, TERM_FRACTION, RowLane, word_bits
+from hdl.fabric.row_output import RowOutput
 from hdl.fabric.x_buffer import XBuffer
 from hdl.lib.pipeline import delayed, registered
 from hdl.lib.rom import RomPort
@@ -22,24 +23,6 @@ from weights_to_rom.schedule import MatrixShape
 
 HIGH_PLANE = 4
 """The high plane of an eight-bit row counts 2**4 as much as the low one."""
-
-ROW_BITS = ROW_WORD.width
-"""Per row: e (7 bits signed) | k << 7."""
-
-
-TAG_BITS = 3
-"""A matrix' name, which comes out with its results: ``schedule.Step``."""
-
-
-def command_layout(*, max_blocks: int, max_rows: int) -> data.StructLayout:
-    """One matrix: ``rows`` outputs of ``blocks`` input blocks, of eight bits if ``two_planes``.
-
-    ``restart`` puts both ROMs back to their first word (so the first command after a reset has it); without
-    it a matrix stands behind the previous one.
-    """
-    return data.StructLayout(
-        {"tag": TAG_BITS, "restart": 1, "two_planes": 1, "blocks": range(max_blocks + 1), "rows": range(max_rows + 1)}
-    )
 
 
 class Matvec(wiring.Component):
@@ -89,6 +72,12 @@ class Matvec(wiring.Component):
             raise ValueError("matrices must not be empty")
         self.row_lanes, self.block_lanes, self.vector_lanes, self.x_lanes = row_lanes, block_lanes, vector_lanes, x_lanes
         self.multiplier = MULTIPLIERS[multiplier](block_lanes)
+        # Stages count from the cycle that chooses a word: in stage 0 the input buffer is read, and the ROM at the latest; the word
+        # arrives in stage 1, in which ``busy`` is high.
+        self._product = 1 + self.multiplier.block_latency
+        self._result = self._product + RowLane.AFTER_PRODUCT
+        self.queue_latency = self._result - 1
+        self.latency = self.queue_latency + RowOutput.latency
         self.wide_bits = wide_bits
         self.max_blocks = max(matrix.blocks for matrix in matrices)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
@@ -108,29 +97,11 @@ class Matvec(wiring.Component):
                 "command": In(stream.Signature(self.command_layout)),
                 "x": In(stream.Signature(mx_beat(x_lanes))),
                 "weights": Out(RomPort(width=word_bits(block_lanes), depth=depth["weights"], lanes=row_lanes)),
-                "rows": Out(RomPort(width=ROW_BITS, depth=depth["rows"], lanes=row_lanes)),
+                "rows": Out(RomPort(width=ROW_WORD.width, depth=depth["rows"], lanes=row_lanes)),
                 "o": Out(stream.Signature(result_beat(vector_lanes, wide_bits, TAG_BITS))),
                 "busy": Out(1),
             }
         )
-
-    # Stages count from the cycle that chooses a word: in 0 the input buffer is read, and the ROM at the latest; in 1 the word
-    # is there.
-    @property
-    def _product(self) -> int:
-        return 1 + product_latency(self.multiplier)
-
-    @property
-    def _result(self) -> int:
-        return self._product + RowLane.AFTER_PRODUCT
-
-    @property
-    def latency(self) -> int:
-        """Cycles from the read of a group's last weight to its first beat on ``o``.
-
-        10 + log2(block_lanes); one more if a block is several words, two with Booth's multiplier.
-        """
-        return self._result - 1 + RowOutput.LATENCY
 
     def elaborate(self, platform) -> Module:
         m = Module()

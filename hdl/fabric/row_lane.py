@@ -37,11 +37,6 @@ def word_bits(block_lanes: int) -> int:
     return weight_word(block_lanes).width
 
 
-def product_latency(multiplier: CodeDot) -> int:
-    """Cycles from a block's last word to its P: narrower words than a block are summed one stage later."""
-    return multiplier.latency + (multiplier.block_lanes < BLOCK)
-
-
 class RowLane(wiring.Component):
     """y = sat(rshr(sum of the terms, 4), wide_bits)
 
@@ -49,7 +44,7 @@ class RowLane(wiring.Component):
     LSB 2**-16; y is Wide, LSB 2**-12.
 
     A free-running pipeline, one word a cycle; what belongs to a block is valid once a block.  With p =
-    ``product_latency``, counted from ``word``::
+    ``multiplier.block_latency``, counted from ``word``::
 
         0        codes, and a slice of d and m
         p        P (the sum over the block's words), d, m; ``total``, ``scale``, ``row``
@@ -81,6 +76,7 @@ class RowLane(wiring.Component):
     def __init__(self, *, multiplier: CodeDot, wide_bits: int, max_terms: int) -> None:
         self.multiplier, self.wide_bits, self.max_terms = multiplier, wide_bits, max_terms
         self.block_lanes = multiplier.block_lanes
+        self.latency = multiplier.block_latency + self.AFTER_PRODUCT
         super().__init__(
             {
                 "word": In(word_bits(self.block_lanes)),

@@ -6,10 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-
-def result_beat(lanes: int, width: int, tag_bits: int) -> data.StructLayout:
-    """``lanes`` consecutive results of the matrix that ``tag`` names."""
-    return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "tag": tag_bits, "last": 1})
+from hdl.fabric.interface import result_beat
 
 
 class RowOutput(wiring.Component):
@@ -30,7 +27,7 @@ class RowOutput(wiring.Component):
     o : Out(stream result_beat)
     """
 
-    LATENCY = 2
+    latency = 2
     """Cycles from ``push`` to the group's first beat, if nothing is in the way."""
 
     def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int, depth: int) -> None:

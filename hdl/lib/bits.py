@@ -31,15 +31,22 @@ def magnitude(value) -> Value:
 def shift_right(value, shift, width: int, unit: int = 1) -> Value:
     """The low ``width`` bits, unsigned, of value >> (shift * unit).
 
-    Large steps come first: each step then keeps only the bits that the smaller ones can still reach, which is
-    less than half of what a full-width shifter takes when ``width`` is small.
+    Large steps come first.  Each step then keeps only the bits that the smaller steps can still reach, so a shifter with a
+    small ``width`` takes less than half the multiplexers of a full one.
+
+    Parameters
+    ----------
+    value : the value to shift; a signed one shifts its sign in
+    shift : unsigned; the shift in units
+    width : bits of the result
+    unit : bits of a unit, a power of two
     """
     value, shift = Value.cast(value), Value.cast(shift)
     for k in reversed(range(len(shift))):
         step = unit << k
         shifted = Mux(shift[k], value >> step, value)
         keep = width + step - unit
-        # Below ``keep`` bits the sign must go on extending; at or above it every bit that counts is there.
+        # A value of fewer than ``keep`` bits stays signed, so that later steps extend its sign.  Otherwise ``keep`` bits are enough.
         value = shifted[:keep] if len(shifted) >= keep else shifted
     if value.shape().signed and len(value) < width:
         return Cat(value, value[-1].replicate(width - len(value)))

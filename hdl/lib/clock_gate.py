@@ -1,7 +1,7 @@
-"""Clocks that rest: a unit without a token inside is not clocked.
+"""Clock gates: a unit without a vector inside is not clocked.
 
-An ASIC saves the power; a simulator, which evaluates what is clocked, the time.  An FPGA has no use for it: there the gate
-is a wire, and the chip is the same, since a unit that rests does nothing that could be seen from outside.
+An ASIC saves power and a simulator saves time, because it evaluates only the units that are clocked.  On an FPGA the gate is a
+wire.  The chip does the same there, because a unit without work changes nothing that another unit can see.
 """
 
 from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Instance, Module, ResetSignal, Signal
@@ -28,7 +28,7 @@ endmodule
 
 
 def _ends(port: stream.Interface):
-    """A vector ends with its beat that has ``last``; a payload without one is a vector by itself."""
+    """Whether a vector ends in this cycle: with the beat that has ``last``, or with each beat if the payload has no ``last``."""
     layout = getattr(port.payload, "shape", lambda: None)()
     fields = dict(iter(layout)) if hasattr(layout, "__iter__") else {}
     moves = port.valid & port.ready
@@ -36,12 +36,18 @@ def _ends(port: stream.Interface):
 
 
 def add_gated(m: Module, name: str, unit: wiring.Component, wake=0) -> None:
-    """Add ``unit`` as the submodule ``name``, clocked only while it has work.
+    """Add ``unit`` as the submodule ``name`` and clock it only while it has work.
 
-    The unit takes vectors on ``i`` and gives one on ``o`` for each, at most 7 inside at once.  It is clocked while a beat
-    is offered to it, from a vector's first beat in to its last beat out, and while ``wake`` is high (for inputs beside
-    ``i``).  While it is
-    not clocked it has no result to give, so stopping its clock is the same as a stall.
+    The unit takes vectors on ``i`` and gives one vector on ``o`` for each, with at most 7 inside at once.  It is clocked while a
+    beat is offered at ``i``, from a vector's first beat in to its last beat out, and while ``wake`` is high.  In all other
+    cycles it has no result to give, so the stopped clock has the effect of a stall.
+
+    Parameters
+    ----------
+    m : the module that the unit is added to
+    name : the name of the submodule; the names of the gate and of the signals begin with it
+    unit : a component with the streams ``i`` and ``o``
+    wake : high in each cycle in which another input of the unit needs the clock
     """
     inside, within = Signal(3, name=f"{name}_inside"), Signal(name=f"{name}_within")
     starts, ends, leaves = (Signal(name=f"{name}_{what}") for what in ("starts", "ends", "leaves"))

@@ -8,11 +8,16 @@ from amaranth.lib.wiring import In, Out
 class Reciprocal(wiring.Component):
     """o = floor(2**31 / i) for i in 2**15 .. 2**16 - 1.
 
-    Restoring division, ``bits`` of the quotient a cycle.  The first bits of 2**31 are the remainder to start with,
-    2**14 < i or less; the zeros that follow, 17 or as many more as fill a cycle, bring a quotient bit each.
+    Restoring division, ``bits`` of the quotient a cycle.  The remainder starts with the upper bits of 2**31, which are at most
+    2**14 and therefore below the divisor.  The lower bits of 2**31 are zeros; each of them gives a bit of the quotient.  There
+    are 17, and with two bits a cycle 18, so that they fill the last cycle.
 
-    ``o`` is valid ``latency`` cycles after ``i`` moved, which is 18, or 10 with two bits a cycle, and stays until it
-    is taken; one division at a time, at most one every latency + 1 cycles.
+    Latency: ``latency`` = 1 + ceil(17 / bits) cycles from ``i`` to ``o``: 18, or 10 with two bits a cycle.  ``o`` stays until it
+    is taken.  Rate: one division at a time, at most one every latency + 1 cycles.
+
+    Parameters
+    ----------
+    bits : bits of the quotient that a cycle finds, at least 1
 
     Members
     -------

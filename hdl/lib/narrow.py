@@ -10,20 +10,24 @@ from hdl.lib.streams import vector_beat
 class Narrow(wiring.Component):
     """o = i, ``to`` elements a beat instead of ``lanes``.
 
-    A vector of n elements leaves as ceil(n / to) beats: trailing narrow beats that lie entirely beyond n are dropped.
-    The first part leaves in the cycle in which a beat is offered; the beat moves with its last part.
+    A vector of n elements leaves as ceil(n / to) beats: narrow beats with no element of the vector are dropped.
+
+    Latency: ``latency`` = 0.  The first narrow beat is offered in the cycle in which the wide beat is offered, and the wide
+    beat moves together with the last narrow one.  Rate: a narrow beat a cycle.
 
     Parameters
     ----------
     lanes, to : elements of a beat at ``i`` and at ``o``; ``to`` divides ``lanes``
     n : elements of a vector
-    width : bits of an element
+    width : bits of an element, which is signed
 
     Members
     -------
     i : In(stream vector_beat(lanes, width)), vectors of ``n`` elements
     o : Out(stream vector_beat(to, width))
     """
+
+    latency = 0
 
     def __init__(self, *, lanes: int, to: int, n: int, width: int):
         if not isinstance(to, int) or to < 1 or lanes % to:

@@ -5,20 +5,8 @@ does so.  ``en`` is the enable of a pipeline that can stand still: a register ke
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from amaranth.hdl import Module, Signal, Value, ValueLike
-
-
-@runtime_checkable
-class Pipelined(Protocol):
-    """A component whose latency does not depend on its inputs.
-
-    ``latency`` is the number of cycles from the moving of a beat at ``i`` to the first cycle in which ``o`` offers the
-    result, without stalls.  The component's docstring names the beat that counts where a result needs several.
-    """
-
-    latency: int
 
 
 def registered(m: Module, value: Value, *, name: str, en: ValueLike = 1, reset_less: bool = True) -> Signal:

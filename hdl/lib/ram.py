@@ -6,15 +6,15 @@ from amaranth.lib.memory import Memory
 from hdl.lib.rom import address_bits
 
 NEVER_BOTH = {"no_rw_check": 1}
-"""An attribute of a memory.  It promises that no cycle reads and writes one address, so Yosys adds no bypass logic."""
+"""An attribute of a memory: no cycle reads and writes the same address, so Yosys need not add a bypass."""
 
 
 class VerilogPlatform:
     """The Amaranth platform for writing Verilog.
 
-    A memory without contents that has one write port and one read port becomes an instance of a module ``ram_<w>x<d>``.
-    The text then does not grow with the depth, and does not claim that an SRAM starts at zero.  ``verilog`` holds the text
-    of these modules.  Other memories (tables, and memories with more ports) are written by Amaranth.
+    A memory without contents that has one write port and one read port becomes an instance of a module ``ram_<w>x<d>``.  The
+    text then does not grow with the depth, and does not give an SRAM a first value.  ``verilog`` is the text of these modules.
+    Amaranth itself writes all other memories: tables, and memories with more ports.
     """
 
     def __init__(self):
@@ -25,7 +25,7 @@ class VerilogPlatform:
         return "".join(f"\n{text}" for _, text in sorted(self._modules.items()))
 
     def get_memory(self, memory: Memory):
-        """Amaranth's hook: what stands for ``memory``."""
+        """Amaranth's hook: the module that stands for ``memory``."""
         writes, reads = memory.write_ports, memory.read_ports
         if len(writes) != 1 or len(reads) != 1 or any(map(_contents, memory.init)):
             return memory.elaborate(None)
@@ -52,7 +52,7 @@ class VerilogPlatform:
 
 
 def _contents(word) -> bool:
-    """Whether a word of a memory's ``init`` was given; those of structures are None until then."""
+    """Whether a word of a memory's ``init`` is not zero; a word of a structure is None until it is given."""
     return word is not None and (not isinstance(word, int) or word != 0)
 
 

@@ -6,16 +6,24 @@ from amaranth.lib.wiring import In, Out
 
 
 class Register(wiring.Component):
-    """o = i, one cycle later, a beat a cycle.
+    """o = i.
 
-    The payload is one register, not reset, with an enable for all of it and nothing before it: behind a memory it is one that
-    an FPGA's block RAM has inside.
+    The payload is one register without reset, with one enable and without logic at its input.  Such a register at the output of
+    a memory can therefore be the one inside an FPGA's block RAM.
+
+    Latency: ``latency`` = 1 cycle.  Rate: a beat a cycle.
+
+    Parameters
+    ----------
+    shape : the payload of both streams
 
     Members
     -------
     i : In(stream shape)
     o : Out(stream shape)
     """
+
+    latency = 1
 
     def __init__(self, shape):
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})

@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 SMALL_ROM_BITS = 256
-"""Below this a ROM is logic: a few words, for which block RAMs would be too many and hardly used."""
+"""A ROM of fewer bits is made of logic, because it would leave a block RAM almost empty."""
 
 
 def address_bits(depth: int) -> int:
@@ -41,8 +41,14 @@ class RomPort(wiring.Signature):
 
     Members
     -------
-    en, addr : Out    the words at ``addr`` appear on ``data`` ``latency`` cycles later, which is the ROM's
-    data : In(width).array(lanes)    holds while ``en`` is low; undefined before the first read
+    en, addr : Out    the words at ``addr`` appear on ``data`` after the ROM's ``latency`` cycles
+    data : In(width).array(lanes)    holds while ``en`` is low; undefined until the first read
+
+    Parameters
+    ----------
+    width : bits of a word
+    depth : words that each ROM has
+    lanes : ROMs that are read at the same address
     """
 
     def __init__(self, *, width: int, depth: int, lanes: int) -> None:
@@ -50,10 +56,17 @@ class RomPort(wiring.Signature):
 
 
 class Rom(wiring.Component):
-    """``depth`` constant words of ``width`` bits, synchronous read: latency 1, one word a cycle.
+    """data = the word at ``addr``, out of ``depth`` constant words of ``width`` bits.
 
-    With ``init`` (plain ints, as many as ``depth``) the contents are part of the design.  Without it they are
-    read from ``<name>.hex`` by the module that ``rom_verilog`` writes: the design does not depend on them.
+    Latency: ``latency`` = 1 cycle.  Rate: a word a cycle.
+
+    Parameters
+    ----------
+    width : bits of a word
+    depth : number of words
+    name : the contents are in ``<name>.hex``
+    init : ``depth`` unsigned integers, which become part of the design.  Without them the module that ``rom_verilog`` writes
+        reads ``<name>.hex``, and the design does not depend on the contents.
 
     Members
     -------
@@ -61,6 +74,8 @@ class Rom(wiring.Component):
     en : In(1)
     data : Out(width)    the word at ``addr`` one cycle after ``en``; holds while ``en`` is low
     """
+
+    latency = 1
 
     def __init__(self, *, width: int, depth: int, name: str, init: Sequence[int] | None = None) -> None:
         _check_size(width, depth)
@@ -90,10 +105,10 @@ class Rom(wiring.Component):
 
 
 def rom_verilog(name: str, width: int, depth: int) -> str:
-    """The Verilog module ``rom_<name>`` behind a ``Rom`` without ``init``.
+    """The Verilog module ``rom_<name>`` that a ``Rom`` without ``init`` instantiates.
 
-    It has no parameters and a literal file name, which Verilator, Yosys and Icarus all take; they look for
-    ``<name>.hex`` where they run.
+    The file name is a literal and the module has no parameters: Verilator, Yosys and Icarus all accept that.  They look for
+    ``<name>.hex`` in the directory in which they run.
     """
     _check_size(width, depth)
     style = "block" if width * depth >= SMALL_ROM_BITS else "logic"
@@ -113,10 +128,19 @@ endmodule
 
 
 class WeightRom(wiring.Component):
-    """One ROM beside each row lane: ``<name>_00``, ``<name>_01`` ...
+    """One ROM for each row lane, ``<name>_00``, ``<name>_01`` ..., all read at the same address.
 
-    ``init`` is a list of words for each lane.  The lanes are all over the chip, so that ``en`` and ``addr`` come to the ROMs
-    from a register.
+    ``en`` and ``addr`` are registered, because the lanes are spread over the chip.
+
+    Latency: ``latency`` = 2 cycles.  Rate: a word of each lane a cycle.
+
+    Parameters
+    ----------
+    width : bits of a lane's word
+    depth : words of a lane
+    lanes : number of ROMs, at most 100
+    name : begins the names of the ROMs
+    init : a list of ``depth`` words for each lane, or None for contents in files, as for ``Rom``
 
     Members
     -------
@@ -145,7 +169,17 @@ class WeightRom(wiring.Component):
 
 
 class RowRom(wiring.Component):
-    """The small words of all lanes side by side in one ROM, lane 0 in the low bits, and a register behind it.
+    """One ROM whose word holds the small words of all row lanes, that of lane 0 in the low bits, and a register at its output.
+
+    Latency: ``latency`` = 2 cycles.  Rate: a word a cycle.
+
+    Parameters
+    ----------
+    width : bits of a lane's word
+    depth : words of the ROM
+    lanes : row lanes
+    name : name of the ROM
+    init : ``depth`` words of width * lanes bits, or None for contents in a file, as for ``Rom``
 
     Members
     -------

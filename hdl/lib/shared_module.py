@@ -1,4 +1,4 @@
-"""Units that a chip has many of, as one Verilog module."""
+"""One Verilog module for all copies of a unit."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -13,15 +13,23 @@ class Parts(Protocol):
     """A platform that keeps the text of modules (``hdl.verilog``)."""
 
     def part(self, module: str, make: Callable[[], wiring.Component]) -> tuple[str, wiring.Signature]:
-        """The name and the ports of the module that ``make`` gives: ``module``, unless another component has that name already."""
+        """The name and the ports of the component's module; the name is ``module`` unless another component has it already."""
 
 
 def add_part(m: Module, name: str, make: Callable[[], wiring.Component], module: str, platform) -> PureInterface | wiring.Component:
-    """Add what ``make`` gives as the submodule ``name``, and return its ports.
+    """Add the component that ``make`` returns as the submodule ``name``, and return its ports.
 
-    In Verilog it is an instance of ``module``, which all of its kind share: the text does not grow with the lanes, and
-    simulators which keep modules apart (``sim/rtl/verilator.vlt``) run one piece of code for all of them, which then fits a
-    processor's cache.
+    In Verilog the submodule is an instance of ``module``, which all copies share.  The text then does not grow with the lanes.
+    Verilator keeps these modules apart (``sim/rtl/verilator.vlt``) and runs the same code for all copies, so that the code fits
+    the cache of a processor.
+
+    Parameters
+    ----------
+    m : the module that the unit is added to
+    name : name of the submodule
+    make : returns a new component; equal for all copies that share a module
+    module : name of the shared Verilog module
+    platform : as given to ``elaborate``; if it is no ``Parts`` the component itself becomes the submodule
     """
     if not isinstance(platform, Parts):  # a simulation, or a board's own flow
         m.submodules[name] = unit = make()

@@ -6,10 +6,12 @@ from amaranth.lib.wiring import In, Out
 
 
 class Skid(wiring.Component):
-    """o = i, a beat a cycle and without latency; ``i.ready`` is registered.
+    """o = i; ``i.ready`` is registered.
 
     The ready of one stream often depends on the ready of the next one, and a long chain of them does not fit into a cycle.
     A beat that arrives while ``o`` is not ready is kept, and ``i`` is not ready while a beat is kept.
+
+    Latency: ``latency`` = 0.  Rate: a beat a cycle.
 
     Parameters
     ----------
@@ -20,6 +22,8 @@ class Skid(wiring.Component):
     i : In(stream shape)
     o : Out(stream shape)
     """
+
+    latency = 0
 
     def __init__(self, shape):
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})

@@ -19,7 +19,7 @@ EXP_BITS = 8
 
 @cache
 def struct(layout: Layout) -> data.StructLayout:
-    """A layout of the chip's ports as a payload; codes keep their names, so that waves show them."""
+    """A layout of the chip's ports as a payload; fields of codes are enumerations, so that waves show the names."""
     widths = layout.widths
     return data.StructLayout(
         {name: widths[name] if isinstance(of, int) else _codes(of, widths[name]) for name, of in layout.fields}
@@ -47,11 +47,19 @@ def mx_beat(lanes: int) -> data.StructLayout:
 
 
 def context_layout(n_sequences: int, max_context: int, position_bits: int) -> data.StructLayout:
-    """What a token carries from stage to stage beside its vector.
+    """The context of a token, which goes from stage to stage together with the token's residual vector.
 
-    ``position`` turns its q and k; ``sequence`` and ``place`` say where the KV cache keeps them, ``whole`` that every place
-    of the sequence is in use; ``adapter`` chooses the LoRA adapter (0 is none); ``sample`` says that the LM head is wanted:
-    prompt tokens but the last do without.
+    sequence, place    where the KV cache keeps k and v of the token
+    position           the position for RoPE
+    whole              every place of the sequence is in use
+    adapter            number of the LoRA adapter; 0 is none
+    sample             the LM head is computed; prompt tokens except the last do not need it
+
+    Parameters
+    ----------
+    n_sequences : sequences that the KV cache holds
+    max_context : places of a sequence
+    position_bits : bits of ``position``
     """
     return data.StructLayout(
         {
@@ -66,5 +74,5 @@ def context_layout(n_sequences: int, max_context: int, position_bits: int) -> da
 
 
 def stage_beat(lanes: int, width: int, context: data.StructLayout) -> data.StructLayout:
-    """A beat of the residual vector between stages, with its token's context in each."""
+    """A beat of the residual vector between stages; each beat carries the context of its token."""
     return data.StructLayout({"data": data.ArrayLayout(signed(width), lanes), "context": context, "last": 1})

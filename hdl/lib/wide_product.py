@@ -14,12 +14,18 @@ DIGIT = 17
 class WideProduct(wiring.Component):
     """p = a * b.
 
-    Operands wider than 18 bits are split into digits of 17 bits (the top one signed).  The products of digits
-    are registered, then added pairwise, a register after every level of additions: one multiplication or one
-    addition a cycle.  ``latency`` cycles with ``en`` high, one product a cycle; all hold while ``en`` is low.  No
-    register is reset, so that an FPGA's multiplier can have the first one inside.
+    Operands wider than 18 bits are split into digits of 17 bits, of which the top one is signed.  The products of digits are
+    registered and then added pairwise, with a register after every level of additions.  No register is reset, so that the first
+    one can be the one inside an FPGA's multiplier.
+
+    Latency: ``latency`` = 1 + ceil(log2(products of digits)) cycles with ``en`` high.  Rate: a product a cycle.  All registers
+    hold while ``en`` is low.
 
         32 x 16:  2 multipliers, latency 2        47 x 16:  3, latency 3        32 x 32:  4, latency 3
+
+    Parameters
+    ----------
+    a_width, b_width : bits of the operands, both signed, at least 1
 
     Members
     -------
@@ -32,7 +38,7 @@ class WideProduct(wiring.Component):
         for name, width in (("a_width", a_width), ("b_width", b_width)):
             if not isinstance(width, int) or width < 1:
                 raise ValueError(f"{name} must be a positive integer, not {width!r}")
-        self.latency = product_latency(a_width, b_width)
+        self.latency = 1 + ceil_log2(_n_digits(a_width) * _n_digits(b_width))
         super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "en": In(1), "p": Out(signed(a_width + b_width))})
 
     def elaborate(self, platform):
@@ -49,7 +55,7 @@ class WideProduct(wiring.Component):
         level = 0
         while len(terms) > 1:
             level += 1
-            # Neighbours in shift: the low bits of the lower term pass by the adder.
+            # Pairs of neighbouring shifts: the low bits of the lower term need no addition.
             terms.sort(key=lambda term: term[0])
             paired = []
             for k in range(0, len(terms) - 1, 2):
@@ -66,17 +72,12 @@ class WideProduct(wiring.Component):
         return m
 
 
-def product_latency(a_width: int, b_width: int) -> int:
-    """A multiplication and the levels of additions behind it."""
-    return 1 + ceil_log2(_n_digits(a_width) * _n_digits(b_width))
-
-
 def _n_digits(width: int) -> int:
     return 1 if width <= DIGIT + 1 else 1 + -(-(width - DIGIT - 1) // DIGIT)
 
 
 def _digits(value):
-    """Least significant first; every digit is signed, all but the top one are not negative."""
+    """The digits, the least significant first, all as signed values; only the top one can be negative."""
     n = _n_digits(len(value))
     return [Cat(value[DIGIT * i : DIGIT * (i + 1)], Const(0, 1)).as_signed() for i in range(n - 1)] + [
         value[DIGIT * (n - 1) :].as_signed()

@@ -15,9 +15,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
-from hdl.fabric.matvec import TAG_BITS
+from hdl.fabric.interface import TAG_BITS, result_beat
 from hdl.fabric.row_lane import RESULT_SHIFT, ROUND_RESULT, TERM_FRACTION
-from hdl.fabric.row_output import RowOutput, result_beat
+from hdl.fabric.row_output import RowOutput
 from hdl.fabric.x_buffer import XBuffer
 from hdl.lib.bits import saturate
 from hdl.lib.pipeline import add_pairs, delayed, registered

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-import hdl.cycles.token
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.explain import explain
@@ -20,6 +19,9 @@ from hardwire.source import Source
 from hdl.config import ChipConfig
 from hdl.cycles.predict import predict_token
 from hdl.cycles.token import FABRIC, UNITS, token_cycles
+from hdl.mx import Mx
+from hdl.residual import Residual
+from hdl.swiglu import SwiGLU
 from hdl.verilog import chip_verilog
 from sim.rtl.chip import RtlChip, harness_defines
 from sim.rtl.verilator import build_library
@@ -208,9 +210,9 @@ def folder(tmp_path_factory) -> Path:
 def test_the_check_sees_a_wrong_latency(folder, monkeypatch):
     output = CompiledModel(folder / "out")
     compare(output.chip(), output.format, output.config)
-    for name in ("RESIDUAL", "SWIGLU", "MX"):
+    for unit in (Residual, SwiGLU, Mx):
         with monkeypatch.context() as patch:
-            patch.setattr(hdl.cycles.token, name, getattr(hdl.cycles.token, name) + 1)
+            patch.setattr(unit, "latency", unit.latency + 1)
             with pytest.raises(AssertionError):
                 compare(output.chip(), output.format, output.config)
 

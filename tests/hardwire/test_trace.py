@@ -11,8 +11,7 @@ import sim.rtl.trace
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
-from hdl.fabric.matvec import TAG_BITS
-from hdl.fabric.row_output import result_beat
+from hdl.fabric.interface import TAG_BITS, result_beat
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model
 from weights_to_rom.schedule import Step

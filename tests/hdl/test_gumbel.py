@@ -52,8 +52,8 @@ def test_latency_and_rate():
     """The docstring's figures; collect starts in the cycle after ``start``."""
     got, times = noise(4, 10, SEEDS[:1], 100)
     assert got == expected(4, SEEDS[:1], 100)
-    assert times == list(range(Gumbel.LATENCY - 1, Gumbel.LATENCY + 99))
-    assert Gumbel.LATENCY == 21
+    assert times == list(range(Gumbel.latency - 1, Gumbel.latency + 99))
+    assert Gumbel.latency == 21
 
 
 def noise_of(words, unit=NoiseOfWord):
@@ -63,11 +63,11 @@ def noise_of(words, unit=NoiseOfWord):
     async def run(ctx):
         got = []
         ctx.set(dut.advance, 1)
-        for word in [*words, *[0] * dut.DEPTH]:
+        for word in [*words, *[0] * dut.latency]:
             ctx.set(dut.word, word)
             *_, g = await ctx.tick().sample(dut.g)
             got.append(g)
-        return got[dut.DEPTH :]
+        return got[dut.latency :]
 
     return simulate(dut, run)[0]
 

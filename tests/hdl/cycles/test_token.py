@@ -8,7 +8,7 @@ import pytest
 import hdl.cycles.token
 from hdl.config import ChipConfig
 from hdl.cycles.token import UNITS, token_cycles
-from hdl.units import Unit, asked, stage_units
+from hdl.units import Unit, asked, chip_units
 from tests.support.adapters import random_format
 
 
@@ -16,7 +16,7 @@ def with_unit(after: str):
     """The table with one more unit, of 3 cycles, between the unit ``after`` and the next one."""
 
     def table(model, config):
-        units = asked(stage_units(model, config))
+        units = asked(chip_units(model, config))
         added = Unit(SimpleNamespace(latency=3), feeds=units[after].feeds)
         return units | {after: replace(units[after], feeds="added"), "added": added}
 
@@ -28,7 +28,7 @@ def test_a_unit_of_the_table_takes_its_latency(monkeypatch, after):
     model = random_format(n_layers=3)
     config = ChipConfig.for_model(model)
     before = token_cycles(model, config, 5)
-    monkeypatch.setattr(hdl.cycles.token, "stage_units", with_unit(after))
+    monkeypatch.setattr(hdl.cycles.token, "chip_units", with_unit(after))
     monkeypatch.setattr(hdl.cycles.token, "asked", lambda units: units)
     longer = token_cycles(model, config, 5)
     times = 7 if after == "rmsnorm" else 3  # two norms a layer and the last one
@@ -41,7 +41,7 @@ def test_a_unit_between_qkv_and_the_fabric_takes_time(monkeypatch, after):
     model = random_format(n_layers=2)
     config = ChipConfig.for_model(model)
     before = token_cycles(model, config, 5).total
-    monkeypatch.setattr(hdl.cycles.token, "stage_units", with_unit(after))
+    monkeypatch.setattr(hdl.cycles.token, "chip_units", with_unit(after))
     monkeypatch.setattr(hdl.cycles.token, "asked", lambda units: units)
     assert before < token_cycles(model, config, 5).total <= before + 3 * 2
 
