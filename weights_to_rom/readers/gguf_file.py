@@ -52,7 +52,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _read(self, name: str) -> np.ndarray:
         tensor = self._tensors[self._names[name]]
-        with np.errstate(invalid="ignore"):  # an infinite scale times a code of 0, which is reported by tensor()
+        with np.errstate(invalid="ignore"):  # An infinite scale times a code of 0 gives a NaN, which tensor() reports.
             array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
         rows = self._rows(name)
         array = array.reshape(self._shapes[name])
@@ -186,7 +186,7 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
 
 
 def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs: gguf.ReaderTensor | None) -> RopeScaling | None:
-    """Llama-3 scaling out of the divisors of the frequencies, which are all that a GGUF file says of it."""
+    """Reconstruct Llama 3's scaling from the divisors of the frequencies, because a GGUF file holds nothing else of it."""
     kind = fields.get("llama.rope.scaling.type", "linear")
     stretch = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 1.0))
     # A factor of 0 or 1 stretches nothing, and "none" forbids it.
@@ -211,10 +211,11 @@ def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs
 
 
 def _candidates(plain: np.ndarray, divisors: np.ndarray, factor: float, original: int) -> list[RopeScaling]:
-    """What every Llama 3 has, and what two blended frequencies say.
+    """List the scalings to try: the constants of the published Llama 3 models, and those computed from blended frequencies.
 
-    Between the kept and the divided ones, ``1 / divisor = (1 - s) / factor + s`` with ``s`` linear in the
-    frequency: ``s = (original * frequency / 2 pi - low) / (high - low)``.  Only ratios of the three matter.
+    Between the kept and the divided frequencies, ``1 / divisor = (1 - s) / factor + s``, and ``s`` is linear in the
+    frequency: ``s = (original * frequency / 2 pi - low) / (high - low)``.  A line through two frequencies or more gives
+    ``low`` and ``high`` for any ``original``, because only the ratios of the three matter.
     """
     candidates = [RopeScaling(factor, 1.0, 4.0, original)]
     blended = np.flatnonzero((divisors > 1) & (divisors < divisors.max()))
