@@ -1,6 +1,6 @@
-"""The chip's test bench.
+"""The chip's test bench.  cocotb runs it inside the simulation, in a folder that holds ``plan.pickle``.
 
-cocotb runs this module inside the simulation, in a folder that holds ``plan.pickle``.
+The plan is a conversation of ``tests.chip.plan``.  Every reply and every logit must equal golden's.
 """
 
 import pickle
@@ -36,13 +36,13 @@ async def watch_logits(dut, beats: list[int]) -> None:
 
 
 def unpacked(beats: list[int], lanes: int, bits: int) -> np.ndarray:
-    """Signed integers out of beats, lane 0 in the low bits."""
+    """Split beats into signed integers of ``bits`` bits; lane 0 has the low bits."""
     values = np.array([beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)], np.int64)
     return values - ((values >> (bits - 1)) << bits)
 
 
 def groups(exchanges):
-    """(a load, or None, and the tokens up to the next one)"""
+    """Yield each load with the exchanges up to the next one; the first group has None instead of a load."""
     what, group = None, []
     for exchange in exchanges:
         if isinstance(exchange, Load):
@@ -69,7 +69,7 @@ async def every_token_and_every_logit(dut):
         load = StreamDriver(dut, "load", stall=plan.stall_in / 4, seed=plan.seed)
         loaded = StreamMonitor(dut, "loaded", stall=plan.stall_out, seed=plan.seed)
 
-    # A reset in the midst of a token, and of a load image, must leave nothing behind.
+    # A reset during a token and during a load image must put the chip into its first state.
     tokens = [exchange[0] for exchange in plan.exchanges if not isinstance(exchange, Load)]
     await reset(dut)
     await i.send(COMMAND.pack(**vars(tokens[0])))
@@ -92,7 +92,7 @@ async def every_token_and_every_logit(dut):
     async def load_all(what: Load, number: int):
         if what.late:
             await taken.wait()
-            await ClockCycles(dut.clk, 4)  # by then the chip has looked whether the adapter is there
+            await ClockCycles(dut.clk, 4)  # the chip has checked by then that the adapter is loaded
         sending = cocotb.start_soon(send_words(load, what))
         for expected in what.replies:
             reply = SimpleNamespace(**LOAD_REPLY.unpack(await loaded.receive()))
