@@ -38,7 +38,7 @@ def table(columns: list[str], rows: list[list]) -> str:
 
 
 def reports() -> list[dict]:
-    """The reports of boards, the slowest first."""
+    """Read the reports of boards.  The slowest board comes first."""
     found = [json.loads(path.read_text()) for path in REPORTS.glob("*.json") if path.name != "measured.json"]
     return sorted(found, key=lambda report: report["tokens_per_second"])
 

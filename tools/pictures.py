@@ -197,7 +197,7 @@ def wave(row: str, left: int, y: int, step: int, height: int) -> Iterator[str]:
 
 
 def stream() -> str:
-    """A stream of three beats, the second of which waits."""
+    """A stream of four beats.  The second one waits for ready."""
     rows = {"clk": "pppppppp", "valid": "01111010", "ready": "11011111", "payload": "-AB=C-D-", "last": "00001010"}
     notes = {1: "A moves", 2: "B waits", 3: "B moves", 4: "C moves", 6: "D moves"}
     return waves("A stream: a beat moves in a cycle in which valid and ready are both 1", rows, notes)

@@ -7,7 +7,7 @@
 
 namespace {
 
-// The file is written here, because Verilator's own writer ends the process if the disk is full.
+// This class replaces Verilator's writer, which ends the process if the disk is full.  ``whole`` is false after a failure.
 struct File : VerilatedVcdFile {
     bool whole = true;
 
