@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs/reference"
 sys.path.insert(0, str(ROOT))
 
-import typer  # noqa: E402
+import typer.core  # noqa: E402
+import typer.main  # noqa: E402
 
 import hardwire  # noqa: E402
 from hardwire.cli.main import app  # noqa: E402

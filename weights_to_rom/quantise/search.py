@@ -85,7 +85,7 @@ def _search(
         enough = spread > 1e-5 * total * sum_qq  # a smaller one is rounding noise
         fitted = np.divide(total * sum_qw - sum_q * sum_w, spread, out=s.copy(), where=enough)
         through_zero = np.divide(sum_qw, sum_qq, out=s.copy(), where=sum_qq > 0)
-        s = np.where(fitted * sum_q < sum_w, through_zero, fitted)  # the minimum is not negative
+        s = np.where(fitted * sum_q < sum_w, through_zero, fitted)  # a minimum below 0 cannot be represented
         return on_grid(s, sum_q / total)
 
     def error(s: np.ndarray, mu: np.ndarray) -> np.ndarray:

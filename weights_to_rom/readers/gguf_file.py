@@ -95,7 +95,7 @@ def _split_blocks(data: np.ndarray, kind: Type) -> tuple[np.ndarray, np.ndarray,
     blocks = data.reshape(len(data), -1, gguf.GGML_QUANT_SIZES[kind][1])
     scale = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
     if kind == Type.Q8_0:
-        # int8 to offset binary
+        # from int8 to codes 0..255, of which 128 is zero
         return blocks[..., 2:] ^ np.uint8(128), scale, 128 * scale, 8
     if kind == Type.Q4_0:
         packed, minimum = blocks[..., 2:], 8 * scale
@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        # The reader does not check for the end of the file: a truncated one raises one of these.
+        # The library does not check the size of the file, and raises one of these for a truncated one.
         raise CheckpointError(f"{path}: truncated or damaged GGUF file ({error})") from None
     if reader.endianess != gguf.GGUFEndian.LITTLE:
         raise CheckpointError(f"{path}: a big-endian GGUF file: convert it to little-endian")
@@ -204,7 +204,7 @@ def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs
     plain = config.rope_frequencies()
     for scaling in _candidates(plain, divisors, factor, original):
         scaled = replace(config, rope_scaling=scaling).rope_frequencies()
-        # The divisors are float32, computed in float32.
+        # The tolerance is that of float32, in which the divisors are computed and stored.
         if np.allclose(plain / scaled, divisors, rtol=2e-6, atol=0):
             return scaling
     raise CheckpointError(f"{path}: the divisors in {_ROPE_FREQS} are not those of Llama-3's rope scaling")

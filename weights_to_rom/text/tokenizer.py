@@ -103,13 +103,13 @@ class Tokenizer:
         return environment.from_string(self.chat_template)
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which ``load`` and transformers read."""
+        """Write tokenizer.json and tokenizer_config.json, which ``text.open.read_tokenizer`` and transformers read."""
         config: dict[str, Any] = {
             **self.special,
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos is not None,
             "clean_up_tokenization_spaces": False,
-            # Only ``load`` reads this field: transformers has one eos_token and takes its number from the vocabulary.
+            # Only ``read_tokenizer`` reads this field: transformers has one eos_token and takes its number from the vocabulary.
             "eos_token_ids": list(self.eos_ids),
         }
         if self.bos is not None:
