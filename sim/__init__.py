@@ -1,1 +1,1 @@
-"""References and simulation: float, integer (golden) and RTL behind one session."""
+"""References and simulation: the float model, the golden integer model and the RTL, each through the interface ``Session``."""

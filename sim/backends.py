@@ -1,4 +1,4 @@
-"""The three back ends of a session: float, golden (the integers in numpy) and rtl (the simulated chip)."""
+"""The three backends of a session: float, golden (the chip's integers in numpy) and rtl (the simulated chip)."""
 
 from collections.abc import Callable, Sequence
 
@@ -57,7 +57,7 @@ class GoldenSession(Session):
         self._llama, self._adapter = GoldenLlama(model, max_context, n_sinks), adapter
 
     def feed(self, tokens: Sequence[int]) -> None:
-        """Feed tokens whose logits nobody wants, all at once: numpy then is much faster."""
+        """Feed tokens without sampling, many in one pass, because numpy is much faster then."""
         bad = [t for t in tokens if not 0 <= t < self.vocab_size]
         if bad or (self.position + len(tokens) > self.max_context and not self.slides):
             super().feed(tokens)
@@ -102,7 +102,7 @@ class RtlSession(Session):
         return None if sampling is None else Reply(reply.token, reply.logits, reply)
 
     def _reset(self) -> None:
-        pass  # the next token restarts the sequence
+        pass  # at position 0, the next token restarts the sequence
 
     def close(self) -> None:
         """Free the simulated chip."""

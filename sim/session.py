@@ -1,4 +1,4 @@
-"""The interface to a model that ``sim.backends`` computes, or a board (``fpga.link.host``)."""
+"""Sessions: one interface to the backends of ``sim.backends`` and to a board (``fpga.link.host``)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 
 
 class SessionError(HardwireError):
-    """A token that the model cannot take: one line that says why."""
+    """The model cannot take a token.  The message says why in one line."""
 
 
 class ContextFull(SessionError):  # noqa: N818 (not a defect: the end of every long text)
-    """A token for which there is no position left."""
+    """There is no position left for a token."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The choice of the next token: the likeliest at temperature 0, else Gumbel-max with noise from ``seed`` and the position."""
+    """The choice of the next token: the likeliest at temperature 0, else a random one by Gumbel-max.
+
+    ``seed`` and the position decide the noise, so that a text can be repeated.
+    """
 
     temperature: float = 0.0
     seed: int = 0
@@ -33,7 +36,7 @@ class Sampling:
 class Reply:
     """The sampled token and the logits it came from: Wide integers, or floats from the float backend.
 
-    ``rtl`` has the simulated chip's cycle counts.
+    ``rtl`` is the simulated chip's own reply, with its cycle counts, or None for the other backends.
     """
 
     token: int
@@ -44,8 +47,9 @@ class Reply:
 class Session(ABC):
     """One sequence that grows a token at a time.
 
-    ``position`` is that of the next token.  ``max_context`` positions fit; where the window ``slides``, any number does.
-    ``at_once`` is the number of tokens that ``feed`` computes in one pass: fewer take about as long.
+    ``position`` is the position of the next token.  The sequence ends at ``max_context`` positions, unless the window
+    ``slides``.  ``at_once`` is the number of tokens that ``feed`` computes in one pass; a pass of fewer tokens takes about
+    as long.
     """
 
     at_once = 1
@@ -59,7 +63,10 @@ class Session(ABC):
         return self.position >= self.max_context and not self.slides
 
     def step(self, token: int, sampling: Sampling = Sampling()) -> Reply:
-        """Feed a token and sample the next.  Raises ContextFull, and SessionError if the token is not one."""
+        """Feed a token and sample the next.
+
+        Raises ContextFull if no further token fits, and SessionError if ``token`` is not in the vocabulary.
+        """
         reply = self._checked(token, sampling)
         assert reply is not None
         return reply
@@ -74,7 +81,7 @@ class Session(ABC):
                 return
 
     def feed(self, tokens: Sequence[int]) -> None:
-        """Feed tokens whose logits nobody wants."""
+        """Feed tokens without sampling."""
         for token in tokens:
             self._checked(token, None)
 
@@ -93,11 +100,11 @@ class Session(ABC):
         self._reset()
 
     def close(self) -> None:  # noqa: B027 (only some sessions hold anything)
-        """Free what the session holds."""
+        """Free the memory, the simulation or the serial port of the session."""
 
     @abstractmethod
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
-        """One token at ``self.position``; a reply if a sample is wanted."""
+        """Compute one token at ``self.position``.  Returns a reply if ``sampling`` is given."""
 
     @abstractmethod
     def _reset(self) -> None: ...
@@ -106,9 +113,9 @@ class Session(ABC):
 def generate(
     session: Session, prompt: Sequence[int], n_tokens: int, sampling: Sampling = Sampling(), stop: Sequence[int] = ()
 ) -> Iterator[Reply]:
-    """Feed a prompt and yield up to ``n_tokens`` replies, feeding each token back; ends after a ``stop`` token.
+    """Feed a prompt, then yield up to ``n_tokens`` replies and feed the token of each reply back.
 
-    It also ends where the context is full: the last reply then is the one of the last position.
+    The text ends with a ``stop`` token, or with the reply of the last position if the context is full.
     """
     if not prompt:
         raise SessionError("the prompt is empty: a model continues at least one token")

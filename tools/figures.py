@@ -1,9 +1,9 @@
 """Print docs/figures.md, and the table of boards in README.md, from the reports in docs/reports.
 
     python tools/figures.py            write them
-    python tools/figures.py --check    name what differs from what would be written; exit 1 if anything does
+    python tools/figures.py --check    name the files that are out of date; exit 1 if there are any
 
-`measured.json` is kept by hand: a list of tables, each with its columns, its rows and the command that gave them.
+People edit `measured.json`: a list of tables, each with its columns, its rows and the command that printed its figures.
 Every other file is the `report.json` that `hardwire fpga build` wrote for a board.
 """
 
@@ -32,19 +32,19 @@ real board yet. Tokens a second are derived from them, at the clock. The command
 
 
 def table(columns: list[str], rows: list[list]) -> str:
-    """A table in Markdown; integers get commas."""
+    """Print a table in Markdown, with commas in integers."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *cells])
 
 
 def reports() -> list[dict]:
-    """The reports of boards, the slowest first."""
+    """Read the reports of boards.  The slowest board comes first."""
     found = [json.loads(path.read_text()) for path in REPORTS.glob("*.json") if path.name != "measured.json"]
     return sorted(found, key=lambda report: report["tokens_per_second"])
 
 
 def board_rows() -> list[list]:
-    """What README tells of each board."""
+    """The rows of README's table of boards."""
     return [
         [
             report["board"],
@@ -58,7 +58,7 @@ def board_rows() -> list[list]:
 
 
 def boards() -> str:
-    """The section on boards: the table of README, and what each design uses."""
+    """The section on boards: the table of README, and the resources of each design."""
     used = [
         [
             report["board"],
@@ -88,7 +88,7 @@ def boards() -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Print docs/figures.md."""
     sections = [HEAD]
     for group in json.loads((REPORTS / "measured.json").read_text()):
         lines = [f"## {group['title']}", group["text"]]
@@ -99,7 +99,7 @@ def page() -> str:
 
 
 def differing() -> dict[Path, str]:
-    """The files that are not what this script prints, with what they should be."""
+    """The files that are out of date, with their new contents."""
     part = table(["board", "model", "after route", "cycles a token", "tokens/s"], board_rows())
     readme = re.sub(
         r"(<!-- printed: boards -->\n).*?(\n<!-- end -->)",

@@ -1,11 +1,11 @@
-"""A fingerprint of all that the generator writes: chip.v, the ROM images and every command's help, as SHA-256.
+"""Fingerprints of the generator's output: SHA-256 of chip.v, of the ROM images and of every command's help.
 
-    python tools/fingerprint.py [NAME ...]   compare with tests/data/fingerprint.json, all or those that begin with NAME;
-                                             exit 1 and name what differs
-    python tools/fingerprint.py --write      replace that file: for a change that means to change what is written
+    python tools/fingerprint.py [NAME ...]   compare with tests/data/fingerprint.json: all entries, or those that begin with
+                                             NAME; exit 1 and name the entries that differ
+    python tools/fingerprint.py --write      replace that file, for a change that changes the output on purpose
 
 A change that only moves code leaves every hash as it is.  A change that renames a port or a ROM, or rewords a help text,
-writes the file anew in the same commit, and its message says why.
+replaces the file in the same commit, and the message of the commit gives the reason.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ ENGINE = {"dim": 32, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "ffn_dim": 48
 LARGE_HEADS = {"dim": 64, "n_heads": 4, "n_kv_heads": 2, "head_dim": 64, "ffn_dim": 96, "n_layers": 1}
 
 CHIPS: dict[str, tuple[dict, dict[str, int], int, dict]] = {
-    # name: shape, bits of matrices whose file holds codes, wide_bits, what ChipConfig.for_model is given
+    # name: shape, bits of matrices whose file holds codes, wide_bits, arguments of ChipConfig.for_model
     "defaults": ({}, {}, 32, {}),
     "narrow_lanes": ({"n_layers": 1}, {}, 24, {"block_lanes": 4, "vector_lanes": 2, "multiplier": "magic"}),
     "many_rows": ({"vocab_size": 120}, {"q": 8, "k": 8, "v": 8}, 32, {"row_lanes": 16, "vector_lanes": 8, "multiplier": "booth"}),
@@ -62,7 +62,7 @@ def digest(text: str | bytes) -> str:
 
 
 def chip(name: str) -> dict[str, str]:
-    """chip.v and the ROM images of one chip: the manifest is made of their names, sizes and hashes."""
+    """Hash chip.v of one chip, and the manifest of its ROM images: their names, sizes and hashes."""
     shape, bits, wide_bits, given = CHIPS[name]
     model = quantise_checkpoint(RandomBlocks(random_config(**shape), 1, bits), wide_bits=wide_bits)
     config = ChipConfig.for_model(model.format, **given)
@@ -72,7 +72,7 @@ def chip(name: str) -> dict[str, str]:
 
 
 def helps() -> Iterator[tuple[str, str]]:
-    """What ``--help`` of the program and of every command says."""
+    """Hash the output of ``--help`` of the program and of every command."""
 
     def walk(command, *names: str) -> Iterator[tuple[str, str]]:
         yield f"help/{' '.join(('hardwire', *names))}", digest(CliRunner().invoke(app, [*names, "--help"]).stdout)

@@ -32,7 +32,7 @@ USES = {
 
 
 def requirements(project: dict, use: str) -> list[Requirement]:
-    """Return what pyproject.toml asks for a use, without the project itself."""
+    """Return the requirements of a use in pyproject.toml, without the project itself."""
     lines = project["dependencies"] if use == "core" else project["optional-dependencies"][use]
     return [requirement for line in lines if (requirement := Requirement(line)).name != project["name"]]
 

@@ -1,9 +1,9 @@
 """Draw the pictures of the documentation as SVG, as text: the data path, a layer's time line, the handshakes.
 
     python tools/pictures.py            write docs/pictures/*.svg
-    python tools/pictures.py --check    name the pictures that differ from what would be written; exit 1 if any does
+    python tools/pictures.py --check    name the pictures that are out of date; exit 1 if there are any
 
-The time line shows the cycles that `hdl.cycles` predicts for `stories-260k`; the others show what the docstrings promise.
+The time line shows the cycles that `hdl.cycles` predicts for `stories-260k`.  The others are drawn by hand in this script.
 """
 
 import sys
@@ -31,11 +31,11 @@ COLOURS = {
     "lora": "#8c6d31",
     "matvec": "#4aa5b5",
 }
-"""Of the rows of the time line; the fabric's matrices are blue."""
+"""Colours of the rows of the time line.  The fabric's matrices are blue."""
 
 
 def svg(width: int, height: int, title: str, parts: list[str]) -> str:
-    """Put parts on a white sheet."""
+    """Make an SVG of parts on a white background."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="Helvetica, Arial, sans-serif" font-size="13" role="img" aria-label="{escape(title)}">'
@@ -121,7 +121,7 @@ def data_path() -> str:
 
 
 def layer() -> str:
-    """The time line of a layer: what its time goes to, and who is at work when."""
+    """The time line of a layer: the cycles of each matrix, and the cycles in which each unit works."""
     model = Source.open("stories-260k").format()
     config = ChipConfig.for_model(model, row_lanes=2)
     token = token_cycles(model, config, 128)
@@ -143,7 +143,7 @@ def layer() -> str:
         parts.append(text(left - 8, y + 11, name, "end"))
         for index, span in enumerate(spans):
             x, length = left + (span.start - begins) * scale, (span.end - span.start + 1) * scale
-            # Spans of one unit may overlap: attention works on several groups of heads.  They share the height of the row.
+            # Spans of attention may overlap, because it works on several groups of heads.  They share the height of the row.
             lane = index % 2 if name == "attention" else 0
             height = 11 if name == "attention" else 22
             fill = "#2f6fb0" if span.unit in FABRIC else COLOURS.get(span.unit, "#8896a3")
@@ -157,7 +157,7 @@ def layer() -> str:
 def waves(title: str, rows: dict[str, str], notes: dict[int, str]) -> str:
     """A timing diagram.  A row has a character a cycle: p clock, 0 1 levels, - idle payload, letters payloads, = the same on.
 
-    ``notes`` stand under cycles.
+    ``notes`` are texts under cycles, by the number of the cycle.
     """
     left, step, pitch, height = 100, 58, 34, 20
     n = max(len(row) for row in rows.values())
@@ -197,7 +197,7 @@ def wave(row: str, left: int, y: int, step: int, height: int) -> Iterator[str]:
 
 
 def stream() -> str:
-    """A stream of three beats, the second of which waits."""
+    """A stream of four beats.  The second one waits for ready."""
     rows = {"clk": "pppppppp", "valid": "01111010", "ready": "11011111", "payload": "-AB=C-D-", "last": "00001010"}
     notes = {1: "A moves", 2: "B waits", 3: "B moves", 4: "C moves", 6: "D moves"}
     return waves("A stream: a beat moves in a cycle in which valid and ready are both 1", rows, notes)
@@ -223,7 +223,7 @@ PICTURES = {"data-path": data_path, "layer": layer, "stream": stream, "token": t
 
 
 def differing() -> dict[Path, str]:
-    """The pictures that are not what this script draws, with what they should be."""
+    """The pictures that are out of date, with their new contents."""
     drawn = {FOLDER / f"{name}.svg": draw() for name, draw in PICTURES.items()}
     return {file: content for file, content in drawn.items() if not file.exists() or file.read_text() != content}
 

@@ -1,7 +1,7 @@
-"""Print the pages of docs/reference that code decides: commands, Python API, ports, ROMs.
+"""Print the pages of docs/reference from the code: commands, Python API, ports, ROMs.
 
     python tools/reference.py            write cli.md, python-api.md and rom-layout.md, and the printed parts of ports.md
-    python tools/reference.py --check    name the pages that differ from what would be written; exit 1 if any does
+    python tools/reference.py --check    name the pages that are out of date; exit 1 if there are any
 
 A printed part stands between `<!-- printed: NAME -->` and `<!-- end -->`.
 """
@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs/reference"
 sys.path.insert(0, str(ROOT))
 
-import typer  # noqa: E402
+import typer.core  # noqa: E402
+import typer.main  # noqa: E402
 
 import hardwire  # noqa: E402
 from hardwire.cli.main import app  # noqa: E402
@@ -40,13 +41,13 @@ Printed from the code by `tools/reference.py`.
 
 
 def plain(text: str) -> str:
-    """Join the lines of each paragraph, and keep what a table cell would take for its end."""
+    """Join the lines of each paragraph, and escape the characters that would end a table cell."""
     paragraphs = (" ".join(part.split()) for part in text.replace("\b", "").split("\n\n"))
     return "\n\n".join(paragraphs).replace("``", "`").replace("|", "\\|").replace("<", "&lt;")
 
 
 def default(option: typer.core.TyperOption) -> str:
-    """Say the default of an option, or nothing."""
+    """Print the default of an option, if it has one."""
     if option.required:
         return "required"
     if isinstance(option.show_default, str):
@@ -57,7 +58,7 @@ def default(option: typer.core.TyperOption) -> str:
 
 
 def values(option: typer.core.TyperOption) -> str:
-    """Say what follows an option: a word, one of some choices, or nothing for a flag."""
+    """Print the value of an option: a word, or one of some choices.  A flag has none."""
     if option.is_flag:
         return ""
     choices = getattr(option.type_descriptor.annotation, "__members__", None)
@@ -92,7 +93,7 @@ def command_page(command: typer.core.TyperCommand, name: str, level: str) -> Ite
 
 
 def commands(command: typer.core.TyperCommand, name: str, level: str) -> Iterator[str]:
-    """Print a command and those below it."""
+    """Print a command and its subcommands."""
     if level != "#":
         yield from command_page(command, name, level)
     for word, below in sorted(getattr(command, "commands", {}).items()):
@@ -171,7 +172,7 @@ def signature(name: str, function: Callable) -> str:
 
 
 def api_page() -> str:
-    """The page of the Python API: what `hardwire.__all__` names, with the public members of classes."""
+    """The page of the Python API: every name in `hardwire.__all__`, with the public members of classes."""
     lines = [API_HEAD]
     for name in hardwire.__all__:
         thing = getattr(hardwire, name)
@@ -191,7 +192,7 @@ def api_page() -> str:
 
 
 def described(body: list[ast.stmt]) -> dict[str, str]:
-    """Map each assigned name to the string that stands under it."""
+    """Map each assigned name to the docstring that follows the assignment."""
     texts = {}
     for statement, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -204,7 +205,7 @@ SOURCE = ast.parse(Path(interface.__file__).read_text()).body
 
 
 def layout_table(name: str) -> str:
-    """A payload of the chip: what it says, and its fields from bit 0 up."""
+    """A payload of the chip: its docstring, and its fields from bit 0 up."""
     layout = getattr(interface, name)
     rows, offset = [], 0
     for (field, of), width in zip(layout.fields, layout.widths.values(), strict=True):
@@ -217,7 +218,7 @@ def layout_table(name: str) -> str:
 
 
 def status_table(codes: type[IntEnum]) -> str:
-    """Codes with their values and meanings."""
+    """Print a table of codes with their values and meanings."""
     body = next(node.body for node in SOURCE if isinstance(node, ast.ClassDef) and node.name == codes.__name__)
     texts = described(body)
     rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name]) or 'accepted'} |" for code in codes]
@@ -237,7 +238,7 @@ def parts() -> dict[str, str]:
 
 
 def pages() -> dict[Path, str]:
-    """Every printed page as it should be."""
+    """The contents of every printed page, by path."""
     printed = parts()
     found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page(), FOLDER / "python-api.md": api_page()}
     for path in sorted(FOLDER.glob("*.md")):
@@ -254,7 +255,7 @@ def pages() -> dict[Path, str]:
 
 
 def differing() -> dict[Path, str]:
-    """The pages that are not what this script prints, with what they should be."""
+    """The pages that are out of date, with their new contents."""
     return {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
 
 

@@ -1,6 +1,6 @@
-"""Check the files that are named for two habits: none is above 2 MiB, and text that people write ends in exactly one newline.
+"""Check two rules for files: none is larger than 2 MiB, and text that people write ends in exactly one newline.
 
-    python tools/tidy.py FILE ...     name what is wrong; exit 1 if anything is
+    python tools/tidy.py FILE ...     name each file that breaks a rule; exit 1 if there is one
 
 `.pre-commit-config.yaml` calls it with the files of a commit.
 """
@@ -13,7 +13,7 @@ WRITTEN = {".cpp", ".h", ".md", ".py", ".toml", ".txt", ".v", ".vlt", ".yaml", "
 
 
 def fault(path: Path) -> str | None:
-    """Say in one line what is wrong with a file, or return None."""
+    """Describe in one line the rule that a file breaks, or return None."""
     content = path.read_bytes()
     if len(content) > LARGEST:
         return f"{path}: has {len(content):,} bytes, more than the {LARGEST:,} that a file may have"

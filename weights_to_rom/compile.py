@@ -15,7 +15,7 @@ from weights_to_rom.row_order import pair_order
 
 
 def quantise_norm(gain: np.ndarray, dim: int, eps: float, residual_shift: int) -> Norm:
-    """A norm's gain and epsilon as integers; the gain is padded with zeros to a whole number of blocks."""
+    """Convert a norm's gain and epsilon to integers.  The gain is padded with zeros to a whole number of blocks."""
     scaled = np.asarray(gain, np.float64) * np.sqrt(dim)
     peak = float(np.abs(scaled).max())
     exponent = -14 if peak == 0 else int(np.ceil(np.log2(peak / 32767)))
@@ -47,7 +47,7 @@ def _padded_rows(matrix: QuantisedMatrix, rows: int) -> QuantisedMatrix:
 
 
 _CLASS = {kind: group for group, kinds in GROUPS.items() for kind in kinds} | {"embed": "embed", "head": "head"}
-"""Matrices of one class have one number of bits, ``ModelFormat.<class>_bits``."""
+"""The class of each kind of matrix.  Matrices of one class have one number of bits, ``ModelFormat.<class>_bits``."""
 
 
 def class_bits(checkpoint: Checkpoint) -> dict[str, int]:
@@ -73,10 +73,17 @@ def quantise_checkpoint(
     prepared: Mapping[str, QuantisedMatrix] | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> IntegerModel:
-    """Build the integer model of a checkpoint, one tensor at a time.
+    """Build the integer model of a checkpoint.  One tensor at a time is in memory as floats.
 
-    ``prepared`` holds matrices that GPTQ has quantised, in canonical row order, q not yet scaled.
-    ``progress`` gets each matrix's name when it is done.
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    wide_bits : int
+        Bits of Wide, 24 or 32.
+    prepared : mapping of str to QuantisedMatrix, optional
+        Matrices that GPTQ has quantised, by canonical name.  Rows are in Hugging Face order, and q carries no factor yet.
+    progress : callable
+        Is called with the name of each matrix when that matrix is done.
     """
     config: LlamaConfig = checkpoint.config
     fmt = ModelFormat.of(config, wide_bits=wide_bits, **class_bits(checkpoint))
@@ -98,7 +105,8 @@ def quantise_checkpoint(
         tensor = checkpoint.tensor(name)
         matrix = prepared[name] if prepared and name in prepared else quantise(tensor, bits)
         if scale != 1:
-            # Codes first, the constant after: weights that are on the grid are found there.
+            # The weights are rounded first and multiplied by the constant afterwards: ``quantise`` then still recognises
+            # weights that lie on the grid, and keeps their codes.
             matrix, _ = keep_codes(matrix.q, matrix.scale, matrix.minimum, bits, scale)
         error, _ = block_error(tensor * scale, matrix)
         if error > worst[0]:
@@ -114,7 +122,7 @@ def quantise_checkpoint(
         if kind in ("q", "k"):
             matrix = matrix.rows(pair_order(shape[0] // config.head_dim, config.head_dim))
         if kind == "embed":
-            # Rows of the embedding become the residual, whose padding must be zero: in eight bits that is the code 128.
+            # Rows of the embedding become the residual, and its padding must be zero.  Eight bits have a code for 0: 128.
             # Four-bit codes come from GGUF, whose rows are whole blocks.
             matrix.q.reshape(shape[0], -1)[:, shape[1] :] = 128
         matrix = _padded_rows(matrix, row_counts.get(kind, shape[0]))

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3 rope scaling: frequencies below a wavelength are kept, long ones divided by ``factor``.
+    """Llama 3's RoPE scaling: high frequencies are kept, low ones are divided by ``factor``, and those between are blended.
+
+    ``original_max_seq_len / high_freq_factor`` is the longest wavelength, in positions, that is kept;
+    ``original_max_seq_len / low_freq_factor`` is the shortest that is divided.
 
     Source: ``_compute_llama3_parameters`` in transformers' ``modeling_rope_utils``.
     """
@@ -26,8 +29,8 @@ class RopeScaling:
 class LlamaConfig:
     """Shapes and constants of one Llama checkpoint.
 
-    ``ffn_dim`` is the inner width of SwiGLU, ``max_seq_len`` the context of the training; ``tied`` says that the LM head is
-    the embedding.
+    ``ffn_dim`` is the inner width of SwiGLU.  ``max_seq_len`` is the context that the model was trained with.  ``tied`` says
+    that the LM head is the embedding.
     """
 
     dim: int
@@ -88,7 +91,7 @@ class LlamaConfig:
 
     def rope_frequencies(self) -> "np.ndarray":
         """Radians per position for each rotated pair, float64[head_dim // 2]."""
-        import numpy as np  # here, so that the command line's help starts without numpy
+        import numpy as np  # imported here, because the help of the command line starts faster without numpy
 
         freq = self.rope_theta ** (-np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
         s = self.rope_scaling

@@ -2,7 +2,7 @@
 
 
 class HardwireError(ValueError):
-    """Wrong input, told in one line: what is wrong, where, and what to do.
+    """The input is wrong.  The message is one line: the place, the fault and its remedy.
 
     The command line prints the line and ends; a program catches this class.  Any other exception is a defect of Hardwire.
     """

@@ -20,16 +20,19 @@ from weights_to_rom.quantise.blocks import QuantisedMatrix
 KIND = "hardwire integer model 1"
 
 PARTS = ("q", "d", "m", "e", "k")
-"""A matrix' arrays by name, in the order of ``QuantisedMatrix.parts``."""
+"""The names of a matrix' arrays in the file, in the order of ``QuantisedMatrix.parts``."""
 
 
 class IntegerModelError(HardwireError):
-    """An integer model file that cannot be used: one line that says why."""
+    """The file of an integer model cannot be used.  The message says why in one line."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """gain * sqrt(dim) = gain_q * 2**gain_exp, and dim * eps of LSB 2**-24 (docs/arithmetic.md, rmsnorm)."""
+    """The integer constants of one norm (docs/arithmetic.md, rmsnorm).
+
+    gain * sqrt(dim) = gain_q * 2**gain_exp        eps_q = dim * eps * 4**residual_shift, LSB 2**-24
+    """
 
     gain_q: np.ndarray  # int16[dim_padded]
     gain_exp: int
@@ -40,8 +43,8 @@ class Norm:
 class IntegerModel:
     """Matrices and norms by canonical name (``LlamaConfig.tensor_shapes``), padded as docs/arithmetic.md says.
 
-    ``freq_q`` are turns a position of each rotated pair, LSB 2**-32; ``residual_shift`` the powers of two by which the residual
-    is larger than the checkpoint's; ``report`` what ``compile.quantise_checkpoint`` kept and changed.
+    ``freq_q`` holds the turns that each pair of RoPE makes a position, LSB 2**-32.  The chip's residual is the checkpoint's
+    times 2**``residual_shift``.  ``report`` counts the blocks that ``compile.quantise_checkpoint`` kept and changed.
     """
 
     format: ModelFormat
@@ -65,7 +68,7 @@ class IntegerModel:
         return f.n_layers * layer + f.dim + f.vocab_size * f.dim * (1 if f.tied else 2)
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file.  It takes its name when it is complete, so that no reader meets half a file."""
         tensors: dict[str, np.ndarray] = {"rope.freq_q": self.freq_q}
         for name, matrix in self.matrices.items():
             tensors |= {f"{name}.{part}": values for part, values in zip(PARTS, matrix.parts, strict=True)}
@@ -82,7 +85,7 @@ class IntegerModel:
             "bits": {name: matrix.bits for name, matrix in self.matrices.items()},
             "report": self.report,
         }
-        # One entry: safetensors writes several in an order that changes from file to file.
+        # All in one entry, because safetensors writes several entries in an order that changes from file to file.
         metadata = {"about": json.dumps(about)}
         temporary = path.with_name(path.name + ".part")
         save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, metadata)

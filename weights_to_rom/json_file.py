@@ -8,7 +8,7 @@ from weights_to_rom.errors import HardwireError
 
 
 def read_json_object(path: Path, error: type[HardwireError]) -> dict[str, Any]:
-    """Read the object that a UTF-8 file holds.
+    """Read the JSON object of a UTF-8 file.
 
     Raises ``error``, which names the file, if the text is not JSON or not an object.
     """

@@ -1,4 +1,4 @@
-"""The shapes and number formats of a model: all that the hardware depends on, never a weight."""
+"""The shapes and number formats of a model.  The hardware depends on these alone; the weights are contents of its ROMs."""
 
 from dataclasses import asdict, dataclass
 from math import gcd
@@ -8,21 +8,24 @@ from weights_to_rom.config import LlamaConfig
 from weights_to_rom.errors import HardwireError
 
 BLOCK = 32
-"""Elements of an MX block and of a weight block."""
+"""Elements of an MX block of activations (except those of q, k, v and of LoRA's rank) and of a block of weights."""
 
 
 def ceil_to(n: int, multiple: int) -> int:
-    """n rounded up to a multiple."""
+    """Round n up to a multiple of ``multiple``."""
     return -(-n // multiple) * multiple
 
 
 def rank_block(rank: int) -> int:
-    """nb = min(32, rank): elements of an adapter's MX block along the rank (docs/arithmetic.md, lora)."""
+    """nb = min(32, rank), the elements of an MX block of B along the rank of an adapter (docs/arithmetic.md, lora)."""
     return min(BLOCK, rank)
 
 
 def lora_word_bits(rank: int) -> int:
-    """Bits of a word of adapter memory: 32 mantissas of 8 bits, element j's at bit 8 j, and above them 32 / nb exponents of 8."""
+    """Bits of a word of adapter memory.
+
+    The word holds 32 mantissas of 8 bits, that of element j at bit 8 j, then 32 / nb exponents of 8 bits.
+    """
     return 8 * (BLOCK + BLOCK // rank_block(rank))
 
 
@@ -36,8 +39,9 @@ def _shape(source: "LlamaConfig | ModelFormat") -> dict[str, Any]:
 class ModelFormat:
     """Shapes and formats of an integer model; two models of one format share their Verilog.
 
-    ``wide_bits`` is the width of Wide (LSB 2**-12); ``..._bits`` the bits of a weight, 4 or 8 (two planes), in the
-    matrices of one kind; ``sine_bits`` the address bits of a quadrant of the sine table.  See docs/arithmetic.md.
+    ``wide_bits`` is the width of Wide, the fixed-point format of activations (LSB 2**-12).  The other ``..._bits`` are the
+    bits of a weight in the matrices of one class: 4, or 8 as two planes of 4.  ``sine_bits`` are the address bits of the sine
+    table, which holds a quadrant.  docs/arithmetic.md defines all of them.
     """
 
     dim: int
@@ -125,5 +129,5 @@ class ModelFormat:
 
 
 def shape_of(fmt: ModelFormat) -> LlamaConfig:
-    """The base model's shape, as far as the sizes of tensors depend on it."""
+    """Make a LlamaConfig with the shapes of a format.  The constants that decide no tensor's size have their defaults."""
     return LlamaConfig(**_shape(fmt))

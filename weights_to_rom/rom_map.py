@@ -1,7 +1,7 @@
 """Every ROM of a chip: its name, the fields of its words, and its depth.
 
-This module is the only declaration of the layout.  ``weights_to_rom.pack`` packs by it, the units of ``hdl`` take the widths of
-their ROM ports from it, the Verilog of the ROMs is written from it, and ``rom_map_page`` prints it for people.
+This module is the only declaration of the layout.  ``weights_to_rom.pack`` packs words by it, the units of ``hdl`` take the
+widths of their ROM ports from it, ``hdl.verilog`` writes the ROMs from it, and ``rom_map_page`` prints it for people.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,10 @@ from weights_to_rom.schedule import embedding_matrix, head_matrix, layer_matrice
 
 @dataclass(frozen=True)
 class Field:
-    """``count`` integers of ``bits`` bits each, one above the other; ``meaning`` says what they are and what one LSB is worth."""
+    """``count`` integers of ``bits`` bits each, the first in the lowest bits.
+
+    ``meaning`` explains the integers to people and names the unit of one LSB.
+    """
 
     name: str
     bits: int
@@ -24,7 +27,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Word:
-    """The word of a ROM: ``fields`` from the low bits up; the whole group of fields is repeated ``copies`` times."""
+    """The word of a ROM: ``fields`` from the low bits up.  The word repeats all of them ``copies`` times."""
 
     fields: tuple[Field, ...]
     copies: int = 1
@@ -45,13 +48,13 @@ class Word:
         raise KeyError(name)
 
     def times(self, copies: int) -> "Word":
-        """``copies`` of this word side by side."""
+        """Concatenate ``copies`` of this word, the first in the lowest bits."""
         return Word(self.fields, self.copies * copies)
 
 
 @dataclass(frozen=True)
 class Rom:
-    """A ROM whose contents stand in ``<name>.hex``."""
+    """A ROM of ``depth`` words.  The file ``<name>.hex`` holds its contents."""
 
     name: str
     word: Word
@@ -64,7 +67,7 @@ class Rom:
 
 
 def weight_word(block_lanes: int) -> Word:
-    """A beat of one row lane: ``block_lanes`` elements of a block, and the beat's share of the block's d and m."""
+    """The word that a row lane reads each beat: ``block_lanes`` codes of a block, and that beat's slice of the block's d and m."""
     return Word(
         (
             Field("code", 4, "weight codes of the beat's elements, 0 to 15; element j at bit 4j", count=block_lanes),
@@ -82,7 +85,7 @@ ROW_WORD = Word(
 """A row lane reads this word once a row: weight = 2**e * d * q - 2**(e + k) * m."""
 
 GAIN_WORD = Word((Field("gain", 16, "gain * sqrt(dim) of an element; LSB 2**exponent of its norm", signed=True),))
-"""RMSNorm reads one for each element of a beat."""
+"""RMSNorm reads one such word for each element of a beat."""
 
 NORM_WORD = Word(
     (
@@ -90,10 +93,10 @@ NORM_WORD = Word(
         Field("exponent", 8, "exponent of the norm's gains", signed=True),
     )
 )
-"""RMSNorm reads this word once a norm; the norms stand in the order in which a token meets them."""
+"""RMSNorm reads this word once a norm.  The ROM holds the norms in the order in which a token uses them."""
 
 FREQ_WORD = Word((Field("turns", 16, "half of the turns that a pair makes each position, low half first; LSB 2**-32"),))
-"""RoPE reads one for each element of a beat: two halves make the 32 bits of a pair of elements."""
+"""RoPE reads one such word for each element of a beat.  The words of a pair of elements are the halves of 32 bits."""
 
 CONSTANT_WORD = Word(
     (
@@ -101,7 +104,7 @@ CONSTANT_WORD = Word(
         Field("end_token", 32, "number of the end-of-text token; all ones for a model without one"),
     )
 )
-"""The only word of the ROM ``constant``, which belongs to the whole chip."""
+"""The only word of the ROM ``constant``, which belongs to the chip and to none of its stages."""
 
 
 def _weights(name: str, rows: str, lanes: int, word: Word, n_words: int, n_groups: int) -> Iterator[Rom]:

@@ -1,7 +1,7 @@
-"""The order in which a chip reads its matrices; packing and the fabric must agree on it.
+"""The order in which a chip reads its matrices.  The packer and the fabric both follow it.
 
-Each layer has the stacked rows of k, v and q, then o, then gate and up by turns, then down.  The LM head follows the last layer.
-The weight ROM holds the matrices in this order, so that the fabric addresses it by a counter.
+Each layer has the stacked rows of k, v and q, then o, then gate and up in turns of ``vector_lanes`` rows, then down.  The LM
+head follows the last layer.  The weight ROM holds the matrices in this order, so that a counter is the fabric's address.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from weights_to_rom.model_format import BLOCK, ModelFormat
 
 
 class Step(IntEnum):
-    """The use of a matrix; it is the tag of the matrix's results."""
+    """The use of a matrix in a layer, or as the head.  The fabric tags the results of a matrix with its step."""
 
     QKV = 0
     O = 1  # noqa: E741  (the field's name for the attention output projection)
@@ -30,11 +30,11 @@ class MatrixShape:
     planes: int
 
     def groups(self, row_lanes: int) -> int:
-        """Row groups: rows are computed ``row_lanes`` at a time."""
+        """Count the groups of ``row_lanes`` rows.  The fabric computes a group at a time."""
         return -(-self.rows // row_lanes)
 
     def words(self, row_lanes: int, block_lanes: int) -> int:
-        """Words of a row lane's ROM; the fabric reads one a cycle."""
+        """Count the words that the matrix takes in a row lane's ROM.  The fabric reads one a cycle."""
         return self.groups(row_lanes) * self.blocks * self.planes * (BLOCK // block_lanes)
 
 
@@ -66,9 +66,9 @@ def all_matrices(model: ModelFormat) -> tuple[MatrixShape, ...]:
 
 @dataclass(frozen=True)
 class LoraMatrix:
-    """The adapters of one step: ``targets`` projections with A of rank x ``blocks`` blocks each, B of ``rows`` rows in all.
+    """The adapters of one step: an A of rank x ``blocks`` blocks for each of ``targets`` projections, ``rows`` rows of B in all.
 
-    docs/arithmetic.md, section 6, says how they lie in adapter memory.
+    docs/arithmetic.md, section 6, gives their places in adapter memory.
     """
 
     step: Step
@@ -77,15 +77,15 @@ class LoraMatrix:
     blocks: int
 
     def a_words(self, rank: int, lora_lanes: int) -> int:
-        """Addresses of A."""
+        """Count the addresses of A."""
         return self.targets * (rank // lora_lanes) * self.blocks
 
     def b_words(self, rank: int, lora_lanes: int) -> int:
-        """Addresses of B."""
+        """Count the addresses of B."""
         return -(-self.rows * rank // (BLOCK * lora_lanes))
 
     def words(self, rank: int, lora_lanes: int) -> int:
-        """Addresses of the step, one a cycle."""
+        """Count the addresses of the step.  The LoRA adder reads one a cycle."""
         return self.a_words(rank, lora_lanes) + self.b_words(rank, lora_lanes)
 
 

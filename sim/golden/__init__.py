@@ -1,1 +1,1 @@
-"""The integer model: one module per hardware unit, under the same name."""
+"""The golden model: the chip's integers in numpy.  Each hardware unit has a module of the same name."""

@@ -41,7 +41,7 @@ def attention(
         int[Q] in ascending order, for a causal batch: the first axis of q has Q queries, and query i sees the first
         n_positions[i] positions.  k and v lack that axis, or it has length 1.  By default a query sees all T.
     sinks
-        (n_sinks, mantissas, exponents): the first n_sinks keys meet this q instead.
+        (n_sinks, mantissas, exponents): the first n_sinks keys are multiplied by this q instead.
     """
     score = scores(q_mant, q_exp, k_mant, k_exp)
     if sinks is not None:

@@ -1,4 +1,4 @@
-"""The whole integer model: golden units in the order in which the data flows."""
+"""The whole golden model: its units in the order in which the data flows."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,7 +22,7 @@ Blocks = tuple[np.ndarray, np.ndarray]
 """MX blocks: mantissas [..., blocks, block] and exponents [..., blocks]."""
 Values = np.ndarray | tuple[np.ndarray, np.ndarray | int]
 Observer = Callable[[str, int | None, Mapping[str, Values]], None]
-"""Receives each unit's result as it is computed: unit, layer, and the parts of the result in the chip's order.
+"""A function that gets the result of each unit: the unit's name, the layer, and the parts of the result in the chip's order.
 
 A part is an array [T, ...] of LSB 2**-12, or a pair (array [T, ...], exponents).  The exponents are one integer for all
 elements, or an array [T, ...] with one for each run of equally many elements.  The layer is None for the embedding, for the
@@ -31,13 +31,13 @@ first residual and for everything after the last layer.
 
 
 class GoldenLlama:
-    """Logits of the chip, to the bit, for one sequence whose KV cache grows with each call.
+    """The chip's logits, equal in every bit, for one sequence whose KV cache grows with each call.
 
-    ``extend`` evaluates any number of positions at once, because only attention looks at other positions: it sees the
-    cache up to its own.
+    ``extend`` evaluates any number of positions at once.  This is possible because only attention reads other positions,
+    and it reads those up to its own.
 
     ``observe`` may be set to an Observer.  It gets the units by the chip's names, and must copy a value to keep it.  The
-    result of kv_cache is all that the layer's cache holds: mantissas [kv head, place, block, element], and exponents.
+    result of kv_cache is the whole cache of the layer: mantissas [kv head, place, block, element], and exponents.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ class GoldenLlama:
     max_context
         Positions that the KV cache holds; by default the model's ``max_seq_len``.
     n_sinks
-        Where it is not 0, the window slides: each position from ``max_context`` on replaces the oldest in the cache, but
-        never one of the first ``n_sinks``.
+        Sinks: positions at the start of the text that the cache never drops.  If there are any, each position from
+        ``max_context`` on replaces the oldest position that is no sink.  With 0, the sequence ends at ``max_context``.
     """
 
     observe: Observer | None = None
@@ -68,7 +68,7 @@ class GoldenLlama:
         self.position = 0
 
     def extend(self, tokens: ArrayLike, last_only: bool = False, adapter: IntegerAdapter | None = None) -> np.ndarray:
-        """tokens int[T] at the next T positions -> logits Wide[T, vocab_size] (or [1, vocab_size] of the last)."""
+        """Feed tokens int[T] at the next T positions; return logits Wide[T, vocab_size], or [1, vocab_size] with ``last_only``."""
         tokens = np.asarray(tokens)
         if self.n_sinks and self.position + len(tokens) > self.max_context:
             room = max(0, self.max_context - self.position)
@@ -104,7 +104,7 @@ class GoldenLlama:
     def _matvec(
         self, layer: int | None, kinds: Sequence[str], mant: np.ndarray, exp: np.ndarray, adapter: IntegerAdapter | None = None
     ) -> list[np.ndarray]:
-        """The matrices of a layer that share their input, or the LM head."""
+        """Multiply an input by the matrices of a layer that share it, or by the LM head."""
         names = [kind if layer is None else f"layers.{layer}.{kind}" for kind in kinds]
         for name in names:
             if name not in self._prepared:
@@ -141,7 +141,8 @@ class GoldenLlama:
             return rope(x, positions, self.model.freq_q, f.wide_bits, f.sine_bits)
 
         k, turned = rotated(k), [rotated(q)]
-        if self.n_sinks:  # once more, for the sinks: none is further away than in a context that is just full
+        if self.n_sinks:
+            # q is rotated a second time for the scores of the sinks: their distance stops growing when the window is full.
             turned.append(rotated(q, np.minimum(positions, self.max_context - 1)))
         q = np.stack(turned, axis=2)
         self._tell("rope", layer, k=(k, -12), v=(v, -12), q=(q, -12))
@@ -157,7 +158,7 @@ class GoldenLlama:
             mant, exp = (part[:, :, turn].reshape(n_time, f.n_kv_heads, f.n_rep, *part.shape[3:]) for part in q_blocks)
             return mant, exp
 
-        # [kv head, 1, place, ...]: every query of a group meets the same keys and values.
+        # [kv head, 1, place, ...]: all queries of a group read the same keys and values.
         k_mant, k_exp, v_mant, v_exp = (part[:, None] for part in (*k_cached, *v_cached))
         n_positions = np.minimum(positions + 1, k_mant.shape[2])
         sinks = (self.n_sinks, *grouped(1)) if slides else None
@@ -166,9 +167,9 @@ class GoldenLlama:
         return self._matvec(layer, "o", *self._mx("mx_attention", layer, "o", out, -16), adapter)[0]
 
     def _store(self, layer: int, k: Blocks, v: Blocks, slides: bool) -> tuple[Blocks, Blocks]:
-        """Put keys and values into the layer's cache, and return all that it holds.
+        """Put keys and values into the layer's cache, and return the whole cache.
 
-        A cache of which the window slides keeps its size: the new position takes the place of the oldest that is no sink.
+        If the window ``slides``, the cache keeps its size: the new position replaces the oldest that is no sink.
         """
         place = self.n_sinks + (self.position - self.n_sinks) % max(1, self.max_context - self.n_sinks)
 

@@ -7,7 +7,7 @@ from sim.golden.mx import mx
 from weights_to_rom.adapters.lora import LoraBlocks
 
 POSITIONS_AT_ONCE = 128
-"""Vectors a pass, as in ``matvec``."""
+"""Vectors that are multiplied in one pass, as in ``matvec``."""
 
 
 def lora(y: np.ndarray, mant: np.ndarray, exp: np.ndarray, blocks: LoraBlocks, wide_bits: int) -> np.ndarray:
@@ -31,9 +31,9 @@ def lora(y: np.ndarray, mant: np.ndarray, exp: np.ndarray, blocks: LoraBlocks, w
 def _sums(x_mant: np.ndarray, x_exp: np.ndarray, w_mant: np.ndarray, w_exp: np.ndarray, wide_bits: int) -> np.ndarray:
     """x [n, blocks, b] and w [rows, blocks, b] in MX blocks -> int64[n, rows] of LSB 2**-16, the sums of rounded terms.
 
-    float64 is exact: a product of mantissas is an integer below 2**14 in units of u = 2**(w_exp + x_exp + 16), and a sum of
-    32 below 2**19.  The half that rounds it only costs bits where the sum is beyond 2**52, which saturates, or where
-    u < 2**-51: then |sum| < 2**-32, and the term is 0 either way.
+    float64 is exact.  A product of mantissas is an integer of at most 2**14 in units of u = 2**(w_exp + x_exp + 16), and a
+    sum of 32 of them is at most 2**19.  The addition of 1/2, which rounds, is inexact in two cases only: the sum is beyond
+    2**52, and it saturates; or u < 2**-51, so that |sum| < 2**-32 and the term is 0 in any case.
     """
     limit = float(1 << (wide_bits + 4))
     acc = np.zeros((len(x_mant), len(w_mant)))

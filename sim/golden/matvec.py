@@ -9,7 +9,7 @@ from weights_to_rom.pack.planes import planes
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 
 POSITIONS_AT_ONCE = 128
-"""Vectors a pass.  With so few, the terms of a block stay in the second-level cache."""
+"""Vectors that are multiplied in one pass.  With so few, the terms of a block stay in the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant: np.ndarray, exp: np.n
     """Multiply the matrix by vectors in MX blocks: mant int[..., blocks, 32], exp int[..., blocks] -> Wide[..., rows].
 
     float64 is exact.  Every product in T * 2**(e + exp + 16) is a multiple of u = 2**(e + exp + 16), and every sum of
-    them is below 2**26 * u.  The half that rounds joins the sum: it could only cost bits where u < 2**-50, but then
-    the whole term is below 2**-24, and its floor is that of the half.
+    them is below 2**26 * u.  The 1/2 that rounds is part of the sum.  Adding it could lose bits only if u < 2**-50; the
+    term is then below 2**-24, so that floor(term + 1/2) is 0 in any case.
     """
     if not isinstance(matrix, PreparedMatrix):
         matrix = prepare(matrix)

@@ -28,7 +28,7 @@ def rotation(pos: ArrayLike, freq_q: ArrayLike, sine_bits: int) -> tuple[np.ndar
 
 
 def rope(x: ArrayLike, pos: ArrayLike, freq_q: ArrayLike, wide_bits: int, sine_bits: int = 10) -> np.ndarray:
-    """Rotate x Wide[..., heads, head_dim] by the angles of positions int[...]; elements 2 j and 2 j + 1 are a pair."""
+    """Rotate x Wide[..., heads, head_dim] by the angles of positions int[...].  Elements 2 j and 2 j + 1 are a pair."""
     x = np.asarray(x, np.int64)
     cos, sin = rotation(pos, freq_q, sine_bits)
     cos, sin = cos[..., None, :], sin[..., None, :]

@@ -1,1 +1,1 @@
-"""The chip's Verilog as a Python object."""
+"""The simulated chip: its Verilog, compiled by Verilator, as a Python object."""

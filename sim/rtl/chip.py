@@ -1,4 +1,4 @@
-"""The chip's Verilog as a Python object: a token in, a reply and every logit out."""
+"""The simulated chip as a Python object: it takes a token, and returns the reply and every logit."""
 
 import ctypes
 import hashlib
@@ -14,15 +14,15 @@ from sim.rtl.verilator import PLAIN, Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 
 MAX_CYCLES = 1 << 26
-"""The longest wait for a reply; a chip that needs more never replies."""
+"""The longest wait for a reply, in cycles.  No chip needs so many; one that does not reply until then is stuck."""
 
 
 @dataclass(frozen=True)
 class RtlReply:
     """The chip's reply to a token, and the cycles that it took.
 
-    ``busy`` counts the cycles in which the fabric read a weight word, ``within`` those from each matrix's first word to
-    its last, by ``schedule.Step``.
+    ``busy[step]`` counts the cycles in which the fabric read a weight word of a ``schedule.Step``; ``within[step]`` counts the
+    cycles from each matrix's first weight word to its last.
     """
 
     status: Status
@@ -37,14 +37,14 @@ class RtlReply:
 
 @dataclass(frozen=True)
 class LoadReply:
-    """What the chip said to a load image: the adapter's number, and whether it may be used."""
+    """The chip's reply to a load image: the adapter's number, and the status, which is OK if tokens may use the adapter."""
 
     adapter: int
     status: LoadStatus
 
 
 def harness_defines(model: ModelFormat, config: ChipConfig) -> dict[str, int]:
-    """The widths of the chip's ports, for the harness."""
+    """List the widths of the chip's ports, which the harness is compiled with."""
     return {
         "COMMAND_WORDS": _words(COMMAND),
         "REPLY_WORDS": _words(REPLY),
@@ -58,14 +58,14 @@ def _words(layout: Layout) -> int:
 
 
 def load_image_sha256(image: np.ndarray) -> str:
-    """Names what a load image loads, in hexadecimal."""
+    """Name a load image by the SHA-256 of its words, in hexadecimal."""
     return hashlib.sha256(image.astype("<u4").tobytes()).hexdigest()
 
 
 class RtlChip:
-    """A simulated chip just after reset.  ``close`` frees it.
+    """A simulated chip.  It begins in the state after a reset, and ``close`` frees it.
 
-    ``adapters`` has the ``load_image_sha256`` of what was loaded last under each number.
+    ``adapters`` maps the number of each adapter to the ``load_image_sha256`` of the last image that was loaded for it.
     """
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
@@ -129,7 +129,7 @@ class RtlChip:
         )
 
     def load(self, image: np.ndarray) -> LoadReply:
-        """Load an adapter: the words of a load image (docs/arithmetic.md, section 6); returns what the chip says to it."""
+        """Send the words of a load image (docs/arithmetic.md, section 6) and return the chip's reply."""
         words, reply = np.ascontiguousarray(image, np.uint32), np.zeros(1, np.uint32)
         if self._library.simulation_load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
             raise SimulationError("the chip gave no reply to an adapter")
@@ -138,14 +138,18 @@ class RtlChip:
         return LoadReply(fields["adapter"], LoadStatus(fields["status"]))
 
     def state(self) -> np.ndarray:
-        """Copy all that the chip holds between two tokens, uint8: registers, SRAM and also the ROMs, which never change."""
+        """Copy the state of the chip between two tokens, uint8: registers, SRAM, and the ROMs, although they never change."""
         size = self._library.simulation_state(self._chip, None, 0)
         state = np.empty(size, np.uint8)
         self._library.simulation_state(self._chip, state.ctypes.data, size)
         return state
 
     def restore(self, state: np.ndarray) -> None:
-        """Put back a ``state`` of this very simulation and these ROMs, which is the caller's to know (hardwire/saved.py)."""
+        """Restore a ``state``.
+
+        It must come from a chip with the same library and ROMs.  The caller checks that (hardwire/saved.py), because
+        Verilator ends the process if the library is another.
+        """
         state = np.ascontiguousarray(state, np.uint8)
         self._library.simulation_restore(self._chip, state.ctypes.data, state.size)
 

@@ -40,11 +40,11 @@ int32_t lane(const T& beat, int i) {
     const int low = i * WIDE_BITS, shift = low % 32;
     uint64_t pair = word(beat, low / 32);
     if (shift + WIDE_BITS > 32) pair |= static_cast<uint64_t>(word(beat, low / 32 + 1)) << 32;
-    // Up to the top and down again: the sign extends.
+    // A shift to the top bits and back extends the sign.
     return static_cast<int32_t>(static_cast<uint32_t>(pair >> shift) << (32 - WIDE_BITS)) >> (32 - WIDE_BITS);
 }
 
-// Verilator's stream of all that a chip holds, in memory: counted as a whole, kept as far as there is room.
+// Verilator's stream of a chip's whole state, in memory.  It counts all bytes, and keeps those for which there is room.
 class Writer final : public VerilatedSerialize {
 public:
     Writer(uint8_t* bytes, uint64_t room) : bytes(bytes), room(room) {}
@@ -79,7 +79,7 @@ struct Statistics {
     uint64_t cycles;           // from the cycle in which the token is taken to that of the reply, both counted
     uint64_t busy[STEPS];      // cycles in which the fabric read a weight word, by matrix
     uint64_t within[STEPS];    // cycles from a matrix's first weight word to its last
-    uint64_t logits;           // how many were written
+    uint64_t logits;           // logits that were written
 };
 
 Simulation* simulation_new(const char* rom_folder) {
@@ -108,13 +108,13 @@ Simulation* simulation_new(const char* rom_folder) {
 }
 
 void simulation_delete(Simulation* s) {
-    // Scopes take themselves out of the thread's context, which is that of the chip made last, and perhaps gone.
+    // The destructors of scopes use the thread's context.  That is the context of the latest chip, which may be deleted.
     Verilated::threadContextp(&s->context);
     delete s;
 }
 
-// All registers and memories, ROMs too, between two tokens.  Returns how many bytes that is; writes as many as there is
-// room for.
+// Copy all registers and memories, also the ROMs, between two tokens.  Returns the number of bytes, and writes as many of
+// them as there is room for.
 uint64_t simulation_state(Simulation* s, uint8_t* bytes, uint64_t room) {
     Writer writer(bytes, room);
     writer << *s->chip;
@@ -122,7 +122,7 @@ uint64_t simulation_state(Simulation* s, uint8_t* bytes, uint64_t room) {
     return writer.size;
 }
 
-// Put such a state back.  It must be one of this library: Verilator ends the process if it is not.
+// Restore such a state.  It must come from this library: Verilator ends the process otherwise.
 void simulation_restore(Simulation* s, const uint8_t* bytes, uint64_t size) {
     Reader reader(bytes, size);
     reader >> *s->chip;
@@ -139,8 +139,8 @@ int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, in
     chip.i___05Fvalid = 1;
     chip.o___05Fready = 1;
     chip.eval();
-    int step = -1;                     // of the matrix that is read
-    uint64_t first = 0, last = 0;      // its weight words so far
+    int step = -1;                     // step of the matrix that the fabric reads
+    uint64_t first = 0, last = 0;      // cycles of its first and its latest weight word
     bool started = false, full = false;
     for (uint64_t waited = 0; waited < max_cycles; ++waited) {
         const bool taken = chip.i___05Fvalid && chip.i___05Fready, replied = chip.o___05Fvalid;

@@ -8,10 +8,10 @@
 #include "Vchip.h"
 #include "verilated.h"
 
-// Looks on while the clock runs: sim/rtl/observe.cpp and sim/rtl/trace.cpp have one each, an ordinary library has none.
+// An observer of the chip, called in each cycle.  observe.cpp and trace.cpp define one each; a plain library has none.
 struct Witness {
     virtual ~Witness() = default;
-    // Called with ``high`` false when all is settled for the rising edge to come, with true after that edge.
+    // Called with ``high`` false when all signals are stable and the rising edge comes next, with true after that edge.
     virtual void look(bool high) = 0;
 };
 

@@ -9,7 +9,7 @@ POINTER, COUNT, TEXT = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
 
 
 class Statistics(ctypes.Structure):
-    """What the harness counts during a token; ``struct Statistics`` of harness.cpp."""
+    """The harness's counts during a token.  The fields are those of ``struct Statistics`` in harness.cpp."""
 
     _fields_ = (("cycles", COUNT), ("busy", COUNT * len(Step)), ("within", COUNT * len(Step)), ("logits", COUNT))
 
@@ -27,7 +27,10 @@ FUNCTIONS = {
     "trace": (ctypes.c_int, [POINTER, TEXT]),
     "trace_end": (ctypes.c_int, [POINTER]),
 }
-"""Result and arguments of ``simulation_<name>``.  A library has those of its kind of chip: ``load`` is there with LoRA."""
+"""Types of the result and the arguments of each ``simulation_<name>``.
+
+A library has only the functions that its kind of chip needs: ``load``, for example, only with LoRA.
+"""
 
 
 def open_library(path: Path) -> ctypes.CDLL:

@@ -12,7 +12,7 @@ namespace {
 struct Tap {
     const uint8_t *valid, *ready;
     const void* payload;
-    std::size_t bytes, words;  // of the payload as it is, and in whole words of 64 bits
+    std::size_t bytes, words;  // of the payload: bytes in Verilator's memory, and words of 64 bits in the record
     std::vector<uint64_t> beats;
 };
 
@@ -51,10 +51,10 @@ int simulation_tap(Simulation* s, const char* scope, const char* valid, const ch
     return 0;
 }
 
-// 64-bit words recorded at a tap since they were last taken.
+// Count the 64-bit words that a tap has recorded since the last simulation_take.
 uint64_t simulation_recorded(Simulation* s, int tap) { return recorder(s).taps[tap].beats.size(); }
 
-// Copy them, the first beat first, and forget them.
+// Copy those words, the earliest beat first, and clear the record.
 void simulation_take(Simulation* s, int tap, uint64_t* words) {
     std::vector<uint64_t>& beats = recorder(s).taps[tap].beats;
     std::memcpy(words, beats.data(), beats.size() * sizeof(uint64_t));

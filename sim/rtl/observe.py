@@ -1,4 +1,4 @@
-"""The simulated chip that records every beat at its units' output ports, by token."""
+"""A simulated chip that records every beat at the output ports of its units, token by token."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,16 @@ from sim.rtl.verilator import Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 
 EXPONENTS = ("exp", "base")
-"""What a payload may call the exponent of its elements."""
+"""The names that a payload may have for the exponent of its elements."""
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A stream ``port`` of the unit that stands at ``scope`` in the chip, and where its payload has what.
+    """A stream that is recorded: a ``port`` of the unit at the path ``scope``, and the layout of its payload of ``size`` bits.
 
-    ``values`` and ``exponents`` are the first bits of the elements, of ``width`` bits, and of their exponents, of 8; all are
-    signed, and an exponent is that of len(values) / len(exponents) consecutive elements.  ``parts`` of the port say that a beat
-    is there, that it is taken (the same, where it always is), and what it is.
+    ``values`` are the lowest bits of the elements, which have ``width`` bits each; ``exponents`` are the lowest bits of their
+    exponents, which have 8.  All are signed.  len(values) / len(exponents) consecutive elements share an exponent.  ``parts``
+    are the signals of the port for valid, ready (valid again, if the reader is always ready) and payload.
     """
 
     scope: str
@@ -36,7 +36,7 @@ class Tap:
 
     @classmethod
     def of(cls, scope: str, port: Port) -> "Tap":
-        """A tap on a stream of vector_beat, scaled_beat, mx_beat, result_beat or kv_beat."""
+        """Make a tap for a stream of vector_beat, scaled_beat, mx_beat, result_beat or kv_beat."""
         payload: Any = port.payload
         words = [(0, payload)]
         if "bank" in payload.members:
@@ -53,9 +53,9 @@ class Tap:
 
 
 def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
-    """The output ports of a chip's units in the order of data flow, by the name of golden's result (``hdl.units``).
+    """Make a tap for each output port of a chip's units, in the order in which the data flows.
 
-    The sampler's result is the chip's own reply.
+    The names are those of golden's results (``hdl.units``).  The sampler has no tap, because the chip's reply is its result.
     """
     embedding = {"embedding": embedding_unit(model, config)}
     return {
@@ -67,10 +67,10 @@ def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
 
 
 class Beats:
-    """Beats of a tap, in the order in which they moved: ``values`` int64[n, elements], ``exponents`` int64[n, exponents]."""
+    """The recorded beats of a tap in their order.  An index of beats gives their elements and their exponents, both int64."""
 
     def __init__(self, tap: Tap, words: np.ndarray):
-        # One more word, because a field at the end may reach into it.
+        # One more word, because ``_fields`` reads the word after the one in which a field begins.
         self._tap, self._words = tap, np.concatenate([words, np.zeros_like(words[:, :1])], axis=1)
 
     def __len__(self) -> int:
@@ -87,16 +87,16 @@ def _fields(words: np.ndarray, starts: tuple[int, ...], width: int) -> np.ndarra
     word, bit = np.divmod(np.array(starts, np.int64), 64)
     bit = bit.astype(np.uint64)
     low = words[..., word] >> bit
-    # In two steps: a shift by 64 is none.
+    # In two steps, because a shift by 64 would not shift at all.
     high = (words[..., word + 1] << (np.uint64(63) - bit)) << np.uint64(1)
     unused = np.int64(64 - width)
     return ((low | high).astype(np.int64) << unused) >> unused
 
 
 class ObservedChip(RtlChip):
-    """A simulated chip that remembers what moved at its units' ports.
+    """A simulated chip that records the beats at the ports of its units.  ``taps`` has the recorded ports by unit.
 
-    ``taps``: what is looked at, by unit.  Raises SimulationError if the chip has no such ports.
+    Raises SimulationError if the library's chip does not have these ports.
     """
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
@@ -110,7 +110,7 @@ class ObservedChip(RtlChip):
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        """Verilator keeps the ports of ``taps``, and observe.cpp records them."""
+        """Let Verilator keep the ports of ``taps``, and add observe.cpp, which records them."""
         lines = [
             f'public_flat_rd -module "{at.scope}" -var "{at.port}__{part}"\n'
             for at in taps(model, config).values()
@@ -119,7 +119,7 @@ class ObservedChip(RtlChip):
         return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
-        """Feed one token as ``RtlChip.token`` does, and note how many beats each unit has moved by its end."""
+        """Feed one token as ``RtlChip.token`` does, and count the beats that each unit has recorded by its end."""
         reply = super().token(token, **options)
         self._ends.append(
             [self._library.simulation_recorded(self._chip, index) // _words(tap) for index, tap in enumerate(self.taps.values())]
@@ -127,7 +127,7 @@ class ObservedChip(RtlChip):
         return reply
 
     def take(self) -> tuple[dict[str, Beats], dict[str, np.ndarray]]:
-        """What moved since this was last called: the beats of each unit, and how many had moved after each token."""
+        """Return the beats of each unit since the last call, and the number of them that were recorded by the end of each token."""
         beats = {}
         for index, (unit, tap) in enumerate(self.taps.items()):
             words = np.empty(self._library.simulation_recorded(self._chip, index), np.uint64)

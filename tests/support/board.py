@@ -10,7 +10,7 @@ from sim.session import Sampling, generate
 
 
 def check_it_writes_what_golden_writes(board: SimulatedBoard, output: CompiledModel) -> None:
-    """32 greedy tokens after two prompts; the board is closed at the end."""
+    """Compare 32 greedy tokens after each of two prompts with golden's, then close the board."""
     session = BoardSession(
         serial.Serial(board.port, timeout=0.02), output.identity, output.format.vocab_size, output.config.max_context, slow=True
     )

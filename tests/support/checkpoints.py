@@ -1,4 +1,4 @@
-"""Random Llamas, written in each format by the format's own library."""
+"""Random Llamas, written in each format by that format's own library where there is one."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Type
 
 from weights_to_rom.config import LlamaConfig
 
-# Every width differs from every other, so that a swapped pair shows.
+# All widths differ, so that a test fails if two are swapped.
 SHAPE = LlamaConfig(
     dim=64,
     n_layers=2,
@@ -61,7 +61,7 @@ GGUF = {
 
 
 def random_weights(config: LlamaConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """float32 weights under canonical names."""
+    """Random float32 weights by canonical name."""
     rng = np.random.default_rng(seed)
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in config.tensor_shapes().items()}
 
@@ -98,7 +98,7 @@ def hugging_face_json(config: LlamaConfig) -> dict[str, Any]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str) -> None:
-    """``dtype`` float32, float16, bfloat16 or float64; the library's numpy writer knows no bfloat16."""
+    """Write tensors as float32, float16, bfloat16 or float64.  The library's numpy writer has no bfloat16."""
     if dtype != "bfloat16":
         safetensors.numpy.save_file({name: array.astype(dtype) for name, array in tensors.items()}, path)
         return
@@ -111,7 +111,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str) ->
 
 
 def to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """The upper halves, uint16 (rounded towards zero)."""
+    """Round float32 towards zero to bfloat16: the upper halves of the words, uint16."""
     return (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -123,7 +123,7 @@ def write_hugging_face(
     dtype: str = "float32",
     **overrides: Any,
 ) -> dict[str, np.ndarray]:
-    """A model directory; returns its tensors by the file's names.  Overrides go to config.json."""
+    """Write a model directory.  Returns its tensors by the file's names.  Overrides are fields of config.json."""
     if tensors is None:
         tensors = {hugging_face_name(name): array for name, array in random_weights(config).items()}
     directory.mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ def write_hugging_face(
 
 
 def interleave(array: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of q or k from Hugging Face order to pairs side by side, as converters to GGUF and llama2.c do."""
+    """Interleave rows of q or k in Hugging Face order, as the converters to GGUF and llama2.c do."""
     halves = array.reshape(n_heads, 2, len(array) // n_heads // 2, *array.shape[1:])
     return halves.swapaxes(1, 2).reshape(array.shape)
 
@@ -158,7 +158,7 @@ def write_gguf(
     extra: dict[str, np.ndarray] | None = None,
     fields: Any = lambda writer: None,
 ) -> None:
-    """A file whose matrices are of ``kind`` (or of ``kinds`` by name) and whose norms are F32."""
+    """Write a GGUF file.  Its matrices have the type ``kind``, or that of ``kinds`` by name; its norms are F32."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.n_layers)
     writer.add_context_length(config.max_seq_len)
@@ -186,7 +186,7 @@ def write_gguf(
 
 
 def write_llama2c(path: Path, config: LlamaConfig, weights: dict[str, np.ndarray]) -> None:
-    """What llama2.c's ``legacy_export`` writes, field by field."""
+    """Write the fields of llama2.c's ``legacy_export``, in its order."""
     vocab = config.vocab_size if config.tied else -config.vocab_size
     w = interleaved(config, weights)
     layers = range(config.n_layers)

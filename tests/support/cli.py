@@ -1,4 +1,4 @@
-"""The hardwire command in this process, and a small model for it."""
+"""Run the hardwire command in this process, and make small models for it."""
 
 import io
 import shutil
@@ -37,7 +37,7 @@ class Hardwire:
 
     def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
         self._capsys, self._monkeypatch = capsys, monkeypatch
-        monkeypatch.setattr(progress, "_display", progress.silent)  # which the command replaces, until the test ends
+        monkeypatch.setattr(progress, "_display", progress.silent)  # the command replaces it until the test ends
 
     def __call__(self, *arguments: object, stdin: str = "") -> Result:
         self._monkeypatch.setattr(sys, "argv", ["hardwire", *map(str, arguments)])
@@ -54,14 +54,14 @@ TEMPLATE = (
 
 
 def write_talker(folder: Path, model: str = "stories-tiny", template: str = TEMPLATE) -> Path:
-    """A bundled model with a chat template, in which it talks nonsense."""
+    """Write a bundled model with a chat template.  It was not trained to chat, so its replies are random text."""
     shutil.copytree(Path("models") / model, folder)
     (folder / "chat_template.jinja").write_text(template)
     return folder
 
 
 def write_model(folder: Path, seed: int = 0, config: LlamaConfig = SHAPE) -> Path:
-    """A random Hugging Face directory without a tokenizer; activations are of order one."""
+    """Write a random Hugging Face directory without a tokenizer.  Its activations are of order one."""
     weights = random_weights(config, seed)
     for name, w in weights.items():
         if w.ndim == 2 and name != "embed":

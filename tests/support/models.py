@@ -1,4 +1,4 @@
-"""Random checkpoints of any shape, for tests that need a model and not its sense."""
+"""Random checkpoints of any shape, for tests of the arithmetic."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from weights_to_rom.readers.base import BlockCodes, Checkpoint
 
 
 class RandomCheckpoint(Checkpoint):
-    """Weights that keep activations of order one: normal, scaled by the number of inputs."""
+    """A checkpoint of normal weights, scaled by the number of inputs so that activations are of order one."""
 
     def __init__(self, config: LlamaConfig, seed: int = 0):
         super().__init__(config, f"random weights {seed}")
@@ -30,8 +30,8 @@ class RandomCheckpoint(Checkpoint):
 class RandomBlocks(RandomCheckpoint):
     """A random checkpoint whose file holds codes, as GGUF files do.
 
-    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down" ...).  What
-    is not there is a matrix of floats.
+    ``bits`` gives the bits of a matrix's codes by the last part of its name ("q", "down" ...).  Matrices that are
+    not in it hold floats.
     """
 
     def __init__(self, config: LlamaConfig, seed: int = 0, bits: Mapping[str, int] | None = None):
@@ -54,7 +54,7 @@ class RandomBlocks(RandomCheckpoint):
 
 
 def random_config(**changes) -> LlamaConfig:
-    """A small Llama; ``changes`` are fields of LlamaConfig."""
+    """Make the shape of a small Llama; ``changes`` are fields of LlamaConfig."""
     shape = {
         "dim": 32,
         "n_layers": 2,

@@ -1,4 +1,4 @@
-"""A stand-in for a wrong packer: ROM images that differ from the integer model, with hashes that agree."""
+"""A seeded bug in the packer: ROM images that differ from the integer model although the recorded hashes agree."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from weights_to_rom.pack.rom_image import rom_images, write_rom_images
 
 
 def packed_wrong(out: Path, to: Path, spoil: Callable[[IntegerModel], IntegerModel]) -> Path:
-    """Copy a compiled model and pack its ROMs from the model that ``spoil`` returns."""
+    """Copy a compiled model, and pack the copy's ROMs from the wrong integer model that ``spoil`` returns."""
     shutil.copytree(out, to)
     output = CompiledModel(to)
     config = output.config

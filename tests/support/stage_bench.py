@@ -14,7 +14,7 @@ MAX_CYCLES = 100_000
 
 
 async def hold_up(dut, probability: float, seed: int) -> None:
-    """Open the link between the stages in some cycles only."""
+    """Stall the link between the stages in each cycle with a ``probability``."""
     rng = random.Random(f"link {seed}")
     while True:
         dut.link_open.value = int(rng.random() >= probability)

@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 
 
 def plain(value):
-    """A sampled payload as dicts, lists and ints, so that it compares with what golden says."""
+    """Convert a sampled payload to dicts, lists and ints, so that ``==`` compares it with golden's values."""
     if not isinstance(value, data.Const):
         return value
     layout = value.shape()
@@ -22,10 +22,10 @@ def plain(value):
 
 
 async def drive(ctx, stream, payloads, stall=0.0, seed=0, times=None):
-    """Offer ``payloads`` (whatever ``ctx.set`` takes) one after another.
+    """Offer ``payloads``, which are values for ``ctx.set``, one after another.
 
-    ``stall`` is the probability of an idle cycle before each beat; the payload is noise in idle cycles.
-    ``times``, a list, gets the cycle (counted from this call) in which each beat moved.
+    Until a beat is offered, each cycle is idle with the probability ``stall``; the payload is noise in idle cycles.
+    The cycle in which each beat moves, counted from this call, is appended to the list ``times``.
     """
     rng = random.Random(f"drive {seed}")
     noise = Value.cast(stream.payload)
@@ -48,11 +48,11 @@ async def drive(ctx, stream, payloads, stall=0.0, seed=0, times=None):
 
 
 async def collect(ctx, stream, count, stall=0.0, seed=0, times=None):
-    """The next ``count`` payloads, as plain values; afterwards ready is low.
+    """Take the next ``count`` payloads, and return them as plain values.  Afterwards ready is low.
 
-    ``stall`` is the probability of a cycle with ready low; with one, ready also waits for the first valid, so
-    that a unit whose valid waits for ready hangs.  Asserts that an offered payload stays.  ``times`` as for
-    ``drive``.
+    In each cycle ready is low with the probability ``stall``.  If that is not 0, ready also waits for the first
+    valid, so that a unit whose valid waits for ready hangs and the test fails.  Asserts that an offered payload
+    does not change until it is taken.  ``times`` is a list as in ``drive``.
     """
     rng = random.Random(f"collect {seed}")
     got, offered = [], None
@@ -76,9 +76,9 @@ async def collect(ctx, stream, count, stall=0.0, seed=0, times=None):
 
 
 def simulate(dut, *processes, background=(), limit=100_000):
-    """Run async functions of ``ctx`` side by side until all have returned; what they returned, in order.
+    """Run async functions of ``ctx`` concurrently until all have returned.  Returns their results in order.
 
-    ``background`` functions may run for ever.  After ``limit`` cycles an AssertionError says what still runs.
+    Functions in ``background`` need not return.  After ``limit`` cycles an AssertionError names those that still run.
     """
     results = {}
     sim = Simulator(dut)
@@ -107,9 +107,9 @@ def simulate(dut, *processes, background=(), limit=100_000):
 
 
 def pass_on(dut, stall_in: float, stall_out: float, count: int = 200) -> tuple[list[int], list[int]]:
-    """Send words through a unit that passes them on unchanged; when they moved, in and out.
+    """Send corner values and random words through a unit that passes words on unchanged.
 
-    Corner values and random ones; asserts that each came out once, in order.
+    Asserts that each word comes out once, in order.  Returns the cycles in which the words entered and left.
     """
     width = len(dut.i.payload)
     rng = random.Random(f"{stall_in} {stall_out}")

@@ -1,4 +1,4 @@
-"""The test helpers themselves: they see every beat, and they notice a unit that breaks the stream rules."""
+"""Tests of the test helpers: they see every beat, and fail a unit that breaks the rules of streams."""
 
 import pytest
 from amaranth.hdl import Module
@@ -10,7 +10,7 @@ from tests.support.streams import collect, drive, simulate
 
 
 class Register(wiring.Component):
-    """One pipeline register; ``fault`` breaks it."""
+    """One pipeline register.  ``fault`` names a seeded bug."""
 
     def __init__(self, fault=None):
         self.fault = fault

@@ -24,12 +24,14 @@ E_MIN, E_MAX = -64, 63
 RANKS = (2, 4, 8, 16, 32, 64)
 
 STEPS = {Step[group.upper()]: kinds for group, kinds in GROUPS.items()}
-"""The projections of each step, in the order of its results."""
+"""The projections of each step of the schedule, in the order of the step's results."""
 
 
 @dataclass(frozen=True)
 class LoraBlocks:
-    """The adapter of one matrix in MX blocks: value = mant * 2**exp.  Rows and columns are padded like those of the matrix.
+    """The adapter of one matrix in MX blocks: value = mant * 2**exp.
+
+    Rows and columns are padded as those of the matrix are.
 
     Members
     -------
@@ -49,8 +51,9 @@ class LoraBlocks:
 class IntegerAdapter:
     """One adapter for chips of one ``rank``: blocks by the canonical name of their matrix ("layers.0.q").
 
-    A matrix without an entry has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (the adapter's
-    own), ``worst_block_error`` (rms error of a block over the rms of its row) and ``worst_block_error_in``.
+    A matrix without an entry has no adapter.  ``report`` holds ``targets`` (kinds of matrices), ``rank`` (of the adapter
+    before it was padded to the chip's), ``worst_block_error`` (rms error of a block over the rms of its row) and
+    ``worst_block_error_in`` (the matrix that holds that block).
     """
 
     rank: int
@@ -64,7 +67,7 @@ class IntegerAdapter:
         return sum(1 << step for step, targets in STEPS.items() if kinds & set(targets))
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file.  It takes its name when it is complete, so that no reader meets half a file."""
         tensors = {
             f"{name}.{part}": np.ascontiguousarray(getattr(blocks, part))
             for name, blocks in self.matrices.items()
@@ -108,9 +111,9 @@ def matrix_shape(fmt: ModelFormat, kind: str) -> tuple[int, int]:
 
 
 def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int, rank: int) -> IntegerAdapter:
-    """An adapter as integers, for a chip whose adder has ``rank``.
+    """Convert an adapter to integers, for a chip whose LoRA adder has ``rank``.
 
-    ``residual_shift`` is that of the integer model that the adapter belongs to.
+    ``residual_shift`` is that of the base model's ``IntegerModel``.
 
     Raises AdapterError for a larger rank than the chip's, and for values of 127 * 2**63 or more; ValueError for a
     ``rank`` that no chip has.
@@ -164,18 +167,21 @@ def _quantise(what: str, w: np.ndarray, rows: int, columns: int, block: int) -> 
 
 
 def adapter_words(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
-    """Addresses that an adapter takes; each holds ``lora_lanes`` words."""
+    """Count the addresses of adapter memory that an adapter takes; each address holds ``lora_lanes`` words."""
     _check_lanes(rank, lora_lanes)
     return fmt.n_layers * sum(matrix.words(rank, lora_lanes) for matrix in lora_matrices(fmt))
 
 
 def adapter_bits(fmt: ModelFormat, rank: int, lora_lanes: int) -> int:
-    """Bits of SRAM that an adapter takes."""
+    """Count the bits of adapter memory that an adapter takes."""
     return adapter_words(fmt, rank, lora_lanes) * lora_lanes * lora_word_bits(rank)
 
 
 def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int) -> int:
-    """CRC-32 of a text that names the shapes, the rank and the lanes: together they decide the meaning of a load image's words."""
+    """Compute the second word of a load image: the CRC-32 of a text that names the shapes, the rank and the lanes.
+
+    They decide the meaning of the words that follow, so a chip refuses an image with another layout word than its own.
+    """
     shape = {name: getattr(fmt, name) for name in ("n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim")}
     lanes = {"rank": rank, "lora_lanes": lora_lanes, "vector_lanes": vector_lanes}
     text = " ".join([KIND, *(f"{name}={n}" for name, n in (shape | lanes).items())])
@@ -185,7 +191,8 @@ def layout_word(fmt: ModelFormat, rank: int, lora_lanes: int, vector_lanes: int)
 def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, vector_lanes: int) -> np.ndarray:
     """The contents of adapter memory, uint8[addresses, lora_lanes, lora_word_bits / 8], low bits first.
 
-    ``vector_lanes`` rows of gate alternate with as many of up: the order of the fabric's results.
+    ``vector_lanes`` rows of gate alternate with ``vector_lanes`` rows of up, because the fabric gives its results in that
+    order.
 
     Raises AdapterError for an adapter of another shape.
     """
@@ -201,7 +208,7 @@ def adapter_memory(adapter: IntegerAdapter, fmt: ModelFormat, lora_lanes: int, v
 
 
 def load_image(adapter: IntegerAdapter, fmt: ModelFormat, number: int, lora_lanes: int, vector_lanes: int) -> np.ndarray:
-    """The load image of an adapter as ``number`` (from 1), uint32[words].
+    """The load image, uint32[words], which makes an adapter the chip's adapter ``number``, 1 to 255.
 
     Raises AdapterError for an adapter of another shape, and ValueError for numbers and lanes that no chip has.
     """

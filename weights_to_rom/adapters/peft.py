@@ -2,7 +2,7 @@
 
     y = W x + scale * B (A x)        scale = alpha / r, or alpha / sqrt(r) for rsLoRA
 
-Settings that change the numbers in any other way are refused by name: the chip computes this formula and nothing else.
+A setting that changes the numbers in any other way is refused by its name, because the chip computes this formula only.
 """
 
 import math
@@ -25,17 +25,17 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields that decide which matrices have an adapter, and its rank and scale.
 _READ = {"peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
          "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "bias"}  # fmt: skip
-# Fields that matter in training only, or name origins.  A field in neither list must be off.
+# Fields that matter in training only, or that name an origin.  A field of neither list must be off.
 _WITHOUT_EFFECT = {"auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
                    "inference_mode", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_core", "peft_version",
                    "qalora_group_size", "revision", "runtime_config", "task_type"}  # fmt: skip
-# The other ways to begin (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base model's weights too.
+# Values of init_lora_weights.  The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base model's weights, too.
 _KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 _PLAIN = "the chip computes plain LoRA: train the adapter without it"
 
 
 class AdapterError(HardwireError):
-    """An adapter that the chip cannot use: one line with the folder, the offending thing, and what to do."""
+    """The chip cannot use an adapter.  The message is one line: the folder, the fault and its remedy."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _read(folder: Path, raw: dict[str, Any], config: LlamaConfig) -> PeftAdapter
 
 
 def _module(name: str) -> str:
-    """The module of a canonical name, as peft calls it when it looks for patterns."""
+    """The module of a canonical name, in the spelling that peft matches with patterns."""
     prefix, _, kind = name.rpartition(".")
     return f"model.{prefix}.{MODULES[kind]}"
 
@@ -145,7 +145,7 @@ def _tensor_name(module: str, part: str) -> str:
 
 
 def _check_names(path: Path, wanted: Mapping[str, str], all_modules: Mapping[str, str], file: SafetensorsFile) -> None:
-    """The file holds A and B of the targets, and nothing else."""
+    """Raise AdapterError unless the file holds A and B of the targets, and nothing else."""
     if not wanted:
         raise AdapterError(f"{path.parent}/{CONFIG}: target_modules names none of {', '.join(MODULES.values())}")
     known = {_tensor_name(module, part) for module in all_modules.values() for part in "AB"}

@@ -1,4 +1,4 @@
-"""Matrices as the fabric sees them: planes of four-bit blocks (docs/arithmetic.md, section 2)."""
+"""Matrices as planes of four-bit blocks, the fabric's only format (docs/arithmetic.md, section 2)."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,10 @@ from weights_to_rom.quantise.blocks import QuantisedMatrix
 
 
 class Plane(NamedTuple):
-    """Four-bit blocks with the exponents they are scaled by."""
+    """A plane: a matrix of four-bit codes.  A matrix of eight bits is the sum of two planes, weight = high + low.
+
+    weight = 2**e * d * q - 2**(e + k) * m
+    """
 
     q: np.ndarray  # uint8[rows, blocks, 32], 0..15
     d: np.ndarray  # uint8[rows, blocks]
@@ -18,7 +21,10 @@ class Plane(NamedTuple):
 
 
 def planes(matrix: QuantisedMatrix) -> list[Plane]:
-    """The planes of a matrix in the order of their terms: one of four bits, or the high and the low of eight."""
+    """Split a matrix into planes: one for four bits, the high and then the low one for eight.
+
+    The fabric adds the terms of a block in this order.
+    """
     e, d = matrix.e.astype(np.int64), matrix.d
     if matrix.bits == 4:
         return [Plane(matrix.q, d, matrix.m, e, matrix.k.astype(np.int64))]

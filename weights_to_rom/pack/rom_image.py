@@ -25,7 +25,10 @@ _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 @dataclass(frozen=True)
 class RomImage:
-    """One ROM's contents: ``nibbles`` uint8[depth, ceil(width / 4)], least significant first."""
+    """The contents of one ROM: ``nibbles`` uint8[depth, ceil(width / 4)], least significant nibble first.
+
+    ``width`` counts the bits of a word.
+    """
 
     name: str
     width: int
@@ -33,19 +36,22 @@ class RomImage:
 
     @property
     def depth(self) -> int:
-        """Words."""
+        """Number of words."""
         return len(self.nibbles)
 
     @classmethod
     def of(cls, rom: Rom, **fields: np.ndarray) -> "RomImage":
-        """The image of ``rom``; ``fields`` as ``words`` takes them.  The words must fill the ROM exactly."""
+        """Fill ``rom`` with ``fields``, which ``words`` describes.
+
+        Raises ValueError unless the words fill the ROM exactly.
+        """
         image = cls(rom.name, rom.width, words(rom.word, **fields))
         if image.depth != rom.depth:
             raise ValueError(f"{rom.name} has {rom.depth} words, not {image.depth}")
         return image
 
     def hex_text(self) -> bytes:
-        """The image for ``$readmemh``: a word a line, most significant digit first."""
+        """The image in the format of ``$readmemh``: a word a line, most significant digit first."""
         lines = np.full((self.depth, self.nibbles.shape[1] + 1), ord("\n"), np.uint8)
         lines[:, :-1] = _HEX[self.nibbles[:, ::-1]]
         return lines.tobytes()
@@ -56,9 +62,9 @@ class RomImage:
 
 
 def words(word: Word, **fields: np.ndarray) -> np.ndarray:
-    """Nibbles uint8[..., ceil(width / 4)] of words whose fields hold these integers, least significant first.
+    """Pack integers into words: nibbles uint8[..., ceil(width / 4)], least significant nibble first.
 
-    Each field is an array [..., copies * count], or flat: [n * copies * count] for n words.
+    Each field of ``word`` is given by its name: an array [..., copies * count], or flat [n * copies * count] for n words.
     """
     parts = []
     for field in word.fields:
@@ -68,7 +74,8 @@ def words(word: Word, **fields: np.ndarray) -> np.ndarray:
         parts.append((field, values.reshape(*values.shape[:-1], word.copies, field.count)))
     if fields:
         raise ValueError(f"there is no field {', '.join(fields)}: there are {', '.join(f.name for f in word.fields)}")
-    # Bits take four times the memory of nibbles, which counts for the weights: their fields are whole nibbles but for the last.
+    # Words are assembled from nibbles where all fields but the last are whole nibbles, else from bits.  A bit takes a byte
+    # as a nibble does, so that weights, which are of the first kind, would take four times the memory as bits.
     size = 4 if word.copies == 1 and all(field.bits % 4 == 0 for field in word.fields[:-1]) else 1
     columns = np.concatenate([_digits(field, values, size) for field, values in parts], axis=-1)
     columns = columns.reshape(*columns.shape[:-2], -1)
@@ -80,7 +87,10 @@ def words(word: Word, **fields: np.ndarray) -> np.ndarray:
 
 
 def _digits(field: Field, values: np.ndarray, size: int) -> np.ndarray:
-    """Integers [..., count] -> digits of ``size`` bits [..., count * digits], two's complement, least significant first."""
+    """Split integers [..., count] into digits of ``size`` bits [..., count * digits], least significant digit first.
+
+    Negative integers are in two's complement.
+    """
     n_digits = -(-field.bits // size)
     if n_digits == 1 and not field.signed:
         return values.astype(np.uint8)
@@ -90,13 +100,13 @@ def _digits(field: Field, values: np.ndarray, size: int) -> np.ndarray:
 
 
 def stack(*matrices: QuantisedMatrix) -> QuantisedMatrix:
-    """Matrices of the same inputs, one above the other."""
+    """Concatenate the rows of matrices that have the same inputs."""
     q, d, m, e, k = (np.concatenate(parts) for parts in zip(*(matrix.parts for matrix in matrices), strict=True))
     return QuantisedMatrix(q, d, m, e, k, matrices[0].bits)
 
 
 def in_turns(gate: QuantisedMatrix, up: QuantisedMatrix, vector_lanes: int) -> QuantisedMatrix:
-    """``vector_lanes`` rows of gate, then the same rows of up, and so on."""
+    """Interleave the rows of gate and up: ``vector_lanes`` rows of gate, the same rows of up, the next rows of gate, ..."""
     rows = np.arange(2 * len(gate.e)).reshape(2, -1, vector_lanes).swapaxes(0, 1).reshape(-1)
     return stack(gate, up).rows(rows)
 
@@ -104,7 +114,7 @@ def in_turns(gate: QuantisedMatrix, up: QuantisedMatrix, vector_lanes: int) -> Q
 def matrices_in_order(
     model: IntegerModel, vector_lanes: int, layers: Sequence[int] | None = None, head: bool = True
 ) -> Iterator[QuantisedMatrix]:
-    """The matrices as the fabric sees them, in the order of ``schedule``: of all layers by default, and of the head."""
+    """Yield the matrices that the fabric reads, in the order of ``schedule``: of ``layers`` (by default all), then the head."""
     for i in range(model.format.n_layers) if layers is None else layers:
         q, k, v, o, gate, up, down = (model.matrices[f"layers.{i}.{kind}"] for kind in ("q", "k", "v", "o", "gate", "up", "down"))
         yield stack(k, v, q)
@@ -116,7 +126,10 @@ def matrices_in_order(
 
 
 def matrix_words(matrix: QuantisedMatrix, row_lanes: int, block_lanes: int) -> np.ndarray:
-    """Nibbles uint8[words, row_lanes, ceil(4.5 * block_lanes / 4)] of one matrix, rows padded to whole groups."""
+    """Pack a matrix for the row lanes: nibbles uint8[words, row_lanes, ceil(4.5 * block_lanes / 4)].
+
+    Rows of zeros fill the last group, because the fabric computes ``row_lanes`` rows at a time.
+    """
     subs, word = BLOCK // block_lanes, weight_word(block_lanes)
     n_rows, n_blocks, _ = matrix.q.shape
     groups = -(-n_rows // row_lanes)
@@ -134,14 +147,17 @@ def matrix_words(matrix: QuantisedMatrix, row_lanes: int, block_lanes: int) -> n
 
 
 def row_words(matrix: QuantisedMatrix, row_lanes: int) -> np.ndarray:
-    """Nibbles uint8[groups, ceil(10 * row_lanes / 4)] of one matrix: e and k of each row, e of the low plane if there are two."""
+    """Pack e and k of each row of a matrix: nibbles uint8[groups, ceil(10 * row_lanes / 4)].
+
+    A matrix of two planes has the e of its low plane here.
+    """
     k = np.full(len(matrix.e), 3) if matrix.bits == 8 else matrix.k
     e, k = (np.pad(rows.astype(np.int64), (0, -len(rows) % row_lanes)) for rows in (matrix.e, k))
     return words(ROW_WORD.times(row_lanes), e=e, k=k)
 
 
 def _weights(matrices: Sequence[QuantisedMatrix], block_lanes: int, roms: Sequence[Rom], rows: Rom) -> Iterator[RomImage]:
-    """The images of the row lanes' ROMs ``roms``, and of ``rows``."""
+    """Yield the images of ``roms``, one for each row lane, and then the image of ``rows``."""
     filled = np.concatenate([matrix_words(m, len(roms), block_lanes) for m in matrices])
     for lane, rom in enumerate(roms):
         yield RomImage(rom.name, rom.width, filled[:, lane])
@@ -158,7 +174,7 @@ def stage_images(
     head: bool = True,
     prefix: str = "",
 ) -> Iterator[RomImage]:
-    """The ROM images of a stage with these lanes, layers and prefix (``rom_map.stage_roms``)."""
+    """Yield the ROM images of a stage.  ``rom_map.stage_roms`` explains the parameters."""
     f = model.format
     layers = range(f.n_layers) if layers is None else layers
     roms = stage_roms(
@@ -179,7 +195,7 @@ def stage_images(
 
 
 def rom_images(model: IntegerModel, *, row_lanes: int, block_lanes: int, vector_lanes: int) -> Iterator[RomImage]:
-    """Every ROM of a chip with these lanes, in the order of ``rom_map``."""
+    """Yield the image of every ROM of a chip with these lanes, in the order of ``rom_map``."""
     f = model.format
     roms = rom_map(f, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
     yield from stage_images(model, row_lanes=row_lanes, block_lanes=block_lanes, vector_lanes=vector_lanes)
@@ -191,7 +207,10 @@ def rom_images(model: IntegerModel, *, row_lanes: int, block_lanes: int, vector_
 
 
 def write_rom_images(images: Iterator[RomImage], folder: Path) -> dict:
-    """Write ``NAME.hex`` for each image and ``manifest.json``; returns the manifest.  Each file is whole or not there."""
+    """Write ``NAME.hex`` for each image, then ``manifest.json``, and return the manifest.
+
+    Each file takes its name when it is complete, so that no reader meets half a file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {}
     for image in images:

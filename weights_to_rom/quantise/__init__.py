@@ -1,1 +1,1 @@
-"""Weights as blocks of integers: the format, rounding to nearest, GPTQ and its float reference."""
+"""Weights as blocks of integers: the format, rounding to nearest, and GPTQ with the float model that it runs on."""

@@ -3,7 +3,7 @@
     weight = 2^e * d * q  -  2^(e+k) * m        q in 0..15 (or 0..255), d and m in 0..255, k in 0..4
 
 Tensors of eight bits are symmetric, ``weight = 2^e * d * (q - 128)``: m = d and k = 7 in the same formula.
-Every weight is thus an integer of at most 16 bits times 2^e, and ``dequantise`` is exact.
+Every weight is thus an integer of at most 16 bits times 2^e, so that ``dequantise`` is exact.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ E_MIN, E_MAX = -40, 23
 K_MAX = 4
 K_8BIT = 7
 
-BLOCKS_AT_ONCE = 8192  # temporaries of 1 MB: larger ones fall out of the cache, smaller ones cost calls
+BLOCKS_AT_ONCE = 8192  # Temporaries then take 1 MB.  Larger ones leave the cache, smaller ones cost more calls.
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class QuantisedMatrix:
         return self.q, self.d, self.m, self.e, self.k
 
     def rows(self, which: slice | np.ndarray) -> "QuantisedMatrix":
-        """The matrix of some rows, as numpy indexes them."""
+        """The matrix of the rows ``which``, a numpy index."""
         q, d, m, e, k = (part[which] for part in self.parts)
         return QuantisedMatrix(q, d, m, e, k, self.bits)
 
@@ -66,10 +66,10 @@ class QuantisedMatrix:
 
 
 def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
-    """Worst and mean error of a block: its rms error over the rms weight of its row.
+    """Compute the worst and the mean relative error of a block: the rms of its errors over the rms weight of its row.
 
-    The row's rms is the measure because a result adds up the errors of all blocks of its row.  Padding does not count; the
-    error of a row of zeros that stays zero is 0.
+    The row's rms is the measure because a result adds up the errors of all blocks of its row.  Padding does not count.  A
+    row of zeros that stays zero has the error 0.
     """
     rows, inputs = w.shape
     n_blocks = qm.d.shape[1]
@@ -90,10 +90,10 @@ def block_error(w: np.ndarray, qm: QuantisedMatrix) -> tuple[float, float]:
 
 
 def row_format(s: np.ndarray, mu: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """e and k of rows with the largest scale ``s`` and the largest minimum ``mu``, both float64[rows]."""
+    """Choose e and k of rows by their largest scale ``s`` and their largest minimum ``mu``, both float64[rows]."""
 
     def exponent(largest: np.ndarray) -> np.ndarray:
-        """The smallest power of two in units of which ``largest`` rounds to 255 or less."""
+        """The smallest x for which ``largest / 2**x`` rounds to 255 or less."""
         fraction, x = np.frexp(largest)
         return np.where(largest > 0, x - 8 + (fraction * 256 >= 255.5), -(1 << 16))
 

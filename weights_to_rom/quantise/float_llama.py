@@ -1,7 +1,7 @@
-"""Llama in floating point: the model that everything else approximates, in the order in which data flows.
+"""Llama in floating point, in the order in which the data flows.  The integer model approximates it.
 
-Equal to ``LlamaForCausalLM`` of Hugging Face transformers, and with an adapter to ``peft``: test_float_llama.py and
-test_peft.py compare with stored logits, ``tests/data/generators/make_..._reference.py --check`` with the libraries live.
+It equals ``LlamaForCausalLM`` of Hugging Face transformers, and with an adapter ``peft``.  test_float_llama.py and test_peft.py
+compare it with stored logits; ``tests/data/generators/make_..._reference.py --check`` compares those with the libraries.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ def rms_norm(x: np.ndarray, gain: np.ndarray, eps: float) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x).  The sigmoid is written as a tanh, which overflows for no x."""
+    """x * sigmoid(x).  The sigmoid is computed by a tanh, because that overflows for no x."""
     return x * (0.5 * (1 + np.tanh(0.5 * x)))
 
 
 def rotate(x: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """RoPE: turns the pairs (j, j + head_dim/2) of ``x[T, heads, head_dim]`` by ``angle[T, head_dim/2]``."""
+    """RoPE: rotate the pairs (j, j + head_dim/2) of ``x[T, heads, head_dim]`` by ``angle[T, head_dim/2]``, in radians."""
     cos, sin = (f(angle).astype(x.dtype)[:, None] for f in (np.cos, np.sin))
     a, b = np.split(x, 2, axis=-1)
     return np.concatenate((a * cos - b * sin, b * cos + a * sin), axis=-1)
@@ -38,13 +38,13 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, sink_q: np.ndarray | Non
 
     ``q[T, n_heads, head_dim]`` are the last T of the S positions in ``k, v[S, n_kv_heads, head_dim]``;
     query head h reads key-value head h // n_rep.  Returns ``[T, n_heads * head_dim]``.  The first ``n_sinks`` keys
-    meet ``sink_q`` instead of q.
+    are multiplied by ``sink_q`` instead of q.
     """
     length, n_heads, head_dim = q.shape
     n_rep = n_heads // k.shape[1]
     future = np.arange(len(k)) > np.arange(len(k) - length, len(k))[:, None]
     out = np.empty_like(q)
-    for head in range(n_heads):  # one head at a time: the scores of 4,096 positions are 64 MB a head
+    for head in range(n_heads):  # One head at a time, because the scores of 4,096 positions take 64 MB a head.
         scores = q[:, head] @ k[:, head // n_rep].T / q.dtype.type(np.sqrt(head_dim))
         if sink_q is not None:
             scores[:, :n_sinks] = sink_q[:, head] @ k[:n_sinks, head // n_rep].T / q.dtype.type(np.sqrt(head_dim))
@@ -85,9 +85,10 @@ class Layer:
     def forward(
         self, x: np.ndarray, past: KeysAndValues | None = None, capture: Capture | None = None, start: int = 0
     ) -> tuple[np.ndarray, KeysAndValues]:
-        """Residual stream ``x[T, dim]`` from position ``start`` on and the keys and values before it -> both after this layer.
+        """Compute the layer for the residual stream ``x[T, dim]`` of T positions from ``start`` on.
 
-        With sinks, a position beyond ``max_context``, which comes alone, replaces the oldest that is no sink.
+        Returns the new residual stream, and the keys and values with those of the T positions.  With sinks, a position
+        beyond ``max_context`` must come alone (T = 1), and replaces the oldest position that is no sink.
         """
         c, w = self.config, self.weights
 
@@ -131,7 +132,8 @@ class FloatLlama:
     adapter
         A LoRA adapter that every token uses.
     max_context, n_sinks
-        With sinks, the window that slides over what ``extend`` is given (docs/arithmetic.md, attention).
+        Positions that ``extend`` keeps.  If ``n_sinks`` is not 0, each further position replaces the oldest one but the
+        first ``n_sinks`` (docs/arithmetic.md, attention).
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class FloatLlama:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every token so far."""
+        """Start a new sequence."""
         self.past: list[KeysAndValues | None] = [None] * self.config.n_layers
         self.position = 0
 

@@ -1,4 +1,4 @@
-"""GPTQ on the weight block format: the weights not yet rounded make up for the rounding error of each weight.
+"""GPTQ on the weight block format: after each rounding, the weights not yet rounded compensate its error.
 
 Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
 arXiv 2210.17323, algorithm 1, with the blocks of 32 inputs as groups.
@@ -28,12 +28,12 @@ def gptq(
     calibration_tokens: Sequence[int] | np.ndarray,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, QuantisedMatrix]:
-    """The linears of every layer in four bits, under their canonical names.
+    """Quantise the projections of every layer to four bits.  The result has them by canonical name.
 
     The calibration text is cut into windows of 512 tokens, or of ``max_seq_len`` if that is less; several
     thousand tokens make a good Hessian.  Matrices are quantised in the order of the data flow.  The inputs of
-    each come from the matrices quantised so far.  Memory holds one layer's weights at a time, and 4 * dim bytes a token for
-    the residual stream.  ``progress(name)`` is called after each matrix.
+    each are computed with the matrices quantised so far.  Memory holds one layer's weights at a time, and 4 * dim bytes a
+    token for the residual stream.  ``progress(name)`` is called after each matrix.
 
     Raises HardwireError if there is no calibration token.
     """
@@ -76,12 +76,12 @@ def _hessian(layer: Layer, name: str, stream: list[np.ndarray]) -> np.ndarray:
 
 
 def quantise_with_hessian(w: np.ndarray, hessian: np.ndarray) -> QuantisedMatrix:
-    """Four-bit blocks of ``w[rows, inputs]`` that keep ``x @ w.T`` for inputs with ``hessian = x^T x``.
+    """Quantise ``w[rows, inputs]`` to four-bit blocks with a small error of ``x @ w.T`` for inputs with ``hessian = x^T x``.
 
-    A block's scale and minimum are searched for when the block is reached, on weights that already carry the
-    errors of the blocks before it: on layers of SmolLM2-135M with a rotated residual stream the error of the
-    outputs was 0.56 of rounding to nearest's, and 0.61 with scales and minima fixed beforehand.
-    Rows that are on the grid already are kept as they are.
+    The blocks are quantised from left to right.  The scale and the minimum of a block are searched on weights that already
+    compensate the errors of the blocks to its left: on layers of SmolLM2-135M with a rotated residual stream, the error of
+    the outputs was 0.56 of that of rounding to nearest, and 0.61 where scales and minima were fixed first.
+    Rows that lie on the grid already keep their codes.
     """
     rows, inputs = w.shape
     n_blocks = -(-inputs // BLOCK)
@@ -105,10 +105,10 @@ def quantise_with_hessian(w: np.ndarray, hessian: np.ndarray) -> QuantisedMatrix
 def _round_columns(
     columns: np.ndarray, upper: np.ndarray, e: np.ndarray, k: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q uint8[inputs, rows], d and m uint8[rows, n_blocks] of ``columns[inputs, rows]``, which it overwrites.
+    """Round ``columns[inputs, rows]``, which are overwritten, to q uint8[inputs, rows], d and m uint8[rows, n_blocks].
 
-    ``upper`` is the Cholesky factor of the inverse Hessian, H^-1 = upper^T upper.  Its row j, divided by its
-    diagonal element, says how the columns after j make up for an error in column j.
+    ``upper`` is the Cholesky factor of the inverse Hessian, H^-1 = upper^T upper.  Row j, divided by its
+    diagonal element, holds the factors by which the columns after j compensate an error of column j.
     """
     inputs, rows = columns.shape
     q = np.empty((inputs, rows), np.uint8)
@@ -117,7 +117,7 @@ def _round_columns(
     for block in range(inputs // BLOCK):
         first, last = block * BLOCK, (block + 1) * BLOCK
         todo = columns[first:last]
-        # The remaining cost of an error after the later columns have made up for it.
+        # The cost of an error that remains after the later columns have compensated it.
         importance = np.diag(upper)[first:last] ** -2.0
         _, fit_d, fit_m = fit_blocks(todo.T[:, None], e, k, BITS, (importance / importance.max())[None])
         d[:, block], m[:, block] = fit_d[:, 0], fit_m[:, 0]

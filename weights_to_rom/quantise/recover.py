@@ -1,4 +1,4 @@
-"""Exact recovery of the codes of weights that lie on the grid already, such as weights that were dequantised."""
+"""Exact recovery of the codes of weights that lie on the grid of the block format, for example of dequantised weights."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from weights_to_rom.quantise.blocks import E_MAX, E_MIN, K_8BIT, K_MAX
 
 
 def recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Find the rows of the blocks ``w[rows, n_blocks, 32]`` that are on the grid: row numbers, and their q, d, m, e, k.
+    """Find the rows of ``w[rows, n_blocks, 32]`` that lie on the grid.  Returns their numbers, and their q, d, m, e and k.
 
-    Such a row holds integers of at most 12 bits (15 in eight-bit codes) times a power of two.  Other weights never do.
-    Within a block, d is then the greatest common divisor of the differences between weights.
+    Such a row holds integers of at most 12 bits (15 in eight-bit codes) times a power of two, so that rows with other
+    numbers are left out at once.  Within a block, d is then the greatest common divisor of the differences between weights.
     """
     width = 12 if bits == 4 else 15  # 16 * 255 < 2^12; 255 * 128 < 2^15
     e = np.frexp(np.abs(w).max(axis=(1, 2)))[1] - width
@@ -27,10 +27,10 @@ def recover(w: np.ndarray, bits: int) -> tuple[np.ndarray, tuple[np.ndarray, ...
 
 
 def _solve(w: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Solve the integers ``w[rows, n_blocks, 32]`` for d * q - (m << k): solved bool[rows], q, d, m, k."""
+    """Solve the integers ``w[rows, n_blocks, 32]`` for d * q - (m << k): returns solved bool[rows], q, d, m, k."""
     low = w.min(axis=2)
     d = np.gcd.reduce(w - low[..., None], axis=2)
-    d = np.where(d == 0, np.maximum(low, 0), d)  # a constant block: one step above zero, or a minimum only
+    d = np.where(d == 0, np.maximum(low, 0), d)  # a constant block: code 1 of scale ``low``, or a minimum alone
     steps = (w - low[..., None]) // np.maximum(d, 1)[..., None]
     k = np.full(len(w), K_MAX)
     offset, m = np.zeros_like(d), np.zeros_like(d)
@@ -50,7 +50,7 @@ def _solve(w: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _solve_symmetric(w: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Solve the integers ``w[rows, n_blocks, 32]`` for d * (q - 128): solved, q, d, m, k."""
+    """Solve the integers ``w[rows, n_blocks, 32]`` for d * (q - 128): returns solved bool[rows], q, d, m, k."""
     d = np.gcd.reduce(w, axis=2)
     q = w // np.maximum(d, 1)[..., None] + 128
     solved = ((d <= 255) & (q >= 0).all(axis=2) & (q <= 255).all(axis=2)).all(axis=1)

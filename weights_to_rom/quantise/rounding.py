@@ -1,4 +1,4 @@
-"""Matrices to blocks: rounding floats to nearest, and keeping the codes of a file."""
+"""From matrices to blocks: floats are rounded to nearest, and the codes of a file are kept."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from weights_to_rom.quantise.search import fit_blocks, row_exponents
 
 
 def quantise(w: np.ndarray, bits: int, importance: np.ndarray | None = None) -> QuantisedMatrix:
-    """Round ``w[rows, inputs]`` to nearest, with a search over scale and minimum.
+    """Round ``w[rows, inputs]`` to nearest, with a search for the scale and the minimum of each block.
 
-    Minimises each block's sum of ``importance * error**2``; ``importance[inputs]`` defaults to ones.
-    A row that is on the grid already, such as one that was dequantised, comes back with no error at all.
-    e is the power of two that puts the row's largest scale in 128..255 (the search for integers may then
-    settle a little lower), unless a minimum needs a larger one at k = 4.  It is clamped to -40..23: scales
+    The search minimises each block's sum of ``importance * error**2``; ``importance[inputs]`` defaults to ones.
+    A row that lies on the grid, for example a dequantised one, is recovered without any error.
+    2**e is the unit in which the row's largest scale is 128..255 (the search for integers may then choose a
+    slightly smaller scale), or a larger unit if a minimum needs it at k = 4.  e is clamped to -40..23: scales
     below 2^-41 become zero, scales above 2^31 saturate.
 
     Raises ``ValueError`` for weights that are NaN or infinite.
@@ -23,7 +23,7 @@ def quantise(w: np.ndarray, bits: int, importance: np.ndarray | None = None) -> 
     n_blocks = -(-inputs // BLOCK)
     h = None
     if importance is not None:
-        h = np.full(n_blocks * BLOCK, 1e-6, np.float32)  # not 0: a block of unused inputs is still defined
+        h = np.full(n_blocks * BLOCK, 1e-6, np.float32)  # not 0, because a block of unused inputs must have a scale, too
         h[:inputs] = np.maximum(importance / np.max(importance), h[:inputs])
         h = h.reshape(n_blocks, BLOCK)
     parts = []
@@ -45,7 +45,9 @@ def keep_codes(
     bits: int,
     row_scale: float | np.ndarray = 1.0,
 ) -> tuple[QuantisedMatrix, int]:
-    """Take over a file's blocks ``scale * codes - minimum`` with their codes; also count the blocks that could not keep them.
+    """Convert a file's blocks ``scale * codes - minimum`` and keep their codes.
+
+    Returns the matrix, and the number of blocks that could not keep their codes.
 
     ``codes[rows, n_blocks, 32]``; ``scale`` and ``minimum[rows, n_blocks]`` are rounded to eight bits against
     the row's power of two, the minimum so that the block keeps its mean.  Eight bits mean

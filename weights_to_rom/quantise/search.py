@@ -1,18 +1,18 @@
-"""The search for the scale and the minimum of each block with the least squared error."""
+"""The search for the scale and the minimum of each block that give the least squared error."""
 
 import numpy as np
 
 from weights_to_rom.model_format import BLOCK
 from weights_to_rom.quantise.blocks import row_format
 
-# The search starts from scales of 1/13 to 1/18 of a block's range.  Finer or wider gains less than 0.5 % of
-# the rms error on normal and on Laplacian weights.
+# The search starts from scales of 1/13 to 1/18 of a block's range.  Finer or wider steps reduce the
+# rms error of normal and of Laplacian weights by less than 0.5 %.
 LEVELS = np.arange(13, 18.01, 0.5, dtype=np.float32)
 POLISH = 2
 
 
 def row_exponents(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """e and k, int64[rows], that suit the blocks ``w[rows, n_blocks, 32]``."""
+    """Choose e and k, int64[rows], for the blocks ``w[rows, n_blocks, 32]``."""
     rows, n_blocks, _ = w.shape
     x = np.frexp(np.abs(w).max(axis=(1, 2)))[1]  # in units of 2^x, so that float32 holds the squares
     s, mu = _search(_columns(np.ldexp(w, -x[:, None, None])), bits)
@@ -23,13 +23,13 @@ def row_exponents(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 def fit_blocks(
     w: np.ndarray, e: np.ndarray, k: np.ndarray, bits: int, importance: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q, d and m (uint8) of the blocks ``w[rows, n_blocks, 32]`` on the grid of e and k.
+    """Choose q, d and m (uint8) of the blocks ``w[rows, n_blocks, 32]`` on the grid of e and k.
 
-    ``importance[n_blocks, 32]`` as in ``quantise``.
+    ``importance[n_blocks, 32]`` weighs the squared errors, as in ``quantise``.
     """
     rows, n_blocks, _ = w.shape
     h = None if importance is None else np.tile(importance.astype(np.float32), (rows, 1)).T
-    # In units of 2^e no code reaches 2^15, so clipping there changes nothing that can be represented.
+    # No value that the format represents reaches 2^16 units of 2^e, so clipping there changes none of them.
     columns = _columns(np.clip(np.ldexp(w, -e[:, None, None]), -(2.0**16), 2.0**16))
     m_step = np.repeat(np.ldexp(np.float32(1), k), n_blocks)
     d, m = _search(columns, bits, h, m_step)
@@ -38,7 +38,7 @@ def fit_blocks(
     return q, d.astype(np.uint8).reshape(rows, n_blocks), m.astype(np.uint8).reshape(rows, n_blocks)
 
 
-# Below, a block is a column, w[32, blocks]: sums over a block then are sums of long vectors, which numpy does fast.
+# In the functions that follow, a block is a column of w[32, blocks], because numpy adds long vectors fast.
 
 
 def _columns(w: np.ndarray) -> np.ndarray:
@@ -57,9 +57,9 @@ def _codes(w: np.ndarray, s: np.ndarray, mu: np.ndarray, bits: int) -> np.ndarra
 def _search(
     w: np.ndarray, bits: int, h: np.ndarray | None = None, m_step: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and minimum of each column, in the units of ``w``.
+    """Search the scale and the minimum of each column, in the units of ``w``.
 
-    With ``m_step[blocks]`` the scale is an integer in 0..255 and the minimum one in units of ``m_step``.
+    With ``m_step[blocks]`` the scale is an integer in 0..255, and the minimum is an integer in units of ``m_step``.
     ``h[32, blocks]`` weighs the squared errors.
     """
     if bits == 8:
@@ -70,7 +70,7 @@ def _search(
     span = np.maximum(w.max(axis=0), 0) - low
 
     def on_grid(s: np.ndarray, mean_q: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Round s and choose the best minimum for it: the one that keeps the mean, if ``mean_q`` is the mean of the codes."""
+        """Round s and choose the minimum that keeps the mean of the column, if ``mean_q`` is the mean of its codes."""
         if m_step is not None:
             s = np.clip(np.rint(s), 0, 255)
         mu = np.maximum(-low if mean_q is None else s * mean_q - sum_w / total, 0)
@@ -82,10 +82,10 @@ def _search(
         hq = q if h is None else h * q
         sum_q, sum_qq, sum_qw = hq.sum(axis=0), (hq * q).sum(axis=0), (hq * w).sum(axis=0)
         spread = total * sum_qq - sum_q * sum_q
-        enough = spread > 1e-5 * total * sum_qq  # below, the difference is rounding noise
+        enough = spread > 1e-5 * total * sum_qq  # a smaller one is rounding noise
         fitted = np.divide(total * sum_qw - sum_q * sum_w, spread, out=s.copy(), where=enough)
         through_zero = np.divide(sum_qw, sum_qq, out=s.copy(), where=sum_qq > 0)
-        s = np.where(fitted * sum_q < sum_w, through_zero, fitted)  # the minimum is not negative
+        s = np.where(fitted * sum_q < sum_w, through_zero, fitted)  # a minimum below 0 cannot be represented
         return on_grid(s, sum_q / total)
 
     def error(s: np.ndarray, mu: np.ndarray) -> np.ndarray:

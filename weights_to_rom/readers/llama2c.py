@@ -17,7 +17,8 @@ from weights_to_rom.text.tokenizer import Tokenizer
 HEADER_BYTES = 7 * 4
 # The first word of versions 1 and 2 ("ak42").
 _LATER_MAGIC = 0x616B3432
-# The tensors of a layer in file order: each for all layers, then the next.  The final norm, RoPE tables and head follow.
+# The tensors of layers in file order: the first tensor of every layer, then the second of every layer, and so on.
+# The final norm, the tables of RoPE and the head follow.
 _LAYER_ORDER = ("attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "down", "up")
 
 
@@ -67,7 +68,7 @@ def _read_config(path: Path) -> LlamaConfig:
         max_seq_len=seq_len,
         # A negative vocabulary says that the head follows.
         tied=vocab > 0,
-        # Constants of the format; a begin of text also ends one, as the training texts follow each other.
+        # Constants of the format.  The begin token also ends a text, because the training texts follow each other.
         norm_eps=1e-5,
         rope_theta=10000.0,
         bos_token_id=1,
@@ -76,7 +77,7 @@ def _read_config(path: Path) -> LlamaConfig:
 
 
 def _offsets(path: Path, config: LlamaConfig) -> dict[str, int]:
-    """Where each tensor starts, in bytes."""
+    """Map each tensor to its offset in the file, in bytes."""
     shapes = config.tensor_shapes()
     layers = [f"layers.{i}.{part}" for part in _LAYER_ORDER for i in range(config.n_layers)]
     offsets: dict[str, int] = {}

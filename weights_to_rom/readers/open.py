@@ -1,4 +1,4 @@
-"""A model by path or known name, whatever its format."""
+"""Open a checkpoint of any format by its path or its known name."""
 
 from pathlib import Path
 
@@ -15,8 +15,10 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
     """Open a Hugging Face directory, a ``.gguf`` file, a llama2.c ``.bin`` or a model known by name.
 
     ``tokenizer`` names a tokenizer that is not where the format puts it: tokenizer.json, tokenizer.model,
-    llama2.c's tokenizer.bin, or a directory with one of the first two.  All tensors are checked here, by
-    name, shape and place in the file; their values when they are read.  Raises CheckpointError.
+    llama2.c's tokenizer.bin, or a directory with one of the first two.  The names, shapes and file
+    offsets of all tensors are checked here, their values when they are read.
+
+    Raises CheckpointError.
     """
     path = Path(source)
     if not path.exists():

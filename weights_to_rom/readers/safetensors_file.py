@@ -2,7 +2,7 @@
 
 The format (github.com/huggingface/safetensors, "Format"): the header's length as a little-endian uint64, the
 header as JSON, then the data; a tensor's ``data_offsets`` count from the end of the header.  The library's
-numpy interface has no bfloat16, which is why the few lines that a reader needs are here.
+numpy interface has no bfloat16; this module reads the format itself for that reason.
 """
 
 import json
@@ -18,12 +18,12 @@ ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class SafetensorsError(HardwireError):
-    """A file that is damaged, or of a type that is not read; names the file and the tensor."""
+    """A file is damaged, or has a data type that is not read.  The message names the file and the tensor."""
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: bytes ``start`` to ``stop`` of the file."""
+    """The type and shape of a tensor, and its bytes in the file: from ``start`` up to ``stop``, which is excluded."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class TensorEntry:
 
 
 class SafetensorsFile:
-    """The header of one file; data is mapped, and read by ``read``."""
+    """One file.  Its header is read at once; ``read`` reads the data of a tensor through a memory map."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,14 +62,14 @@ class SafetensorsFile:
         return TensorEntry(str(raw["dtype"]), shape, base + int(start), base + int(stop))
 
     def raw(self, name: str) -> np.ndarray:
-        """The bytes of a tensor, uint8, mapped rather than read."""
+        """The bytes of a tensor as a memory map, uint8."""
         entry = self.entries[name]
         if entry.start == entry.stop:
             return np.zeros(0, np.uint8)
         return np.memmap(self.path, np.uint8, mode="r", offset=entry.start, shape=(entry.stop - entry.start,))
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor as float32, exactly: fp16 and bfloat16 are subsets of it."""
+        """Read a tensor as float32.  This is exact, because float32 holds every value of fp16 and of bfloat16."""
         entry, raw = self.entries[name], self.raw(name)
         if entry.dtype == "BF16":
             # A bfloat16 is the upper half of a float32.

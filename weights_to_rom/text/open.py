@@ -1,4 +1,4 @@
-"""Tokenizers out of files: telling the formats apart, and reading the configuration files of the same folder."""
+"""Read a tokenizer: recognise the format of its file, and apply the configuration files of the same folder."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ def tokenizer_in(directory: Path) -> Tokenizer | None:
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json, sentencepiece's tokenizer.model, llama2.c's tokenizer.bin, or a directory.
 
-    For the first two, tokenizer_config.json, special_tokens_map.json and chat_template.jinja of the same folder count too.
+    For the first two, tokenizer_config.json, special_tokens_map.json and chat_template.jinja of the same folder are read, too.
+
     Raises TokenizerError.
     """
     if path.is_dir():
@@ -45,7 +46,7 @@ def _read_json_model(path: Path) -> Tokenizer:
         model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
-    # Whether texts start with a token, and with which, is in the post-processor.
+    # The post-processor decides whether a text starts with a token, and which: encode a text with it and without it.
     plain = model.encode("a", add_special_tokens=False).ids
     full = model.encode("a", add_special_tokens=True).ids
     added = full[: len(full) - len(plain)] if full[len(full) - len(plain) :] == plain else full[:1]
@@ -53,7 +54,7 @@ def _read_json_model(path: Path) -> Tokenizer:
 
 
 def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
-    """Apply the special tokens and the chat template that the configuration files of a directory name."""
+    """Apply the configuration files of a directory to a tokenizer: special tokens and the chat template."""
     files = [directory / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
     config: dict[str, Any] = {}
     for file in files:
@@ -75,7 +76,7 @@ def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
     elif (eos := token_id(tokenizer.special.get("eos_token", ""))) is not None:
         tokenizer.eos_ids = (eos,)
     template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
+    if isinstance(template, list):  # several templates by name
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
     if (file := directory / "chat_template.jinja").is_file():
         template = file.read_text(encoding="utf-8")
@@ -84,7 +85,7 @@ def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
 
 
 def _add_tokens(tokenizer: Tokenizer, added: object, directory: Path) -> None:
-    """Tokens that only tokenizer_config.json knows; their numbers must follow the vocabulary's."""
+    """Add the tokens that only tokenizer_config.json holds.  Their numbers must follow those of the vocabulary."""
     flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
     for number, entry in sorted(added.items(), key=lambda item: int(item[0])) if isinstance(added, dict) else ():
         text = entry["content"]

@@ -1,6 +1,6 @@
 """Text to token numbers and back, and the chat template.
 
-A tokenizer of any format becomes an object of Hugging Face's ``tokenizers``: a compiled model needs one file format.
+A tokenizer of any format becomes an object of Hugging Face's ``tokenizers``, because a compiled model has one file format.
 """
 
 import json
@@ -21,7 +21,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TokenizerError(HardwireError):
-    """A tokenizer that cannot be read or used: one line with the file and what is wrong."""
+    """A tokenizer cannot be read or used.  The message is one line: the file and the fault."""
 
 
 class Tokenizer:
@@ -32,9 +32,9 @@ class Tokenizer:
     bos : int | None            the token put before a text, or None if this model's texts start without one
     eos_ids : tuple[int, ...]   tokens that end a text
     vocab_size : int            token numbers are below this
-    base_size : int             the same without tokens that were added after training
+    base_size : int             vocab_size without the tokens that were added after training
     chat_template : str | None  jinja2
-    special : dict[str, str]    what the template calls bos_token, eos_token, ...
+    special : dict[str, str]    the texts of bos_token, eos_token, ..., by the names that the template uses
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Token numbers of a text.
 
-        ``bos`` puts ``self.bos`` first, if the model's texts start with it.  A chat wants False, because its template
-        writes that token.  Special tokens that are spelt out in the text become those tokens.
+        With ``bos``, ``self.bos`` comes first if the model's texts start with it.  A chat needs False, because its template
+        writes that token.  The name of a special token in the text becomes that token.
         """
         ids = self.model.encode(text, add_special_tokens=False).ids
         if bos and self.bos is not None:
@@ -71,13 +71,13 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token numbers, without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of token numbers, without special tokens.  Bytes that are no UTF-8 become U+FFFD."""
         return self.model.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation (``{"role": ..., "content": ...}`` each), as the model was taught.
+        """Apply the chat template to ``messages``, each ``{"role": ..., "content": ...}``, and return the text.
 
-        Encode it with ``bos=False``.  Raises TokenizerError without a template or if it refuses the messages.
+        Encode the text with ``bos=False``.  Raises TokenizerError if there is no template, or if it refuses the messages.
         """
         if self.chat_template is None:
             raise TokenizerError("this model has no chat template: prompt it without --chat")
@@ -94,7 +94,7 @@ class Tokenizer:
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        # The environment that templates are written for: transformers' ``render_jinja_template``.
+        # Templates are written for the environment of ``render_jinja_template`` in transformers, which this one repeats.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
@@ -103,13 +103,13 @@ class Tokenizer:
         return environment.from_string(self.chat_template)
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which ``load`` and transformers read."""
+        """Write tokenizer.json and tokenizer_config.json, which ``text.open.read_tokenizer`` and transformers read."""
         config: dict[str, Any] = {
             **self.special,
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos is not None,
             "clean_up_tokenization_spaces": False,
-            # Not known to transformers, which has a single eos_token and takes numbers from its vocabulary.
+            # Only ``read_tokenizer`` reads this field: transformers has one eos_token and takes its number from the vocabulary.
             "eos_token_ids": list(self.eos_ids),
         }
         if self.bos is not None:
@@ -127,24 +127,26 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text as its tokens come; a character that spans several tokens is held back until it is complete.
+    """Decode a stream of tokens.  A character of several tokens is returned when its last token has come.
 
-    ``prompt`` are the token numbers that precede the stream: they decide whether its first token starts a text.
+    ``prompt`` are the token numbers that precede the stream.  They matter because the first token of a text loses its
+    leading space.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        # Text is complete up to ``_context``; decoding from the piece before it keeps spaces between words.
+        # The text of ``_ids`` up to ``_context`` has been returned.  Its last piece stays in ``_ids``, because the next
+        # token would lose its leading space without it.
         self._ids = list(prompt)
         self._context = len(self._ids)
 
     def push(self, token: int) -> str:
-        """The text that this token completes, perhaps none."""
+        """Return the text that this token completes, which may be empty."""
         self._ids.append(token)
         return self._take(final=False)
 
     def finish(self) -> str:
-        """Return the rest: an incomplete character, as U+FFFD."""
+        """Return the rest of the text.  An incomplete character becomes U+FFFD."""
         return self._take(final=True)
 
     def _take(self, final: bool) -> str:
@@ -158,7 +160,7 @@ class StreamDecoder:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own escapes HTML characters, which a prompt must not.
+    # Jinja's own filter escapes HTML characters, and a prompt must not have such escapes.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 

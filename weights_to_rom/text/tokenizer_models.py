@@ -1,7 +1,7 @@
 """The two families of tokenizers that Llamas use, built from plain lists of tokens.
 
-Byte-level BPE (GPT-2's) merges in the order of a list.  Sentencepiece's BPE merges, of all neighbours that
-make a token together, those with the best score; falls back to byte tokens; and writes a space as U+2581.
+Byte-level BPE (GPT-2's) merges in the order of a list.  Sentencepiece's BPE merges the two
+neighbours whose token has the best score, falls back to byte tokens, and writes a space as U+2581.
 """
 
 import math
@@ -38,8 +38,8 @@ _DEFAULT = (
     r"[0-9][0-9][0-9]",
 )
 
-# GGUF's ``tokenizer.ggml.pre``: the splits before any merge, one after the other.  Names and patterns as in
-# llama.cpp's ``llama-vocab.cpp``, of which those are here that Llamas come with.
+# The patterns that split a text into words, by the name in GGUF's ``tokenizer.ggml.pre``.  They apply in this order, and
+# merges stay within a word.  Source: ``llama-vocab.cpp`` of llama.cpp, as far as Llamas use it.
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
     **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), (_GPT2,)),
@@ -48,16 +48,16 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), (_QWEN2,)),
     "tekken": (_TEKKEN,),
 }
-# Of those, the ones that take a word which is a token as it is, whatever the merges say ...
+# With these, a word that is a token becomes that token, even if no merges lead to it.
 _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
-# ... and the ones whose texts start with a token unless the file denies it.
+# With these, a text starts with the begin token unless the file denies it.
 STARTS_WITH_BOS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
 
 
 def byte_level_bpe(tokens: Sequence[str], merges: Iterable[str], kinds: Sequence[int], pre: str) -> tokenizers.Tokenizer:
     """A GPT-2 style tokenizer from GGUF's lists.
 
-    Raises TokenizerError for a pre-tokenizer that is not in ``PRE_TOKENIZERS`` and for lists that contradict.
+    Raises TokenizerError for a pre-tokenizer that is not in ``PRE_TOKENIZERS`` and for lists that contradict each other.
     """
     if pre not in PRE_TOKENIZERS:
         raise TokenizerError(f"the pre-tokenizer {pre!r} is not known: name another with --tokenizer")
@@ -78,7 +78,7 @@ def sentencepiece_bpe(
     add_space_prefix: bool = True,
     collapse_spaces: bool = False,
 ) -> tokenizers.Tokenizer:
-    """A sentencepiece BPE tokenizer: each way to split a token into two others is a merge, by score.
+    """A sentencepiece BPE tokenizer.  Each split of a token into two tokens is a merge, and its rank is the token's score.
 
     ``add_space_prefix`` puts a space before a text (``add_dummy_prefix``), and decoding drops it again;
     ``collapse_spaces`` keeps one of each run of spaces, and none at the ends (``remove_extra_whitespaces``).
@@ -129,12 +129,12 @@ def _mark_special(model: tokenizers.Tokenizer, tokens: Sequence[str], kinds: Seq
 
 
 def read_sentencepiece(path: Path) -> Tokenizer:
-    """A tokenizer.model.  It must be a BPE without normalisation, as all of Llama's are.
+    """Read a tokenizer.model.  It must be a BPE without normalisation, as all of Llama's are.
 
-    Raises TokenizerError for any other, which shows in how it encodes a probe.
+    Raises TokenizerError for any other: the result must encode a probe text as sentencepiece itself does.
     """
     try:
-        # Not from_file: a damaged file makes the library write to stderr as well.
+        # from_file would also write to stderr if the file is damaged.
         source = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
     except (RuntimeError, OSError):
         raise TokenizerError(f"{path}: not a sentencepiece model") from None
@@ -168,10 +168,10 @@ def _kind(source: sentencepiece.SentencePieceProcessor, i: int) -> int:
 
 
 def read_llama2c(path: Path) -> Tokenizer:
-    """A llama2.c tokenizer.bin: the longest token's length, then score, length and bytes of each token.
+    """Read a llama2.c tokenizer.bin: the longest token's length, then score, length and bytes of each token.
 
-    Its writer (``tokenizer.py`` of karpathy/llama2.c) puts spaces for U+2581 and line ends around ``<s>`` and
-    ``</s>``; tokens 0, 1, 2 are unknown, begin and end, 3 to 258 the bytes.
+    Its writer (``tokenizer.py`` of karpathy/llama2.c) replaces U+2581 by a space and puts line ends around ``<s>`` and
+    ``</s>``.  Tokens 0, 1, 2 are unknown, begin and end, 3 to 258 the bytes.
     """
     data = path.read_bytes()
     tokens: list[str] = []
