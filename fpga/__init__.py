@@ -1,1 +1,1 @@
-"""Boards with an FPGA: their devices, tool flows and estimates, the serial link, and checks of finished bitstreams."""
+"""The FPGA boards that carry a chip: devices, estimates, tool flows, the serial link, and the checks of bitstreams."""

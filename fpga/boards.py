@@ -1,4 +1,4 @@
-"""The boards that a chip can be put on."""
+"""The boards that a chip can be built for, by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from weights_to_rom.errors import HardwireError
 
 @dataclass(frozen=True)
 class Pin:
-    """Where a port of the design leaves the FPGA.
+    """The package pin of one port of the design.
 
     Parameters
     ----------
     site : str
-        The pin of the package.
+        The name of the pin, as the package has it.
     attributes : mapping of str to str
-        Its electrical attributes, in the words of the family's tools.
+        Its electrical attributes (I/O standard, pull-up, drive), in the words of the family's tools.
     """
 
     site: str
@@ -28,19 +28,20 @@ class Pin:
 
 @dataclass(frozen=True)
 class Board:
-    """A board that the package amaranth-boards describes: its pins, package, speed grade and oscillator come from there.
+    """A board with an FPGA.  Its pins, package, speed grade and oscillator come from the package amaranth-boards.
 
     Parameters
     ----------
     name : str
+        The name that a user gives on the command line.
     platform : str
-        "module:class" within ``amaranth_boards``.
+        The description of the board: "module:class" within ``amaranth_boards``.
     device : Device
         The FPGA on the board.
     flasher : str
-        The name that openFPGALoader has for the board.
+        The name of the board in openFPGALoader.
     baud : int
-        Bits a second on the serial line.  ``FTDI_BAUD`` where an FTDI chip leads the line to USB.
+        Bits a second on the serial line.  It is ``FTDI_BAUD`` if an FTDI chip connects the line to USB.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Board:
 
     @property
     def oscillator_mhz(self) -> float:
-        """The clock that the board feeds to the FPGA."""
+        """The frequency of the oscillator on the board, which clocks the FPGA, in MHz."""
         platform = self._platform()
         return platform.resources[platform.default_clk, 0].clock.frequency / 1e6
 
@@ -94,7 +95,7 @@ BOARDS = {
 
 
 def board_named(name: str) -> Board:
-    """Return a board.  Raises HardwireError with the names that there are."""
+    """Return a board.  Raises HardwireError, which lists the known names, if no board has this name."""
     if name not in BOARDS:
         raise HardwireError(f"no board is called {name}; there are {', '.join(BOARDS)}")
     return BOARDS[name]

@@ -1,4 +1,4 @@
-"""The FPGAs that boards carry, and their resources."""
+"""The FPGAs of the boards, their families, and their resources."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,16 @@ from synth.cells import Library
 
 @dataclass(frozen=True)
 class Cells:
-    """Resources that a design takes, or that a device has.
+    """The resources that a design takes, or those that a device has.
 
     Parameters
     ----------
     luts : int
-        LUTs of four inputs.  A bit of a carry chain takes one of them, too.
+        LUTs of four inputs.  Each bit of a carry chain takes one, too.
     flip_flops : int
+        Flip-flops of one bit.
     block_rams : int
-        Block RAMs, each of one of ``Family.block_ram_shapes``.
+        Block RAMs, each used in one of the shapes ``Family.block_ram_shapes``.
     dsps : int
         Multipliers of 18 x 18 bits (ECP5), or of 16 x 16 bits with an adder (iCE40).
     """
@@ -29,16 +30,16 @@ class Cells:
 
 @dataclass(frozen=True)
 class Family:
-    """Devices that one tool flow serves.
+    """The devices that one tool flow can build for.
 
     Parameters
     ----------
     name : str
-        Key of ``fpga.toolchain.TOOLCHAINS`` and ``fpga.estimate.ESTIMATORS``.
+        The key of the family in ``fpga.toolchain.TOOLCHAINS`` and ``fpga.estimate.ESTIMATORS``.
     library : Library
-        The cells that Yosys makes for the family.
+        The types of cells that Yosys maps a design of the family to.
     block_ram_shapes : tuple of (int, int)
-        The (words, bits) that one block RAM can be used as.
+        The shapes of one block RAM: (words, bits of a word).
     """
 
     name: str
@@ -46,10 +47,10 @@ class Family:
     block_ram_shapes: tuple[tuple[int, int], ...]
 
     def block_rams(self, words: int, bits: int, widest: int | None = None) -> int:
-        """Return how many block RAMs a memory takes.
+        """Return how many block RAMs a memory of ``words`` words of ``bits`` bits takes.
 
-        The memory reads and writes one word of ``bits`` bits at a time.  No block RAM is used with words of more than ``widest``
-        bits.
+        The memory reads and writes one word at a time.  If ``widest`` is given, only shapes with words of at most ``widest`` bits
+        are used.
         """
         return min(
             -(-words // depth) * -(-bits // width) for depth, width in self.block_ram_shapes if widest is None or width <= widest
@@ -63,8 +64,9 @@ class Device:
     Parameters
     ----------
     name : str
-        The manufacturer's name.
+        The manufacturer's name for it.
     family : Family
+        The family that it belongs to.
     select : tuple of str
         The arguments by which nextpnr chooses the device.
     cells : Cells

@@ -1,4 +1,4 @@
-"""Estimates of a chip on a board, made before anything is synthesised: resources, clock, cycles of a token."""
+"""Estimates of a chip on a board without synthesis: its resources, its clock, and its cycles a token."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,19 +16,19 @@ from weights_to_rom.model_format import ModelFormat
 
 
 class Estimator(Protocol):
-    """Figures and candidates of a family: its module ``estimate`` has them."""
+    """The figures of a family.  Its module ``estimate`` has these members."""
 
     WIDE_BITS: int
-    """Bits of a Wide value in a model that is compiled for the family."""
+    """Bits of a Wide value (an element of the residual stream) in a model that is compiled for the family."""
 
     CONTEXT: int
-    """The context at which tokens a second are counted, if the chip holds as much."""
+    """The number of positions at which tokens a second are counted.  A chip with fewer positions is counted at its last one."""
 
     CLOCK_MHZ: Mapping[str, float]
-    """Clocks that designs have reached after route, by device."""
+    """Clocks in MHz that designs have reached after route, by device."""
 
     FULL: Mapping[str, float]
-    """The highest share of LUTs at which nextpnr still places and routes in reasonable time, by device."""
+    """The highest share of the LUTs, by device, at which nextpnr still places and routes a design in reasonable time."""
 
     def candidates(self, model: ModelFormat, max_context: int) -> Iterator[ChipConfig]:
         """Yield the configurations among which ``fastest`` chooses.  Raises ValueError if the family cannot run the model."""
@@ -40,21 +40,22 @@ ESTIMATORS: dict[str, Estimator] = {"ecp5": fpga.ecp5.estimate, "ice40": fpga.ic
 
 @dataclass(frozen=True)
 class Estimate:
-    """A configuration on a board.
+    """The estimate of a configuration on a board.
 
     Parameters
     ----------
     config : ChipConfig
+        The options of the chip.
     cells : Cells
-        The resources that the chip takes.  An estimate.
+        The estimated resources of the chip.
     chains, narrow : tuple of str
-        As in ``fpga.job.Job``.
+        Patterns of carry chains and of narrow block RAMs, as ``fpga.job.Job`` defines them.
     clock_mhz : float
-        An estimate.
+        The estimated clock in MHz.
     context : int
         The position of the token whose cycles are counted.
     cycles : int
-        Cycles of a token.  They follow from shapes, and are exact.
+        Cycles of this token.  The number is exact, because it follows from the shapes of the model alone.
     """
 
     config: ChipConfig
@@ -67,7 +68,7 @@ class Estimate:
 
     @property
     def tokens_per_second(self) -> float:
-        """At the estimated clock."""
+        """Tokens a second at the estimated clock."""
         return self.clock_mhz * 1e6 / self.cycles
 
 
@@ -85,10 +86,10 @@ def estimate(model: ModelFormat, config: ChipConfig, board: Board) -> Estimate:
 
 
 def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...], tuple[str, ...]]:
-    """Return the resources of a chip, the patterns of its carry chains, and those of its narrow block RAMs.
+    """Return the resources of a chip, the patterns of its carry chains, and the patterns of its narrow block RAMs.
 
-    The figures of pipelined units were counted on an ECP5, those of the shared engine on an iCE40.  Both serve both families,
-    because the LUTs of both have four inputs.
+    The figures of pipelined units were counted on an ECP5, and those of the shared engine on an iCE40.  They are used for both
+    families, because the LUTs of both have four inputs.
     """
     if config.shared:
         return shared_cells(model, config, device.family), (), ()
@@ -98,16 +99,18 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
 def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) -> Estimate:
     """Return the configuration that fits the board and takes the fewest cycles a token.
 
-    If none fits, it is the one with the fewest LUTs.
+    If no configuration fits, return the one with the fewest LUTs.
 
     Parameters
     ----------
     model : ModelFormat
+        The shapes of the model.
     board : Board
+        The board that the chip must fit.
     max_context : int
-        The context, unless it is given.
+        Positions of the chip, unless ``given`` has this option.
     given : int, str or bool
-        Options of ChipConfig that stay as they are; the others are found.
+        The options of ChipConfig that the caller fixes.  The search chooses the others.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) ->
 
 
 def _with_options(model: ModelFormat, board: Board, max_context: int, given: dict[str, Any]) -> list[ChipConfig]:
-    """Return the candidates, each once, with their options replaced by the given ones."""
+    """Return the candidates of the family with the given options in place of their own, without repetition."""
     if given.get("shared"):
         return [ChipConfig.for_model(model, **{"max_context": min(max_context, SHARED_CONTEXT)} | given)]
     found, refusal = {}, None
@@ -137,9 +140,9 @@ def _with_options(model: ModelFormat, board: Board, max_context: int, given: dic
 
 
 def overflows(cells: Cells, board: Board, *, tight: bool = False) -> list[str]:
-    """Return the resources that the board has too few of, each as "12 block RAMs of 10".
+    """Return one text, such as "12 block RAMs of 10", for each resource of which the board has too few.
 
-    ``tight`` allows all LUTs to be used, whether or not nextpnr can then route the design.
+    ``tight`` allows the design all LUTs, although nextpnr may then fail to route it.
     """
     full, have = 1.0 if tight else estimator_of(board).FULL[board.device.name], board.device.cells
     over = []

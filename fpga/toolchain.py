@@ -1,4 +1,4 @@
-"""The tool flows, one for each family of FPGAs, behind one protocol."""
+"""The tool flows: one for each family of FPGAs, all with the same protocol."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from synth.run import Progress
 
 
 class Toolchain(Protocol):
-    """The tools of a family: its module ``toolchain`` has these members."""
+    """The tool flow of a family.  Its module ``toolchain`` has these members."""
 
     SUFFIX: str
-    """The end of the name of a bitstream, with the dot."""
+    """The suffix of a bitstream's file name, with the dot."""
 
     def clock(self, board: Board, mhz: float) -> float:
-        """Return the fastest clock in MHz that the board can make and that is not above ``mhz``.
+        """Return the fastest clock in MHz, at most ``mhz``, that the board can make.
 
         Raises HardwireError if there is none.
         """
@@ -27,7 +27,8 @@ class Toolchain(Protocol):
     def build(self, job: Job, progress: Progress) -> Placed:
         """Synthesise, place, route and pack a design.
 
-        A result of the same input is not made again.  Whether the clock is met stands in the report.
+        If the folder of the job has a result of the same input, that result is returned.  A clock that the design misses is no
+        error: the report has the clock that it reaches.
         Raises BuildError if a tool refuses the design.
         """
         ...
@@ -35,22 +36,27 @@ class Toolchain(Protocol):
     def block_rams(self, netlist: Path) -> Mapping[str, BlockRam]:
         """Return the block RAMs of a placed netlist by the name of their cell.
 
-        The name is that of the memory, ``.ROW`` and ``.COLUMN``: rows hold further words, or copies; columns hold further bits.
+        The name of a cell is ``MEMORY.ROW.COLUMN``.  Each row holds further words, or a copy of the words.  Each column holds
+        further bits of a word.
         """
         ...
 
     def unpack(self, bitstream: Path) -> Mapping[Site, Sequence[int]]:
-        """Return the raw contents of each block RAM in a bitstream.  Raises BuildError if the file is no bitstream."""
+        """Return the raw contents of each block RAM in a bitstream.
+
+        Raises BuildError if the file is no bitstream.
+        """
         ...
 
     def words_of(self, contents: Sequence[int], width: int) -> list[int]:
-        """Return the raw contents of a block RAM as the words of ``width`` bits that its port reads, by address."""
+        """Return the words of ``width`` bits that a port reads from a block RAM with these raw contents, by address."""
         ...
 
     def routed_verilog(self, placed: Placed) -> str:
         """Return a module ``board`` that simulates the placed netlist cell by cell.
 
-        Flip-flops start as after configuration, and ``rst`` is not connected.  The clock ``clk`` is the output of the PLL.
+        Flip-flops start in the state after configuration, and ``rst`` is not connected.  ``clk`` takes the place of the clock that
+        the PLL makes.
         Raises BuildError for cells that cannot be simulated.
         """
         ...

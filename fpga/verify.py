@@ -10,21 +10,21 @@ from fpga.toolchain import Toolchain
 from synth.run import BuildError
 
 WordsOf = Callable[[Sequence[int], int], list[int]]
-"""``Toolchain.words_of``."""
+"""The type of ``Toolchain.words_of``."""
 
 
 @dataclass(frozen=True)
 class Equal:
-    """A memory of the design whose block RAMs hold the right words.
+    """The result for a memory whose block RAMs hold the right words.
 
     Parameters
     ----------
     memory : str
-        Flattened name.
+        The flattened name of the memory.
     words, bits : int
-        How many words were compared, and the bits of the largest one.
+        The number of compared words, and the bits of the largest word.
     block_rams : int
-        How many block RAMs hold it.  0 means that the memory became logic: then it was not compared.
+        The number of block RAMs that hold the memory.  It is 0 if Yosys made logic of the memory: then nothing was compared.
     """
 
     memory: str
@@ -34,21 +34,21 @@ class Equal:
 
 
 def verify(toolchain: Toolchain, bitstream: Path, netlist: Path, contents: Mapping[str, list[int]]) -> list[Equal]:
-    """Compare a bitstream with ``contents``, the words of each memory of the design.
+    """Compare a bitstream with ``contents``, and return one result for each memory.
 
     Parameters
     ----------
     toolchain : Toolchain
         The tool flow that made the bitstream.
     bitstream, netlist : Path
-        The two files of one ``Placed``.
+        The two files of one ``fpga.job.Placed``.
     contents : mapping of str to list of int
-        Words by flattened name (``fpga.memories.contents``).
+        The words of each memory of the design, by flattened name (``fpga.memories.contents``).
 
     Raises
     ------
     BuildError
-        A word differs, or a block RAM holds something and belongs to no memory, or the netlist is that of another design.
+        A word differs, a block RAM that belongs to no memory is not empty, or the netlist belongs to another design.
     """
     blocks, held = toolchain.block_rams(netlist), toolchain.unpack(bitstream)
     if missing := sorted(name for name, block in blocks.items() if block.site not in held):
@@ -76,28 +76,29 @@ def memory_words(
     held: Mapping[Site, Sequence[int]],
     words_of: WordsOf,
 ) -> list[int]:
-    """Put the words of a memory together from its block RAMs.
+    """Return the words of a memory, put together from its block RAMs.
 
-    Yosys leaves out a bit that is the same in all words of a ROM.  Such a bit is taken from ``expected``, every other one from the
-    bitstream.  Each column of block RAMs has the next ``width`` of the bits that vary.  The rows of a column have further words, or
-    the same words again: a ROM with several readers has copies.
+    Yosys leaves out a bit that is the same in all words of a ROM.  This function takes such a bit from ``expected``, and all
+    others from the bitstream.  Each column of block RAMs holds the next ``width`` of the bits that vary.  The rows of a column hold
+    further words, or the same words again, because a ROM with several readers has copies.
 
     Parameters
     ----------
     memory : str
-        Flattened name.
+        The flattened name of the memory.
     expected : sequence of int
         The words that the memory should have.
     blocks : mapping of str to BlockRam
-        Block RAMs of the netlist, by name: ``memory.ROW.COLUMN``.
+        The block RAMs of the netlist by name, ``MEMORY.ROW.COLUMN``.
     held : mapping of Site to sequence of int
         The raw contents of the block RAMs in the bitstream.
     words_of : WordsOf
+        The function that turns raw contents into words.
 
     Raises
     ------
     BuildError
-        The block RAMs are not those of a memory of this size, or copies differ.
+        The block RAMs do not make a memory of this size, or two copies differ.
     """
     places = {
         (int(match[1]), int(match[2])): block
@@ -132,9 +133,10 @@ def memory_words(
 
 
 def _as_rows(stored: dict[tuple[int, int], list[int]], n_words: int) -> dict[tuple[int, int], list[int]]:
-    """Return the block RAMs of a deep memory by row and column, where Yosys numbers all of them as columns of row 0.
+    """Return the block RAMs of a deep memory by row and column.
 
-    The columns of the first words come first, then those of the next words.
+    Yosys numbers all block RAMs of such a memory as columns of row 0: first the columns of the first words, then the columns of the
+    next words, and so on.
     """
     columns = sorted(column for _, column in stored)
     deep = -(-n_words // len(stored[0, columns[0]]))
@@ -145,13 +147,14 @@ def _as_rows(stored: dict[tuple[int, int], list[int]], n_words: int) -> dict[tup
 
 
 def _without_copies(words: list[int], rows: int, n_words: int) -> list[int] | None:
-    """Return the words of one copy out of the words of ``rows`` block RAMs, or None if the copies differ."""
+    """Return the words of one copy from the words of all copies in ``rows`` block RAMs, or None if the copies differ."""
     depth = len(words) // rows
     size = depth * -(-n_words // depth)
     return words[:size] if all(words[i] == words[i % size] for i in range(size, len(words))) else None
 
 
 def _compare(memory: str, expected: Sequence[int], read: Sequence[int]) -> None:
+    """Raise BuildError with the first word that differs and its wrong bits."""
     for at, (right, found) in enumerate(zip(expected, read, strict=True)):
         if wrong := right ^ found:
             bits = ", ".join(str(bit) for bit in range(wrong.bit_length()) if wrong >> bit & 1)

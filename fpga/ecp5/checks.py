@@ -1,4 +1,4 @@
-"""Checks of a synthesised ECP5 netlist against the Verilog that it was made of."""
+"""Compare a synthesised ECP5 netlist with the Verilog that it was made from."""
 
 import json
 import re
@@ -14,14 +14,24 @@ from synth.run import BuildError
 
 
 def check_patterns(patterns: Sequence[str], verilog: str, top: str) -> None:
-    """Fail if a pattern of ``fpga.ecp5.script`` selects nothing, as it does when a unit of the chip has got another name.
+    """Raise an error if a pattern of ``fpga.ecp5.script`` selects nothing of the design.
 
-    A pattern selects instances and their memories, or multiplications: a module with ``a * b`` has cells ``$mul...``.
+    A pattern selects instances and their memories, or multiplications: a module with ``a * b`` has cells ``$mul...``.  A pattern
+    that selects nothing names a unit whose name has changed.
+
+    Parameters
+    ----------
+    patterns : sequence of str
+        Patterns of flattened names, as ``fnmatch`` reads them.
+    verilog : str
+        The text of the design.
+    top : str
+        Its top module.
 
     Raises
     ------
     BuildError
-        A pattern that fits no flattened name of the design.
+        A pattern matches no flattened name of the design.
     """
     names = set()
     for path, _, body in instances(verilog, top):
@@ -34,25 +44,26 @@ def check_patterns(patterns: Sequence[str], verilog: str, top: str) -> None:
 def check_memories(
     board: Board, planned: Mapping[str, Memory], netlist: Path, top: str, narrow: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Return how many block RAMs each memory takes in the netlist, and fail if a memory is not what it should be.
+    """Return how many block RAMs each memory takes in the netlist, after checking that it takes the right cells.
 
     Parameters
     ----------
     board : Board
+        The board whose FPGA the netlist is for.
     planned : mapping of str to Memory
         The memories of the design (``fpga.memories.memories``).
     netlist : Path
-        The netlist of Yosys.
+        The netlist that Yosys wrote.
     top : str
         Its top module.
     narrow : sequence of str
-        Patterns of memories that may take more block RAMs, because these are narrow.
+        Patterns of memories in narrow block RAMs.  They may take more block RAMs than others.
 
     Raises
     ------
     BuildError
-        A ROM is not in block RAM, a RAM is neither in block RAM nor in LUTs that are RAM, or a memory takes more block RAMs than
-        its words and bits ask for.
+        A ROM is not in block RAM, a RAM is neither in block RAM nor in distributed RAM (LUTs used as RAM), or a memory takes more
+        block RAMs than its words and bits need.
     """
     cells = json.loads(netlist.read_text())["modules"][top]["cells"]
     family = board.device.family

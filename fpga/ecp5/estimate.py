@@ -16,36 +16,36 @@ CONTEXT: int = 128
 CLOCK_MHZ: Mapping[str, float] = {"LFE5U-85F": 75.0, "LFE5U-25F": 60.0}
 
 FULL: Mapping[str, float] = {"LFE5U-85F": 0.75, "LFE5U-25F": 0.92}
-"""With more, routing took an hour on an 85F."""
+"""The highest share of LUTs that routes in reasonable time.  An 85F with more of them in use took an hour to route."""
 
 DSPS_FULL = {"LFE5U-85F": 0.55}
-"""The share of DSPs that are used before multiplications become carry chains, by device.  1.0 elsewhere.
+"""The highest share of DSPs in use, by device.  Further multiplications become carry chains.  It is 1.0 for devices not listed.
 
-A large device has its DSPs in few rows.  If most of them are used, the wires to the nearest free one are long.
+A large device has its DSPs in few rows.  If a design uses most of them, its wires to them become long.
 """
 
 NARROW = ("LFE5U-85F",)
-"""Devices on which weight ROMs are made of narrow block RAMs if there are enough, and then the KV cache, too."""
+"""Devices on which weight ROMs are made of narrow block RAMs if there are enough.  If more are left, the KV cache is, too."""
 
 # LUTs of each part, as counted in placed designs of ``stories-260k`` (docs/explanation/ecp5-timing.md).
-LUTS_ANY = 2_500  # control and serial line, which do not grow
+LUTS_ANY = 2_500  # control and serial line, which are the same in every chip
 LUTS_ROW_LANE = 2_350  # a row lane of 32 block lanes
 LUTS_ROW_LANE_REST = 750  # the part of a row lane that does not grow with block lanes: scale, alignment, accumulator
 LUTS_VECTOR_LANE = 3_600  # residual, norm, RoPE, SwiGLU, four conversions, embedding
 LUTS_SAMPLER_LANE = 1_350
 LUTS_HEAD = 1_300  # exponents, shifts and division of an attention head
-LUTS_HEAD_LANE = 205  # an element of a head without its products
-FLIP_FLOPS_A_LUT = 0.55
+LUTS_HEAD_LANE = 205  # one lane of an attention head, without its multiplications
+FLIP_FLOPS_A_LUT = 0.55  # flip-flops for each LUT
 
-DSPS_VECTOR_LANE = 19  # norm 7, RoPE 5, SwiGLU 4, end of attention 2, embedding 1
+DSPS_VECTOR_LANE = 19  # RMSNorm 7, RoPE 5, SwiGLU 4, end of attention 2, embedding 1
 DSPS_SAMPLER_LANE = 2
 DSPS_HEAD_LANE = 2  # q * k, p * v
 
 
 def pipelined_cells(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Cells, tuple[str, ...], tuple[str, ...]]:
-    """Return the resources of a chip, the patterns of its carry chains, and those of its narrow block RAMs.
+    """Return the resources of a chip, the patterns of its carry chains, and the patterns of its narrow block RAMs.
 
-    LUTs are right within a tenth.  Block RAMs are an upper bound, because Yosys leaves constant bits of ROMs out.
+    LUTs are right within 10 %.  Block RAMs are an upper bound, because Yosys leaves out the constant bits of ROMs.
     """
     lane = LUTS_ROW_LANE_REST + (LUTS_ROW_LANE - LUTS_ROW_LANE_REST) * config.block_lanes / BLOCK
     wide = model.wide_bits / 32
@@ -74,9 +74,9 @@ def pipelined_cells(model: ModelFormat, config: ChipConfig, device: Device) -> t
 
 
 def _block_rams(model: ModelFormat, config: ChipConfig, family: Family, narrow: tuple[str, ...]) -> int:
-    """Return the block RAMs of ROMs, KV cache and the tables of each lane.
+    """Return the block RAMs of the ROMs, the KV cache, and the tables of each lane.
 
-    ``narrow`` are the patterns of the memories that are made of narrow block RAMs.
+    ``narrow`` has the patterns of the memories that are made of narrow block RAMs.
     """
 
     def widest(cells: tuple[str, ...]) -> int | None:
@@ -97,7 +97,8 @@ def _block_rams(model: ModelFormat, config: ChipConfig, family: Family, narrow: 
 def candidates(model: ModelFormat, max_context: int) -> Iterator[ChipConfig]:
     """Yield pipelined chips of all sizes.
 
-    The sampler is as fast as the LM head.  Multipliers are plain, because carry chains are made of plain multiplications.
+    The sampler takes logits at least as fast as the LM head makes them, if the vector lanes allow it.  Multipliers are "plain",
+    because only a plain ``a * b`` can become a carry chain.
     """
     powers = (1, 2, 4, 8, 16, 32)
     for rows, block, vector, heads in product(powers, (8, 16, BLOCK), powers, range(1, model.n_heads + 1)):

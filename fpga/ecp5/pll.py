@@ -1,4 +1,4 @@
-"""The clock of an ECP5, made by its PLL."""
+"""The clock of an ECP5: the setting of its PLL, and the top module with the PLL."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from weights_to_rom.errors import HardwireError
 TOP = "top"
 
 VCO_MHZ = (400.0, 800.0)
-"""The range of the oscillator in the PLL."""
+"""The lowest and the highest frequency of the VCO, the oscillator in the PLL."""
 
 PHASE_DETECTOR_MHZ = 3.125
-"""The slowest clock that the phase detector takes."""
+"""The lowest frequency at the phase detector."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Pll:
     Parameters
     ----------
     divide : int
-        Divides the oscillator's clock at the phase detector.
+        The divisor from the board's oscillator to the phase detector.
     multiply : int
-        Divides the output in the feedback path.
+        The divisor from the output to the phase detector.  1 to 80.
     post_divide : int
-        Divides the clock of the VCO.
+        The divisor from the VCO to the output.  1 to 128.
     mhz : float
-        The output.
+        The frequency of the output in MHz.
     """
 
     divide: int
@@ -36,7 +36,7 @@ class Pll:
 
     @classmethod
     def below(cls, oscillator_mhz: float, mhz: float) -> "Pll":
-        """Return the setting with the fastest clock that is not above ``mhz``.  Raises HardwireError if there is none."""
+        """Return the setting with the fastest clock of at most ``mhz``.  Raises HardwireError if there is none."""
         found = None
         for divide in range(1, int(oscillator_mhz / PHASE_DETECTOR_MHZ) + 1):
             multiply = int(mhz * divide / oscillator_mhz + 1e-9)
@@ -52,7 +52,7 @@ class Pll:
 
 
 def top_verilog(pll: Pll) -> str:
-    """Return the module ``top``: the PLL, and the module ``board``, which is in reset until the PLL has locked."""
+    """Return the module ``top``: the PLL, and the module ``board``, which stays in reset until the PLL has locked."""
     return f"""
 module {TOP} (
   input clk,

@@ -1,4 +1,4 @@
-"""Turn a placed ECP5 netlist into Verilog that is simulated as a board, cell by cell."""
+"""Turn a placed ECP5 netlist into Verilog that simulates the board cell by cell."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from synth.run import BuildError
 def routed_verilog(placed: Placed) -> str:
     """Return a module ``board`` that simulates the placed netlist, with statements for every cell.
 
-    Flip-flops start as after configuration, and ``rst`` is not connected.  The clock ``clk`` is the output of the PLL.
+    Flip-flops start in the state after configuration, and ``rst`` is not connected.  ``clk`` takes the place of the PLL's output.
     Raises BuildError for a cell, or a mode of a cell, that has no model here.
     """
     (top,) = json.loads(placed.netlist.read_text())["modules"].values()
@@ -57,17 +57,17 @@ def routed_verilog(placed: Placed) -> str:
 
 
 def _known(cell: dict, name: str) -> str:
-    """Return a parameter or an attribute of a cell, or ""."""
+    """Return a parameter or an attribute of a cell, or "" if the cell does not have it."""
     return (cell["parameters"] | cell["attributes"]).get(name, "").strip()
 
 
 def _flag(cell: dict, name: str, value: str) -> str:
-    """Return 1 if a parameter of a cell has a value, else 0."""
+    """Return a Verilog constant: 1 if the parameter ``name`` of a cell is ``value``, else 0."""
     return f"1'b{int(_known(cell, name) == value)}"
 
 
 def _in(cell: dict, port: str, open_is: int = 1) -> str:
-    """Return the value of an input after its inverter, or its constant.  An input without a wire is ``open_is``."""
+    """Return the Verilog expression of an input after its multiplexer.  An input without a wire is ``open_is``."""
     mux, bits = _known(cell, f"{port}MUX"), cell["connections"].get(port)
     if mux in ("0", "1"):
         return f"1'b{mux}"
@@ -77,27 +77,30 @@ def _in(cell: dict, port: str, open_is: int = 1) -> str:
 
 
 def _bus(cell: dict, name: str, high: int, low: int = 0) -> str:
+    """Return the Verilog expression of the inputs ``name`` + HIGH down to ``name`` + LOW."""
     return "{" + ", ".join(_in(cell, f"{name}{bit}") for bit in range(high, low - 1, -1)) + "}"
 
 
 def _assign(cell: dict, port: str, value: str) -> Iterator[str]:
+    """Yield the assignment of ``value`` to an output, if the output has a wire."""
     if bits := cell["connections"].get(port):
         yield f"assign n{bits[0]} = {value};"
 
 
 def _comb(cell: dict, name: str) -> Iterator[str]:
+    """Yield the statements of a LUT, of a half of a CCU2C (one bit of a carry chain), or of 16 bits of distributed RAM."""
     mode, init = _known(cell, "MODE"), f"16'b{_known(cell, 'INITVAL') or '0'}"
     at = "{" + ", ".join(_in(cell, port) for port in "DCBA") + "}"
     if mode in ("", "LOGIC"):
         yield from _assign(cell, "F", f"lut({init}, {at})")
     elif mode == "CCU2":
-        inject = _known(cell, "CCU2_INJECT1") == "YES"  # the carry is not added to the sum, and none is generated
+        inject = _known(cell, "CCU2_INJECT1") == "YES"  # then the sum is the LUT alone, and the half generates no carry
         carry, both = _in(cell, "FCI", 0), f"{{2'b00, {_in(cell, 'B')}, {_in(cell, 'A')}}}"
         yield from _assign(cell, "F", f"lut({init}, {at})" + ("" if inject else f" ^ {carry}"))
         yield from _assign(cell, "FCO", f"lut({init}, {at}) ? {carry} : " + ("1'b0" if inject else f"lut({init}, {both})"))
     elif mode == "DPRAM":
         yield f"reg [15:0] {name} = {init};"
-        # nextpnr connects the bits of the address to the inputs of a LUT in this order.
+        # This is the order in which nextpnr connects the bits of the address, highest first, to the inputs of a LUT.
         yield from _assign(cell, "F", f"{name}[{{{', '.join(_in(cell, port) for port in 'ACBD')}}}]")
         yield f"if ({_in(cell, 'WRE')}) {name}[{_bus(cell, 'WAD', 3)}] <= {_in(cell, 'WD')};"
     elif mode != "RAMW_BLOCK":
@@ -107,12 +110,14 @@ def _comb(cell: dict, name: str) -> Iterator[str]:
 
 
 def _ramw(cell: dict, name: str) -> Iterator[str]:
+    """Yield the wires through the write port of distributed RAM."""
     for outputs, inputs in (("WDO", ("C1", "A1", "D1", "B1")), ("WADO", ("D0", "B0", "C0", "A0"))):
         for bit, port in enumerate(inputs):
             yield from _assign(cell, f"{outputs}{bit}", _in(cell, port))
 
 
 def _flip_flop(cell: dict, name: str) -> Iterator[str]:
+    """Yield the statement of a flip-flop.  Its reset is synchronous, and has priority over its enable."""
     q, d = cell["connections"]["Q"][0], _in(cell, "DI" if _known(cell, "SD") == "1" else "M")
     enabled = f"if ({_in(cell, 'CE')}) n{q} <= {d};"
     cleared = f"if ({_in(cell, 'LSR', 0)}) n{q} <= {_flag(cell, 'REGSET', 'SET')};"
@@ -124,6 +129,7 @@ def _flip_flop(cell: dict, name: str) -> Iterator[str]:
 
 
 def _multiplier(cell: dict, name: str) -> Iterator[str]:
+    """Yield the statements of a multiplier of 18 x 18 bits, with registers at its operands and its product if it uses them."""
     if _known(cell, "REG_PIPELINE_CLK") not in ("", "NONE"):
         raise ValueError("a multiplier with a register within")
 
@@ -145,7 +151,10 @@ def _multiplier(cell: dict, name: str) -> Iterator[str]:
 
 
 def _block_ram(cell: dict, name: str) -> Iterator[str]:
-    """A port that reads a word in the cycle in which the other port writes it gets the old word."""
+    """Yield the statements of a block RAM.
+
+    A port that reads a word in the cycle in which the other port writes it gets the old word.
+    """
     yield f"reg [8:0] {name} [0:{UNITS - 1}];"
     rows = [int(_known(cell, f"INITVAL_{k:02X}") or "0", 2) for k in range(64)]
     words = [row >> 20 * k & 0x3FFFF for row in rows for k in range(16)]
@@ -164,7 +173,7 @@ def _block_ram(cell: dict, name: str) -> Iterator[str]:
         low = {9: 3, 18: 4, 36: 5}[width]
         row = _bus(cell, f"AD{port}", 13, low)
         at = [row] if width == 9 else [f"{{{row}, {low - 3}'d{k}}}" for k in range(width // 9)]
-        if not (width == 36 and port == "A"):  # words of 36 bits are written by port A and read by port B
+        if not (width == 36 and port == "A"):  # port A writes words of 36 bits, and port B reads them
             yield f"reg [{width - 1}:0] {name}{port} = 0;"
             yield f"if ({enable}) {name}{port} <= {{{', '.join(f'{name}[{unit}]' for unit in reversed(at))}}};"
             read = f"{name}{port}"
@@ -182,6 +191,7 @@ def _block_ram(cell: dict, name: str) -> Iterator[str]:
 
 
 def _io(cell: dict, name: str) -> Iterator[str]:
+    """Yield the wire through a pin."""
     if _known(cell, "DIR") == "OUTPUT":
         yield from _assign(cell, "B", _in(cell, "I"))
     else:
@@ -196,7 +206,10 @@ MODELS = {
     "DP16KD": _block_ram,
     "TRELLIS_IO": _io,
     "DCCA": lambda cell, name: _assign(cell, "CLKO", _in(cell, "CLKI")),
-    # The simulation counts cycles of the output of the PLL.
+    # One cycle of the simulation is one cycle of the PLL's output.
     "EHXPLLL": lambda cell, name: (*_assign(cell, "CLKOP", _in(cell, "CLKI")), *_assign(cell, "LOCK", "&locking")),
 }
-"""Yields the statements of a cell, by its type.  Those that begin with "if" are run at each edge of the clock."""
+"""The model of each type of cell: a function that yields Verilog statements.
+
+Statements that begin with "if" run at each rising edge of the clock.  All others are declarations and assignments.
+"""

