@@ -1,31 +1,17 @@
 """The order of the house: who may import whom, how large a module is, and where a test lies."""
 
 import ast
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.modules import MODULES, ROOT, tracked
 
 RANKS = {"weights_to_rom": 0, "hdl": 1, "sim": 2, "synth": 2, "fpga": 3, "hardwire": 4}
 """Data flow one way: a room imports from itself and from rooms of a lower rank."""
 
 MOST_LINES = 450
 MOST_ENTRIES = {"hdl": 25, "fpga": 15}
-
-
-def tracked(*patterns: str) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, text=True, capture_output=True, check=True)
-    return [ROOT / name for name in listed.stdout.split() if (ROOT / name).is_file()]
-
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {module_of(path): path for path in tracked("*.py") if path.relative_to(ROOT).parts[0] in RANKS}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
