@@ -101,12 +101,14 @@ def page() -> str:
 def differing() -> dict[Path, str]:
     """The files that are out of date, with their new contents."""
     part = table(["board", "model", "after route", "cycles a token", "tokens/s"], board_rows())
-    readme = re.sub(
-        r"(<!-- printed: boards -->\n).*?(\n<!-- end -->)",
-        lambda found: found[1] + part + found[2],
+    readme, found = re.subn(
+        r"(<!-- printed: boards -->\n).*?(<!-- end -->)",
+        lambda marks: f"{marks[1]}\n{part}\n\n{marks[2]}",
         README.read_text(),
         flags=re.DOTALL,
     )
+    if found != 1:
+        raise SystemExit(f"{README}: has {found} places for the table of boards, not 1")
     return {path: text for path, text in {PAGE: page(), README: readme}.items() if not path.exists() or path.read_text() != text}
 
 
