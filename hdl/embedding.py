@@ -1,4 +1,4 @@
-"""A row of the embedding table, read out of the weight ROM, as Wide."""
+"""The embedding: a row of the table in the weight ROM, dequantised to Wide."""
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -25,17 +25,21 @@ def rounded(shifted):
 class Dequantise(wiring.Component):
     """y = sat(rshr(v, 16 - places), wide_bits), where v = d * code - minimum, or d * (16 * code + next code).
 
-    Latency: ``latency`` = 4 cycles.  Rate: a code a cycle.  Stages: a multiplication, an addition, a shift and a rounding.
-    places and beyond belong to a row and may not change while it passes.
+    Latency: ``latency`` = 4 cycles from ``code`` to ``y``: a multiplication, an addition, a shift and a rounding.  Rate: a code a
+    cycle.  ``places`` and ``beyond`` belong to a row and may not change while its codes are inside.
+
+    Parameters
+    ----------
+    wide_bits : bits of the result, 24 or 32
 
     Members
     -------
     code : In(signed(5))     0..15, or -8..7 in a high plane
-    d : In(8)                beside code
-    high, low : In(1)        beside the product of code: the high plane of two, or the low one
-    minimum : In(15)         beside the product of code: m << k, zero with two planes
+    d : In(8)                in the cycle of ``code``
+    high, low : In(1)        a cycle after ``code``: it is of the high plane, or of the low plane, of two
+    minimum : In(15)         a cycle after ``code``: m << k; zero with two planes
     places : In(6)           0..wide_bits + 15
-    beyond : In(15)          bit p: a value of that magnitude bit leaves Wide
+    beyond : In(15)          bit p: a value whose magnitude has bit p set saturates
     y : Out(signed(wide_bits))
     """
 
@@ -63,8 +67,8 @@ class Dequantise(wiring.Component):
         width = self.wide_bits + VALUE_BITS
         shifted, saturates, negative = Signal(signed(width)), Signal(), Signal()
 
-        # Small steps first: the value grows only as far as it has been shifted.  Only a value that saturates
-        # has bits above the register.
+        # Small steps first, so that the value is only as wide as its shift so far makes it.  Only a value that saturates loses
+        # bits at the top of the register.
         level = value
         for k, place in enumerate(self.places):
             step = Signal(signed(min(len(level) + (1 << k), width)), name=f"by{1 << k}")
@@ -87,36 +91,41 @@ class Dequantise(wiring.Component):
 class Embedding(wiring.Component):
     """o = sat(rshr(v, -(e + residual_shift + 12)), wide_bits), v = d * (q - 128) or d * q - (m << k).
 
-    Row t of the table is row t % row_lanes of group t // row_lanes.  Both, and the group's address, come from
-    one bit-serial division.  For each block d and m are read first, then the codes, ``vector_lanes`` of one
-    plane a cycle: nothing larger than a beat is buffered, at the price of reading words more than once.  Whatever
-    takes the beats is ready for all of a token, so that nothing has to stand still between here and the ROM.
+    Row t of the table is row t % row_lanes of group t // row_lanes.  One bit-serial division gives both, and the address of the
+    group.  For each block d and m are read first, then the codes, ``vector_lanes`` codes of one plane a cycle.  Words are read
+    more than once, so that no buffer is larger than a beat.  ``o`` has no ready: its consumer takes each beat of a token at
+    once, so that the pipeline from the ROM to ``o`` never stalls.
 
-    Cycles, where t = bits_for(vocab_size - 1), p = bits / 4 planes and s is the number of
-    words that hold a block's d (eight-bit tables) or d and m: the first beat is valid t + s + p + 11 cycles
-    after the token moved, further ones p cycles later each and s more from block to block, the last one
-    t + 11 + n_blocks * (s + p * 32 / vector_lanes) after the token.  The next token can move a cycle after it.
+    Latency: ``latency`` = t + s + p + 11 cycles from the token to the first beat, where t = bits_for(vocab_size - 1), p = bits / 4
+    planes, and s is the number of words that hold d of a block (eight-bit tables) or d and m (four-bit tables).
+
+    Rate: a beat every p cycles, and s cycles more between two blocks.  The last beat is valid ``cycles`` = t + 11 + n_blocks *
+    (s + p * 32 / vector_lanes) cycles after the token moved.  The next token can move a cycle later.
 
     Parameters
     ----------
-    row_lanes : rows side by side in the ROM, any number
-    block_lanes : codes in a ROM word of a lane
-    vector_lanes : elements a beat, at most block_lanes
-    n_blocks : blocks of 32 a row
-    bits : 4 or 8
-    wide_bits : width of Wide
-    n_words, n_groups : depths of the ROMs
-    base, row_base : where the table begins in them
-    vocab_size : tokens are below it
+    row_lanes : rows of a group, any positive number
+    block_lanes : codes of a ROM word of a lane: 4, 8, 16 or 32
+    vector_lanes : elements of a beat, a power of two up to ``block_lanes``
+    n_blocks : blocks of 32 elements of a row
+    bits : bits of a code, 4 or 8
+    wide_bits : bits of an element of ``o``, 24 or 32
+    n_words, n_groups : words of the weight ROM and of the row ROM
+    base, row_base : address of the table's first word in the weight ROM and in the row ROM
+    vocab_size : tokens are 0 .. vocab_size - 1
 
     Members
     -------
     i : In(stream, token)
     residual_shift : In(signed(6))    may change only while no token is inside
-    weights : Out(RomPort)            of a WeightRom: block_lanes codes, above them a slice of d | m << 8 in each lane
-    rows : Out(RomPort)               lanes of 10 bits: e (7 bits signed), k
+    weights : Out(RomPort)            of a WeightRom: block_lanes codes, above them a slice of d | m << 8, for each lane
+    rows : Out(RomPort)               of a RowRom: e (7 bits signed) | k << 7 for each lane
     active : Out(1)                   a token is inside: the ROM ports belong to this unit
     o : Out(stream, vector_beat)      n_blocks * 32 elements, LSB 2**-12; always ready
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above, or the ROMs are too small for the table; the message names it
     """
 
     def __init__(
@@ -157,7 +166,7 @@ class Embedding(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # What a read brings, and the same in step with the data.
+        # ``reading`` says which data the current read brings; ``tags`` carry it along with the data.
         members = {"scales": 1, "codes": 1, "high": 1, "last": 1}
         if self.word_chunks > 1:
             members["within"] = range(self.word_chunks)
@@ -174,7 +183,7 @@ class Embedding(wiring.Component):
         return m
 
     def read(self, m, reading):
-        """From a token to reads; the row lane that it has its row in."""
+        """Read the ROMs for a token; returns the number of the row lane that holds its row."""
         token = Signal.like(self.i.payload.token)
         lane = Signal(range(max(self.row_lanes, 2)))
         offset = Signal(range(-(-self.vocab_size // self.row_lanes) * self.row_words))
@@ -182,8 +191,8 @@ class Embedding(wiring.Component):
         doubled, enough = Signal(len(lane) + 1), Signal()
         m.d.comb += [doubled.eq(Cat(token[-1], lane)), enough.eq(doubled >= self.row_lanes)]
 
-        # The words' addresses are registers, since they go all over the chip: ``at`` is that of the next read, ``address`` that
-        # of its block.
+        # Addresses are registers, because they go to ROMs all over the chip.  ``at`` is the address of the next read, ``address``
+        # the first address of its block.
         address, at, next_block = (Signal.like(self.weights.addr, name=name) for name in ("address", "at", "next_block"))
         m.d.comb += [self.weights.addr.eq(at), self.weights.en.eq(self.active), next_block.eq(address + self.planes * self.subs)]
         m.d.sync += self.rows.en.eq(0)
@@ -209,8 +218,8 @@ class Embedding(wiring.Component):
                     m.d.sync += [token.eq(self.i.payload.token), lane.eq(0), offset.eq(0), step.eq(0)]
                     m.next = "divide"
             with m.State("divide"):
-                # Bit by bit from the token's top: the remainder into lane, the quotient into token and, times
-                # row_words, into offset.
+                # The division takes the token bit by bit from the top.  ``lane`` becomes the remainder, ``token`` the quotient and
+                # ``offset`` the quotient times row_words.
                 m.d.sync += [
                     lane.eq(Mux(enough, doubled - self.row_lanes, doubled)),
                     token.eq(Cat(enough, token)),
@@ -253,8 +262,8 @@ class Embedding(wiring.Component):
         return lane
 
     def scale(self, m, lane, at_word, at_product):
-        """From the ROMs' words to Wide."""
-        # e and k of the row, and two cycles later, before the first value, how far that shifts.
+        """Turn the words of the ROMs into elements of ``o``."""
+        # e and k of the row; two cycles later ``places``, which is earlier than the first value needs it.
         row = Signal(data.StructLayout({"e": signed(7), "k": 3}))
         row_read = Signal(RowRom.latency)
         m.d.sync += row_read.eq(Cat(self.rows.en, row_read))
@@ -265,17 +274,17 @@ class Embedding(wiring.Component):
         most = self.wide_bits + VALUE_BITS - 1
         m.d.sync += [
             places.eq(Mux(wanted < 0, 0, Mux(wanted > most, most, wanted))),
-            # Magnitude bit p at place p + places - 16 of Wide, which has wide_bits - 1 of them.
+            # Bit p of the magnitude becomes bit p + places - 16 of Wide, whose magnitude has wide_bits - 1 bits.
             beyond.eq(Cat(places >= most - p for p in range(VALUE_BITS - 1))),
         ]
 
-        # Registers before, within and behind the choice: block RAM is slow, and the lanes are all over the chip.  The fabric's
-        # multipliers hold the same words in the same cycle: synthesis makes one register of both.
+        # The choice of the lane takes three cycles, because block RAM is slow and the lanes are spread over the chip.  The fabric's
+        # multipliers hold the same words in the same cycle, so synthesis makes one register of both.
         word = Signal.like(self.weights.data[0], reset_less=True)
         held = [Signal.like(word, name=f"held_{k}", reset_less=True) for k in range(self.row_lanes)]
         m.d.sync += [to.eq(data) for to, data in zip(held, self.weights.data, strict=True)]
         pairs = [Signal.like(word, name=f"pair_{k}", reset_less=True) for k in range(0, self.row_lanes, 2)]
-        lane_there = Signal.like(lane)  # long before the first word
+        lane_there = Signal.like(lane)  # stable long before the first word
         m.d.sync += lane_there.eq(lane)
         m.d.sync += [pair.eq(Array(held[2 * k : 2 * k + 2])[lane_there[0]]) for k, pair in enumerate(pairs)]
         m.d.sync += word.eq(Array(pairs)[lane_there[1:]])
@@ -293,7 +302,7 @@ class Embedding(wiring.Component):
             m.submodules[f"lane{n}"] = dequantise = Dequantise(wide_bits=self.wide_bits)
             code = Signal(signed(5), name=f"code{n}")
             nibble, high = codes[4 * n : 4 * n + 4], at_word.high
-            # The high plane holds q - 128 in its top four bits: its own top bit inverted is the sign.
+            # The high plane is the top four bits of q; those of q - 128 have the top bit inverted, which is the sign.
             m.d.sync += code.eq(Cat(nibble[:3], nibble[3] ^ high, ~nibble[3] & high))
             m.d.comb += [
                 dequantise.code.eq(code),

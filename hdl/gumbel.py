@@ -21,7 +21,7 @@ def rotl(v, n):
 
 
 def first_half(v0, v1, v2, v3):
-    """The first half of a HalfSipHash round: two additions side by side, each followed by an exclusive or."""
+    """The first half of a HalfSipHash round: two independent additions, each followed by an exclusive or."""
     sum0, sum2 = (v0 + v1)[:32], (v2 + v3)[:32]
     return rotl(sum0, 16), rotl(v1, 5) ^ sum0, sum2, rotl(v3, 8) ^ sum2
 
@@ -33,16 +33,18 @@ def second_half(v0, v1, v2, v3):
 
 
 class TokenHash(wiring.Component):
-    """The part of the hash that all logits of a token share: nine half rounds, one a cycle.
+    """v0, v1, v2, v3 = the part of the hash that all logits of a token share: nine half rounds, one a cycle.
 
-    Eight make the four rounds of (seed, position).  The ninth is the first half of a logit's first round, of
-    v0 and v1 only: the token number enters through v3 and has not reached them yet.
+    Eight half rounds are the four rounds of (seed, position).  The ninth is the first half of a logit's first round, for v0 and
+    v1 only: the token number enters through v3 and does not change v0 and v1 in this half round.
+
+    Latency: ``latency`` = 10 cycles from ``start`` to ``done``.  Rate: one hash at a time; a ``start`` drops the one under way.
 
     Members
     -------
     start : In(1)                takes seed and position; ``done`` falls
     seed, position : In(32)
-    done : Out(1)                rises 10 cycles after ``start``; v0..v3 then stay
+    done : Out(1)                v0..v3 are valid; they stay until the next ``start``
     v0, v1, v2, v3 : Out(32)
     """
 
@@ -81,11 +83,17 @@ class TokenHash(wiring.Component):
 
 
 class LogitHash(wiring.Component):
-    """word = the 32 hashed bits of token number ``index``, ``latency`` = 6 advances later; half a round a stage.
+    """word = the 32 hashed bits of token number ``index``; each stage computes half a round.
+
+    Latency: ``latency`` = 6 cycles with ``advance`` high.  Rate: a word a cycle.
+
+    Parameters
+    ----------
+    index_bits : bits of a token number, up to 32
 
     Members
     -------
-    advance : In(1)              moves the pipeline by a stage
+    advance : In(1)              one enable for all registers of the pipeline
     v0, v1, v2, v3 : In(32)      from ``TokenHash``
     index : In(index_bits)
     word : Out(32)
@@ -119,10 +127,13 @@ class LogitHash(wiring.Component):
 
 
 def leading_one_to_top(m, name, v, steps):
-    """v shifted left by those of ``steps``, powers of two, that shift only zeros out, and how far that is."""
+    """(``v`` shifted left by each of ``steps`` that shifts only zeros out, the sum of these steps in units of the last one).
+
+    ``steps`` are powers of two, each half of the one that precedes it.
+    """
     zeros = []
     for step in steps:
-        # Signals, not expressions: each level uses the one before three times.
+        # Signals and not expressions, because each level uses the previous one three times.
         zero, shifted = Signal(name=f"{name}_zero{step}"), Signal(len(v), name=f"{name}_by{step}")
         m.d.comb += [zero.eq(~v[len(v) - step :].any()), shifted.eq(Mux(zero, v << step, v))]
         zeros.append(zero)
@@ -131,11 +142,13 @@ def leading_one_to_top(m, name, v, steps):
 
 
 class NoiseOfWord(wiring.Component):
-    """g = G of a uniform 32-bit word, ``latency`` = 5 advances later; half a logarithm a stage.
+    """g = G of a uniform 32-bit word: two logarithms by table, one after the other.
+
+    Latency: ``latency`` = 5 cycles with ``advance`` high.  Rate: a value a cycle.
 
     Members
     -------
-    advance : In(1)          moves the pipeline by a stage
+    advance : In(1)          one enable for all registers of the pipeline
     word : In(32)
     g : Out(signed(19))      LSB 2**-12
     """
@@ -156,7 +169,7 @@ class NoiseOfWord(wiring.Component):
         log_v, log_a, tail_h = log.read_port(), log.read_port(), tail.read_port()
         m.d.comb += [port.en.eq(self.advance) for port in (log_v, log_a, tail_h)]
 
-        # 1 and 2: v = 2c + 1 normalised; its top 12 bits are all that the second stage and the table ask for.
+        # 1 and 2: v = 2c + 1, normalised.  The second stage and the table need only its top 12 bits.
         v, zeros = leading_one_to_top(m, "word", Cat(Const(1, 1), self.word[:31]), (16, 8, 4))
         v, zeros_high = register(v[20:], name="v"), register(zeros, name="v_zeros_high")
         upper, place = register(self.word[31], name="upper1"), register(self.word[25:31], name="place1")
@@ -170,30 +183,40 @@ class NoiseOfWord(wiring.Component):
         m.d.comb += tail_h.addr.eq(place)
         upper = register(upper, name="upper3")
 
-        # 4: A - H, which is positive, beside the address of log2f(A), whose n is 17 less the places shifted.
+        # 4: A - H, which is positive.  In the same stage the address of log2f(A), whose n is 17 - the places shifted.
         difference = register((a - tail_h.data)[:18], name="difference")
         top, zeros = leading_one_to_top(m, "a", a, (4, 2, 1))
         m.d.comb += log_a.addr.eq(top[9:17])
         octaves = register((5 - zeros)[:3], name="octaves")
         upper = register(upper, name="upper4")
 
-        # 5: log2f(A) - (12 << 12) is octaves and LOG side by side.
+        # 5: log2f(A) - (12 << 12) has the octaves in its upper bits and LOG in its lower 12.
         with m.If(self.advance):
             m.d.sync += self.g.eq(Mux(upper, difference, -Cat(log_a.data, octaves)))
         return m
 
 
 class Gumbel(wiring.Component):
-    """o = G(0), G(1), G(2), ... of a seed and a position, ``lanes`` a beat, without end.
+    """o = G(0), G(1), G(2), ... of a seed and a position, ``lanes`` of them in a beat, without end.
 
-    Rate: a beat a cycle.  Latency: the first beat is valid 21 cycles after ``start``, which drops whatever an
-    earlier start left in the pipeline.  What ``o`` holds before the first start has no meaning.
+    ``start`` drops all beats of an earlier start.  ``o`` is undefined until the first ``start``.
+
+    Latency: ``latency`` = 21 cycles from ``start`` to the first beat.  Rate: a beat a cycle.
+
+    Parameters
+    ----------
+    lanes : values of a beat, a power of two
+    index_bits : bits of a token number, from log2(lanes) + 1 to 32
 
     Members
     -------
     start : In(1)                takes seed and position
     seed, position : In(32)
     o : Out(stream, signed(19)[lanes])   LSB 2**-12
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     latency = TokenHash.latency + LogitHash.latency + NoiseOfWord.latency
@@ -221,7 +244,7 @@ class Gumbel(wiring.Component):
         lane_bits = self.lanes.bit_length() - 1
         beat = Signal(self.index_bits - lane_bits)
         full = Signal(LogitHash.latency + NoiseOfWord.latency)
-        # All of the pipe waits for what is taken: so that is known from registers.
+        # ``advance`` moves all of the pipeline.  The skid makes it depend on registers, and not on ``o.ready``.
         skid = Skid(self.o.payload.shape())
         m.submodules.skid = ResetInserter(self.start)(skid)
         m.d.comb += skid.i.valid.eq(full[-1])

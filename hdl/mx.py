@@ -19,24 +19,34 @@ class Mx(wiring.Component):
         i -> OR of magnitudes -> s --.
           -> two banks of a block -> coarse shift -> fine shift, round, clip -> o
 
-    A block is written to one bank while the other is read, so that the exponent is there with the block's
-    first beat and ``lanes`` elements move in a cycle, and ``o_lanes`` out, without a pause.  The shifters keep the 8
-    bits of a mantissa and the bit below them, which alone decides the rounding.
+    One block is written to one bank while the previous block is read from the other.  The exponent is therefore known with the
+    first beat of the block at ``o``.  The shifters keep the 8 bits of a mantissa and one bit below them, because that bit alone
+    decides the rounding.
 
-    A ``last`` beat that does not fill its block closes it; the rest reads as zeros and takes its time only on
-    the way out.  ``o.last`` is on the final beat of that block.  base + s wraps to ``EXP_BITS`` bits.
+    A ``last`` beat that does not fill its block ends the block.  The missing elements are zeros and take time only at ``o``.
+    ``o.last`` is on the final beat of that block.  base + s wraps to ``EXP_BITS`` bits.
 
-    From a block's last beat in to its first beat out: 4 cycles; from its first beat: block / lanes + 3.  ``o_lanes``, by
-    default ``lanes``, is a power of two times as many.
+    Latency: ``latency`` = 4 cycles from a block's last beat at ``i`` to its first beat at ``o``.  Rate: ``lanes`` elements a cycle
+    in and ``o_lanes`` elements a cycle out, without a pause between blocks.
+
+    Parameters
+    ----------
+    lanes : elements of a beat of ``i``
+    block : elements of a block, a multiple of ``lanes`` and of ``o_lanes``
+    width : bits of an element of ``i``, 9 to 64
+    o_lanes : elements of a beat of ``o``: ``lanes`` (the default) times 1, 2, 4, 8, 16 or 32
 
     Members
     -------
     i : In(stream scaled_beat)    LSB 2**base; base is that of the block's last beat
     o : Out(stream mx_beat)       LSB 2**exp
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     latency = 4
-    """Cycles from a block's last beat at ``i`` to its first beat at ``o``."""
 
     def __init__(self, *, lanes: int, block: int, width: int, o_lanes: int | None = None):
         if not isinstance(lanes, int) or lanes < 1:
@@ -57,7 +67,7 @@ class Mx(wiring.Component):
         lanes, width = self.lanes, self.width
         beats, o_beats = self.block // lanes, self.block // self.o_lanes
         beat_bits, o_beat_bits = max(1, ceil_log2(beats)), max(1, ceil_log2(o_beats))
-        turns = self.o_lanes // lanes  # beats in of a beat out: each has its memory
+        turns = self.o_lanes // lanes  # beats of ``i`` in a beat of ``o``: each has its memory
         turn_bits = ceil_log2(turns)
         shift_bits = ceil_log2(width - 7)  # bitlen(magnitude) - 7 <= width - 1 - 7
 
@@ -67,7 +77,7 @@ class Mx(wiring.Component):
             writes.append(banks.write_port())
             reads.append(banks.read_port())
 
-        # What is known of each bank's block once it is complete; ``shift`` comes one cycle later.
+        # Facts of the block in each bank, stored when the block is complete; ``shift`` follows one cycle later.
         block_info = data.StructLayout({"base": signed(EXP_BITS), "final_beat": beat_bits, "last": 1})
         full = [Signal(name=f"full_{k}") for k in range(2)]
         info = [Signal(block_info, name=f"info_{k}") for k in range(2)]
@@ -78,7 +88,7 @@ class Mx(wiring.Component):
         magnitudes = Signal(width - 1)
         open_ = Signal(init=1)  # bank_in is not full
         closing, freeing = Signal(), Signal()
-        closed = Signal()  # ``magnitudes`` is that of the block which bank_in has just left
+        closed = Signal()  # ``magnitudes`` is that of the block that was completed in the previous cycle
         beat_magnitude = reduce(or_, map(magnitude, self.i.payload.data))
         m.d.comb += [
             self.i.ready.eq(open_),
@@ -158,7 +168,7 @@ class Mx(wiring.Component):
             for k in range(self.o_lanes):
                 turn = k // lanes
                 v = reads[turn].data.word_select(k % lanes, width)
-                # Doubled, so that the bit that rounds is there for a shift of zero too.
+                # The value is doubled, so that a shift of zero has the bit that rounds as well.
                 doubled = Cat(Const(0, 1), Mux(read_zero[turn], 0, v)).as_signed()
                 m.d.sync += [
                     coarse[k].eq(shift_right(doubled, read_shift[3:], 9 + 7, unit=8)),
@@ -168,7 +178,7 @@ class Mx(wiring.Component):
 
 
 def _round_and_clip(doubled):
-    """Nine bits, LSB one half -> the integer, half up, clipped to -127..127."""
+    """A value of nine bits with LSB 1/2, rounded half up and clipped to -127..127."""
     doubled = doubled.as_signed()
     rounded = (doubled + 1) >> 1  # -128..128: doubled is a floor, -256..255
     return Mux(rounded == 128, 127, Mux(rounded == -128, -127, rounded))

@@ -16,19 +16,29 @@ def residual_beat(lanes: int, width: int) -> data.StructLayout:
 
 
 class Residual(wiring.Component):
-    """h = load ? i : sat(h + i, wide_bits), and h as it comes.
+    """h = load ? i : sat(h + i, wide_bits); o = h.
 
-    h is a memory of dim_padded / lanes words; a beat is written back when its sum is registered.  Latency
-    2 cycles, then ``lanes`` elements a cycle.
+    h is a memory of dim_padded / lanes words.  A word is written back in the cycle that registers its sum.
+
+    Latency: ``latency`` = 2 cycles from a beat at ``i`` to its sum at ``o``.  Rate: a beat of ``lanes`` elements a cycle.
+
+    Parameters
+    ----------
+    dim_padded : elements of a vector, a multiple of ``lanes``
+    lanes : elements of a beat
+    wide_bits : bits of an element, 24 or 32
 
     Members
     -------
     i : In(stream residual_beat)    Wide, vectors of dim_padded elements; the first after reset must be a load
     o : Out(stream vector_beat)     Wide, the new residual
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     latency = 2
-    """Cycles from a beat at ``i`` to its sum at ``o``."""
 
     def __init__(self, *, dim_padded: int, lanes: int, wide_bits: int):
         if not isinstance(lanes, int) or lanes < 1:
@@ -49,11 +59,11 @@ class Residual(wiring.Component):
 
         m.submodules.h = h = Memory(shape=lanes * width, depth=max(2, beats), init=[])
         write = h.write_port()
-        # A word is written one cycle after it is read, the next vector reads it ``beats`` cycles after
-        # this one did: only if a vector is one beat is a word read while it is written.
+        # A word is written one cycle after it is read, and the next vector reads it ``beats`` cycles later.  The read meets the
+        # write only if a vector is one beat.
         read = h.read_port(transparent_for=[write] if beats == 1 else [])
 
-        # What moves all of it, and takes i, is a register.
+        # ``advance`` moves the pipeline and is ``i.ready``; it comes from a register, the skid's ``i.ready``.
         m.submodules.skid = skid = Skid(self.o.payload.shape())
         connect(m, skid.o, flipped(self.o))
         advance = skid.i.ready

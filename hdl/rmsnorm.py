@@ -22,31 +22,44 @@ from weights_to_rom.tables import rsqrt_table
 
 
 class RMSNorm(wiring.Component):
-    """z = v * r * gain with r = 1 / sqrt(sum of v**2 + eps), of LSB 2**base, for the MX conversion.
+    """o = v * r * gain with r = 1 / sqrt(sum of v**2 + eps), of LSB 2**base, for the MX conversion.
 
-    Three passes over a vector of n = dim_padded / lanes beats: it is stored while the OR of its magnitudes is
-    found; shifted to 16 bits and squared, two beats a cycle if n is even; and multiplied::
+    There are three passes over a vector of n = dim_padded / lanes beats.  The first stores it and finds the OR of its
+    magnitudes.  The second shifts the elements to 16 bits and squares them, two beats a cycle if n is even.  The third
+    multiplies::
 
         memory -> shift -> u -> u * u -> tree of additions -> sum -> t -> n -> index of RSQRT
                `---------> v -> v * r -> (v * r) * gain -> o                     |
                                     ^--------------------------------------------'
 
-    From the last beat in to the first beat out: n / 2 + 15 + log2(lanes) cycles (n + 14 + log2(lanes) if n is odd;
-    ``norm_latency``), then ``lanes`` elements a cycle.  The next vector may come in one cycle after the last beat
-    was read, which is 6 cycles before that leaves: 2 * n - 8 + norm_latency cycles a vector.
+    Latency: ``latency`` = n / 2 + 15 + log2(lanes) cycles from a vector's last beat in to its first beat out; n + 14 +
+    log2(lanes) if n is odd.  Rate: then a beat of ``lanes`` elements a cycle.  The next vector can begin one cycle after the
+    third pass has read the last beat, which is 6 cycles earlier than that beat leaves: 2 * n - 8 + latency cycles a vector.
 
-    Widths: |u| <= 2**15, so the sum is at most 2**30 * dim and t less than
-    2**30 * dim + 2**32; |v * r * gain| < 2**(wide_bits - 1) * 2**15 * 2**15: wide_bits + 30 bits
-    with the sign, and a gain of -2**15 reaches no further.
+    Widths: |u| <= 2**15, so the sum is at most 2**30 * dim and t is less than 2**30 * dim + 2**32.
+    |v * r * gain| < 2**(wide_bits - 1) * 2**15 * 2**15: wide_bits + 30 bits with the sign, also for a gain of -2**15.
 
-    ROMs: ``gain`` has ``lanes`` gains a word, 16 bits signed, the first in the low bits; ``norm`` a word of
-    40 bits for each norm, eps_q | ge << 32.  The norms are used in order, the first after ``restart``.
+    ROMs: ``gain`` has ``lanes`` gains a word, 16 bits signed, the first in the low bits.  ``norm`` has a word of 40 bits for
+    each norm, eps_q | ge << 32.  The norms are used in order, the first one after ``restart``.
+
+    Parameters
+    ----------
+    dim : elements of a vector; beats fill it up with zeros to dim_padded, the next multiple of 32
+    lanes : elements of a beat, a power of two from 2 to 32
+    wide_bits : bits of an element of ``i``, 24 or 32
+    n_norms : norms of the ROMs
+    gain_init, const_init : words of ``gain`` and ``norm``; by default the ROMs read files (``hdl.lib.rom.Rom``)
+    prefix : begins the names of the two ROMs
 
     Members
     -------
     restart : In(1)                the next vector meets the first norm; only while no vector is inside
     i : In(stream vector_beat)     Wide, dim_padded elements, zero from dim on
     o : Out(stream scaled_beat)    LSB 2**base; base = ge - 15 - p - sh wraps to ``EXP_BITS`` bits
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(
@@ -93,12 +106,12 @@ class RMSNorm(wiring.Component):
         for bank in range(banks):
             m.submodules[f"vector_{bank}"] = vector = Memory(shape=lanes * width, depth=max(2, beats // banks), init=[])
             writes.append(vector.write_port())
-            # A vector of one beat a bank is read while its last beat is written.
+            # If each bank has one beat, the second pass reads the last beat in the cycle that writes it.
             reads.append(vector.read_port(transparent_for=writes[-1:] if beats == banks else []))
         m.submodules.rsqrt = rsqrt = Memory(shape=15, depth=128, init=rsqrt_table())
         root = rsqrt.read_port()
 
-        # The stream and the passes.  What moves all of the pipe is a register.
+        # The stream and the passes.  ``advance`` moves all of the pipeline, so it comes from a register, the skid's ``i.ready``.
         m.submodules.skid = skid = Skid(self.o.payload.shape())
         connect(m, skid.o, flipped(self.o))
         advance, out, base = skid.i.ready, skid.i.payload, Signal(signed(EXP_BITS))
@@ -106,7 +119,7 @@ class RMSNorm(wiring.Component):
         magnitudes = Signal(width - 1)
         squaring, multiplying, found, forgets = Signal(), Signal(), Signal(), Signal()
         last_square, last_read = index == beats - banks, index == beats - 1
-        # A beat is written from registers, a cycle after it came in: the first beats are read meanwhile.
+        # A beat is written from registers, a cycle after it moved; the second pass may already read the first beats.
         entered, place, beat = Signal(), Signal.like(index), Signal.like(self.i.payload.data, reset_less=True)
         beat_magnitudes = Signal(width - 1, reset_less=True)
         m.d.sync += [
@@ -152,8 +165,8 @@ class RMSNorm(wiring.Component):
                         m.d.sync += [index.eq(0), self.norm.addr.eq(self.norm.addr + 1)]
                         m.next = "STORE"
 
-        # Constants of this norm.  Settled long before the sum: one cycle after the shift.  The ROM's word has a register of its
-        # own, as block RAM is slow.
+        # The constants of this norm.  They are stable one cycle after ``shift``, many cycles earlier than the sum.  The ROM's word
+        # has a register of its own, because block RAM is slow.
         constants = Signal(40, reset_less=True)
         shift = Signal(range(width - 15))  # bitlen(magnitudes) <= width - 1
         eps, least, exponent = Signal(32), Signal(signed(EXP_BITS)), Signal(signed(EXP_BITS))
@@ -166,7 +179,7 @@ class RMSNorm(wiring.Component):
             exponent.eq(least - shift),
         ]
 
-        # The pipes.
+        # The pipelines of the second and of the third pass.
         is_square = delayed(m, squaring, 3, name="is_square", en=advance, reset_less=False)
         is_output = delayed(m, multiplying, 7, name="is_output", en=advance, reset_less=False)
         square_last = delayed(m, squaring & last_square, 3, name="square_last", en=advance, reset_less=False)
@@ -206,14 +219,14 @@ class RMSNorm(wiring.Component):
                 squares.append(square.p[:31])  # |u| <= 2**15
         m.d.comb += [skid.i.valid.eq(is_output[7]), out.last.eq(output_last[7]), out.base.eq(base)]
 
-        # Gains are read two cycles ahead of v * r; the words follow each other through all the norms.
+        # Gains are read two cycles ahead of v * r.  The words of all norms are in the order in which they are used.
         m.d.comb += self.gain.en.eq(advance)
         with m.If(advance):
             m.d.sync += gains.eq(self.gain.data)
             with m.If(is_output[2]):
                 m.d.sync += self.gain.addr.eq(self.gain.addr + 1)
 
-        # Sum of squares: a register after each level of additions.
+        # The sum of squares: each level of additions ends in a register.
         level = 0
         while len(squares) > 1:
             level += 1

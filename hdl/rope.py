@@ -28,24 +28,43 @@ class RoPE(wiring.Component):
         FREQ * position -> phase -> sine table -> cos, sin --> 4 products -> 2 sums -> round -> o
         i -----------------------------------------> x, y ---'
 
-    A layer is n_kv_heads heads of k, as many of v and n_heads of q; those of v meet cos = 1 and sin = 0,
-    which changes no bit.  Latency 8 + the phase product's, 10 cycles up to 2**17 positions; then ``lanes``
-    elements a cycle.
+    The vector of a layer is n_kv_heads heads of k, n_kv_heads heads of v and n_heads heads of q.  The heads of v are multiplied
+    by cos = 1 and sin = 0, which changes no bit.
 
-    With ``sinks`` each head of q leaves twice, turned by ``position`` and again by ``sink_position``; it is kept
-    meanwhile, and i waits while it is repeated.
+    With ``sinks`` each head of q leaves twice: rotated by ``position``, then by ``sink_position``.  A memory keeps the head for
+    the second time, and ``i`` waits while the head is repeated.
 
-    Widths: |cos|, |sin| <= 2**15, so a product is at most 2**(wide_bits + 14), and a sum of two fits
-    wide_bits + 17 bits signed.  The phase keeps 32 bits: whole turns do not matter.
+    Latency: ``latency`` = 8 + latency of the product FREQ * position, which is 10 cycles up to 2**17 positions.  Rate: a beat of
+    ``lanes`` elements a cycle.
+
+    Widths: |cos|, |sin| <= 2**15, so a product is at most 2**(wide_bits + 14), and a sum of two fits wide_bits + 17 bits signed.
+    The phase keeps 32 bits, because a full circle is 2**32.
 
     ROM: ``freq`` has the lanes / 2 frequencies of a beat in a word, 32 bits each, the first in the low bits.
 
+    Parameters
+    ----------
+    n_heads : heads of q
+    n_kv_heads : heads of k, and of v
+    head_dim : elements of a head, a multiple of ``lanes``
+    lanes : elements of a beat, even
+    wide_bits : bits of an element, 24 or 32
+    sine_bits : the sine table of a quarter circle has 2**sine_bits entries; 4 to 14
+    position_bits : bits of a position
+    sinks : whether the chip has attention sinks
+    freq_init : words of ``freq``; by default the ROM reads a file (``hdl.lib.rom.Rom``)
+    prefix : begins the name of the ROM
+
     Members
     -------
-    position : In(position_bits)         stable from a layer's first beat in to its last beat out,
-    sink_position : In(position_bits)    as this is
+    position : In(position_bits)         stable from a layer's first beat in to its last beat out
+    sink_position : In(position_bits)    position for the sinks, as stable; used only with ``sinks``
     i : In(stream vector_beat)           Wide; ``last`` on the last beat of a layer's q
     o : Out(stream scaled_beat)          Wide, LSB 2**-12
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(
@@ -94,12 +113,12 @@ class RoPE(wiring.Component):
         width, sine_bits = self.wide_bits, self.sine_bits
         m.submodules.freq = self.freq
 
-        # What moves all of the pipe, and what gives i, is a register.
+        # ``advance`` moves all of the pipeline, so it comes from a register, the skid's ``i.ready``.
         m.submodules.skid = skid = Skid(self.o.payload.shape())
         connect(m, skid.o, flipped(self.o))
         advance, out = skid.i.ready, skid.i.payload
 
-        # Where the stream is: a beat of a head, a head of the layer.
+        # The place in the stream: the beat within the head, and the head within the layer.
         beat = Signal(range(max(2, self.head_beats)))
         head = Signal(range(2 * self.n_kv_heads + self.n_heads))
         is_v = (head >= self.n_kv_heads) & (head < 2 * self.n_kv_heads)
@@ -116,7 +135,7 @@ class RoPE(wiring.Component):
                 else:
                     m.d.sync += head.eq(Mux(i_last, 0, head + 1))
         m.d.comb += [self.freq.addr.eq(beat), self.freq.en.eq(advance)]
-        # Wanted with the frequency, a cycle after the beat: positions come from far.
+        # Positions are registered, because they come from far.  They are used with the frequency, a cycle after the beat.
         position, sink_position = Signal.like(self.position), Signal.like(self.sink_position)
         m.d.sync += [position.eq(self.position), sink_position.eq(self.sink_position)]
         if self.sinks:
@@ -125,7 +144,7 @@ class RoPE(wiring.Component):
 
         operands = self._operands
         valid, last = Signal(self.latency), Signal(self.latency)
-        passes = Signal(operands - 1)  # one less: what is done at the signs
+        passes = Signal(operands - 1)  # one stage less: the signs are chosen in the stage that uses it
         with m.If(advance):
             m.d.sync += [
                 valid.eq(Cat(i_valid, valid)),
@@ -140,7 +159,7 @@ class RoPE(wiring.Component):
             m.submodules[f"sine_{pair}"] = sine
             sin_port, cos_port = sine.read_port(), sine.read_port()
 
-            # Phase to angle: the quadrant above the index; in odd quadrants the sine runs backwards.
+            # The angle is the top of the phase: quadrant, then index.  In odd quadrants the table is read backwards.
             angle = phase.p[30 - sine_bits : 32]
             index, odd = angle[:sine_bits], angle[sine_bits]
             sin_index = index ^ odd.replicate(sine_bits)
@@ -185,7 +204,7 @@ class RoPE(wiring.Component):
         return m
 
     def _repeated(self, m, advance, beat, is_q):
-        """(valid, data, last, again) of what is turned: i, and with sinks each head of q ``again``."""
+        """(valid, data, last, again) of the beat to rotate: that of ``i``, or with sinks a beat of q ``again``."""
         i = self.i
         if not self.sinks:
             m.d.comb += i.ready.eq(advance)

@@ -27,28 +27,33 @@ def wins(later, earlier):
 class Sampler(wiring.Component):
     """o = the first of the largest scores: i * inv_temperature + (G << 10), or i where inv_temperature is 0.
 
-    One pass over the logits of a token, a beat a cycle.  Counted from the cycle in which the first beat is
-    offered, it is accepted in cycle 1 (greedy) or 22 (the noise takes that long); the token is valid 5 +
-    log2(lanes) cycles after the last beat moved.  With ``noise=False`` the unit is greedy, has no inputs for
-    noise, no multiplier, and the token is valid 1 + log2(lanes) cycles after the last beat.
+    Without ``noise`` the unit is greedy, o = the first of the largest i, and has neither multipliers nor inputs for the noise.
+
+    Latency: ``latency`` = 5 + log2(lanes) cycles from the last beat to the token; 1 + log2(lanes) without ``noise``.  Rate: a
+    beat a cycle.  The first beat of a token moves 1 cycle after it is offered if the token is greedy; else 22 cycles, because
+    the noise takes that long.
 
     Score: |i| <= 2**(wide_bits - 1), inv_temperature < 2**16, |G << 10| < 33 * 2**22 < 2**28, LSB 2**-22:
     48 bits signed for a Wide of 32 bits, 41 for 24.
 
     Parameters
     ----------
-    vocab_size : logits a token; elements of the last beat beyond them are ignored
-    lanes : elements a beat, a power of two
-    wide_bits : width of Wide
-    noise : whether it can sample
+    vocab_size : logits of a token, at least 2; further elements of the last beat are ignored
+    lanes : elements of a beat, a power of two
+    wide_bits : bits of a logit, 24 or 32
+    noise : whether the unit can sample; else it is greedy
 
     Members
     -------
     i : In(stream, vector_beat)    Wide logits in order, LSB 2**-12; ``last`` on beat ceil(vocab_size / lanes)
     inv_temperature : In(16)       LSB 2**-10; 0 is greedy
-    seed, position : In(32)        these three are read once a token, in the cycle in which its first beat is
-                                   offered (the first with i.valid after reset or after a token left)
-    o : Out(stream, token)
+    seed, position : In(32)        the unit reads these three once a token, in the cycle in which the first beat is offered (the
+                                   first cycle with i.valid after the reset, or after a token left)
+    o : Out(stream, token_beat)
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(self, *, vocab_size, lanes, wide_bits, noise=True):
@@ -95,7 +100,7 @@ class Sampler(wiring.Component):
                 with m.If(self.o.valid & self.o.ready):
                     m.next = "idle"
 
-        # A tournament: the winner of each pair goes on, the left one where they are equal.
+        # A tournament: the winner of each pair goes on; of two equal scores the left one wins.
         tail = (self.vocab_size - 1) % self.lanes + 1
         nodes = [(score, None, ~last if lane >= tail else Const(1)) for lane, score in enumerate(scores)]
         level = 0
@@ -107,7 +112,7 @@ class Sampler(wiring.Component):
                 score = Signal(signed(self.score_bits), name=f"score_{level}_{n}")
                 lane = Signal(level + 1, name=f"lane_{level}_{n}")
                 within = Signal(name=f"within_{level}_{n}")
-                # The lanes beyond the vocabulary are the highest: where the right is within, so is the left.
+                # ``within``: the lane is within the vocabulary.  If the right one of a pair is, the left one is too.
                 right_wins = right_in & wins(right, left)
                 m.d.sync += [score.eq(Mux(right_wins, right, left)), within.eq(left_in), lane[-1].eq(right_wins)]
                 if level:
@@ -136,9 +141,9 @@ class Sampler(wiring.Component):
         return m
 
     def noisy_scores(self, m, start, accepted):
-        """The product and then the sum.  Scores, and valid and last beside them."""
+        """Scores with noise: a product, then a sum.  Returns the scores of a beat, and valid and last in their cycle."""
         m.submodules.gumbel = gumbel = Gumbel(lanes=self.lanes, index_bits=self.index_bits)
-        # A register before the noise begins: whether a beat is offered has come a long way.
+        # The start of the noise is registered, because ``i.valid`` has a long path.
         begins = registered(m, start, name="noise_begins", reset_less=False)
         m.d.comb += [
             gumbel.start.eq(begins),
@@ -158,7 +163,7 @@ class Sampler(wiring.Component):
             for stage in range(1 + product.latency):
                 noise = registered(m, noise, name=f"noise{lane}_{stage}", reset_less=False)
             score = Signal(signed(self.score_bits), name=f"score{lane}")
-            # A register before the multiplier, as before the noise: logits come from far.
+            # The logit is registered at the multiplier's input, because logits come from far.
             logit = Signal(signed(self.wide_bits), name=f"logit{lane}", reset_less=True)
             m.d.comb += [product.en.eq(1), product.a.eq(logit), product.b.eq(factor)]
             m.d.sync += [logit.eq(self.i.payload.data[lane]), score.eq(product.p + (noise << NOISE_SHIFT))]

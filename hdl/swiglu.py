@@ -15,30 +15,38 @@ LSB_EXPONENT = -24
 
 
 class SwiGLU(wiring.Component):
-    """o = silu(gate) * up; SiLU by a table of 256 entries on -8 .. 8 with linear interpolation.
+    """o = silu(gate) * up; silu is a table of 256 entries on -8 .. 8 with linear interpolation.
 
     ::
 
         gate -> table -> entry -> value, step * fraction -> silu --.
         up ----------------------------------------------------------> silu * up -> o
 
-    A beat of ``lanes`` gates and one of the same rows' ups take turns.  From the up beat in to the product
-    out: 6 cycles; one beat in a cycle, one out every two cycles.
+    Beats alternate: ``lanes`` elements of gate, then the elements of up with the same numbers.
+
+    Latency: ``latency`` = 6 cycles from an up beat at ``i`` to its product at ``o``.  Rate: a beat a cycle in, and a beat out
+    every ``interval`` = 2 cycles.
 
     Widths, signed: value 16 bits, step 10, fraction 9, so step * fraction 19;
     |silu * up| <= 2**(2 * wide_bits - 2).
+
+    Parameters
+    ----------
+    lanes : elements of a beat
+    wide_bits : bits of an element of ``i``, 24 or 32
 
     Members
     -------
     i : In(stream vector_beat)     Wide; ``last`` counts on an up beat
     o : Out(stream scaled_beat)    LSB 2**-24
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     latency = 6
-    """Cycles from an up beat at ``i`` to its product at ``o``."""
-
     interval = 2
-    """Cycles between two products: a gate and an up take a beat each."""
 
     def __init__(self, *, lanes: int, wide_bits: int):
         if not isinstance(lanes, int) or lanes < 1:
@@ -59,10 +67,10 @@ class SwiGLU(wiring.Component):
 
         entry = data.StructLayout({"value": signed(16), "step": signed(10)})
         entries = [{"value": v, "step": d} for v, d in zip(*silu_tables(), strict=True)]
-        # A few thousand LUTs otherwise; tools give every read port, or every two, a block RAM.
+        # Without the attribute the table takes a few thousand LUTs; with it each read port, or each two, takes a block RAM.
         m.submodules.silu = silu = Memory(shape=entry, depth=256, init=entries, attrs={"ram_style": "block"})
 
-        # What moves all of the pipe, and takes i, is a register.
+        # ``advance`` moves the pipeline and is ``i.ready``; it comes from a register, the skid's ``i.ready``.
         m.submodules.skid = skid = Skid(self.o.payload.shape())
         connect(m, skid.o, flipped(self.o))
         advance, takes_up = skid.i.ready, Signal()
@@ -70,7 +78,7 @@ class SwiGLU(wiring.Component):
         with m.If(advance & self.i.valid):
             m.d.sync += takes_up.eq(~takes_up)
 
-        # Validity and last: 1 the table's entry, which is slow, 2 interpolation, 3 operands, 4 to 6 the product.
+        # ``valid`` and ``last`` of each stage: 1 the table's entry, which is slow; 2 interpolation; 3 operands; 4 to 6 the product.
         valid, last = Signal(6), Signal(6)
         with m.If(advance):
             m.d.sync += [
@@ -85,17 +93,17 @@ class SwiGLU(wiring.Component):
             assert product.latency == 3
             m.submodules[f"product_{k}"] = product
 
-            # The gate, and what the table says of it, stay until the next gate; its up comes before that.
+            # The gate and its entry of the table stay until the next gate; the up of this gate comes earlier.
             incoming = self.i.payload.data[k]
             gate, fits = Signal(signed(width), name=f"gate_{k}", reset_less=True), Signal(name=f"fits_{k}", reset_less=True)
             with m.If(advance & self.i.valid & ~takes_up):
                 m.d.sync += [gate.eq(incoming), fits.eq(~incoming[15:].any() | incoming[15:].all())]
             m.d.comb += [
-                # gate + 8 in units of the table's steps: the addition only turns the sign bit over.
+                # gate + 8 in steps of the table: the addition inverts the sign bit and changes no other bit.
                 table.addr.eq(Cat(incoming[8:15], ~incoming[15])),
                 table.en.eq(advance & self.i.valid & ~takes_up),
             ]
-            # Entry and gate move on with the up: a new gate arrives as the old one is used.
+            # Entry and gate move on together with the up, because the next gate arrives while this one is used.
             of_gate = Signal(entry, name=f"entry_{k}", reset_less=True)
             kept, outside, activated = (
                 Signal(signed(width), name=f"{name}_{k}", reset_less=True) for name in ("kept", "outside", "activated")
@@ -104,7 +112,7 @@ class SwiGLU(wiring.Component):
             up = Signal(data.ArrayLayout(signed(width), 3), name=f"up_{k}", reset_less=True)
             step = Signal(signed(19), name=f"step_{k}", reset_less=True)
             value = Signal(signed(16), name=f"value_{k}", reset_less=True)
-            # LSB 2**-20, the half that rounds below the value.
+            # LSB 2**-20: value and, below it, one half for the rounding.
             inside = (Cat(Const(128, 8), value).as_signed() + step) >> 8
             with m.If(advance):
                 m.d.sync += [

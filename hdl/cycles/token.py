@@ -210,9 +210,8 @@ class _Token:
         if name == "mx_attention":
             return pipes.Mx(latency, self._beats(BLOCK), BLOCK // config.x_lanes, self._beats(model.attn_dim), then)
         if name == "attention":
-            heads = self.units[
-                name
-            ].component.heads  # their latency begins with the register of k, that of the model with its output
+            # The latency of ``heads`` begins with the register of k, that of the model with the register's output.
+            heads = self.units[name].component.heads
             return pipes.Attention(heads.latency - 1, heads.interval, model, config, self.context, then)
         return pipes.Pipe(latency, then)
 

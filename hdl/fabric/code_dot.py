@@ -2,8 +2,8 @@
 
 P = sum over j of q[j] * x[j] for ``block_lanes`` elements, q in 0..15, x in -127..127.
 
-A multiplier has a broadcast side, which stands once beside the input buffer, and a lane side, of which every
-row lane has one.  What is computed once and shared makes the difference:
+A multiplier has a broadcast side and a lane side.  The broadcast side exists once, at the input buffer; every row lane has a lane
+side of its own.  The three differ in the values that the broadcast side computes for all lanes:
 
 ========  ==============================================  =========================================
           once for all row lanes                          each element of each row lane
@@ -44,18 +44,25 @@ def product_shape(block_lanes: int) -> Shape:
 
 
 class CodeDot:
-    """What the three have in common: registers and the adder tree.
+    """The parts that all three share: the registers and the adder tree.
 
-    ``dot`` holds P ``latency`` cycles after ``codes`` and ``x``: 2 + log2(block_lanes), and 4 + log2(block_lanes) of Booth, whose
-    tree has two levels more.  First the codes are held, as they come from a ROM, which is slow, while ``x`` is prepared.
+    In the first cycle the codes are registered, because a ROM is slow, and the broadcast side prepares ``x``.
 
-    A register stands behind the selection and behind each level of the tree, where it is free: an adder's cell
-    has an unused flip-flop.  It also keeps Yosys from fusing the levels into carry-save adders, which take two
-    LUTs a bit on an FPGA instead of one.
+    The selection and each level of the tree have a register at their output.  The registers cost nothing, because the cell of an
+    adder has an unused flip-flop.  They also keep Yosys from fusing the levels into carry-save adders, which take two LUTs a bit
+    on an FPGA instead of one.
+
+    Latency: ``latency`` = 2 + log2(block_lanes) cycles from ``codes`` and ``x`` to P; two more with Booth, whose tree has two
+    levels more.  ``block_latency`` is the latency from the last word of a block to the P of the block: one cycle more if a block
+    is several words, because the row lane then adds up their P.  Rate: a word a cycle.
+
+    Parameters
+    ----------
+    block_lanes : elements of a word: 4, 8, 16 or 32
     """
 
     TERMS = (1, 0)
-    """Terms that add up to P: so many for each element, and so many more."""
+    """The number of terms of P: for each element, and in addition to those."""
 
     def __init__(self, block_lanes: int) -> None:
         self.block_lanes = block_lanes
@@ -66,15 +73,15 @@ class CodeDot:
 
     @property
     def signature(self) -> wiring.Signature:
-        """What the broadcast side sends to every lane."""
+        """The values that the broadcast side sends to every lane."""
         raise NotImplementedError
 
     def _prepare(self, x: Sequence[Value], total: Value, prepared) -> list:
-        """Assignments to ``prepared``."""
+        """Assignments of the broadcast values for ``x`` and ``total`` to ``prepared``."""
         raise NotImplementedError
 
     def _terms(self, prepared, codes: Sequence[Value]) -> list[Value]:
-        """Values that add up to P."""
+        """The terms of P, as many as ``TERMS`` says."""
         raise NotImplementedError
 
     def prepare(self, m: Module, x: Sequence[Value], total: Value):
@@ -92,16 +99,16 @@ class CodeDot:
             registers = [registered(m, value, name=f"sum_{depth}_{j:02}") for j, value in enumerate(level)]
             level = add_pairs(registers)
         (root,) = level
-        # The root may be wider than P needs (Booth's digits overlap); the bits cut off repeat the sign.
+        # The root may be wider than P, because Booth's digits overlap; the bits that are cut off repeat the sign.
         product = Signal(product_shape(self.block_lanes), reset_less=True)
         m.d.sync += product.eq(root)
         return product
 
 
 class Magic(CodeDot):
-    """All multiples of an activation exist once; each weight selects one of the sixteen.
+    """The broadcast side computes all sixteen multiples of an activation, and each weight selects one of them.
 
-    This is how the public record reads the multiplier of Taalas' HC1: a ROM cell routes one of sixteen wires.
+    The published descriptions of Taalas' HC1 suggest the same multiplier: a ROM cell there routes one of sixteen wires.
     """
 
     _ODD = range(1, CODE_MAX + 1, 2)
@@ -159,7 +166,7 @@ class Booth(CodeDot):
 
 
 class Plain(CodeDot):
-    """The multiplication as it stands; synthesis decides (DSP blocks, where there are enough)."""
+    """The multiplication x * q itself; synthesis chooses its form: DSP blocks, where there are enough."""
 
     @property
     def signature(self):
@@ -173,3 +180,4 @@ class Plain(CodeDot):
 
 
 MULTIPLIERS = {"booth": Booth, "magic": Magic, "plain": Plain}
+"""The names that ``--multiplier`` takes."""

@@ -1,4 +1,4 @@
-"""The fabric: a matrix in ROM times MX vectors, ``row_lanes`` rows and ``block_lanes`` elements a cycle."""
+"""The fabric: matrices in ROM times MX vectors, ``row_lanes`` rows and ``block_lanes`` elements a cycle."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,28 +26,46 @@ HIGH_PLANE = 4
 
 
 class Matvec(wiring.Component):
-    """y = W x for one matrix of the ROM after another (docs/arithmetic.md, section 3).
+    """y = W x for one matrix of the ROM after another (docs/arithmetic.md, section 3; ``hdl.fabric.interface``).
 
-    The k-th command multiplies the k-th vector.  A group of ``row_lanes`` rows takes blocks * planes *
-    (32 // block_lanes) cycles, and groups follow each other without a gap.  The first weight is used two
-    cycles after the command is taken, or three after its vector's last beat if that is later; a group's first result
-    is on ``o`` ``latency`` cycles after its last weight was used; between two matrices whose vectors are here lies one
-    idle cycle.  Every group has its place in the result queue before it starts, so nothing ever stalls behind the ROM.
+    The k-th command multiplies the k-th vector.  A group is ``row_lanes`` rows, which are computed at the same time.  A part is
+    ``block_lanes`` elements of a block.  The weight ROM has, for each matrix, for each of its groups, for each block, for each
+    plane (high first), a word for each part.
 
-    The queue holds what is under way, or ``queue`` groups if that is more.
+    A group reserves a place in the result queue before its first weight is read, so that nothing after the ROM ever stalls.
 
-    ``matrices`` are all that the weight ROM holds, in its order: for each group of rows, each block, each
-    plane (high first), each part of the block one word.
+    Latency: ``latency`` cycles from the cycle that uses a group's last weight (``busy`` is high) to the group's first beat on
+    ``o``: 10 + log2(block_lanes), one more if a block is several words, two more with Booth's multiplier.  ``queue_latency`` is
+    the part of it up to the result queue.
+
+    Rate: a group takes blocks * planes * (32 // block_lanes) cycles, and groups follow each other without a gap.  The first
+    weight is used two cycles after the command moved, or three cycles after its vector's last beat if that is later.  There is
+    one idle cycle between two matrices whose vectors have arrived.
+
+    Parameters
+    ----------
+    row_lanes : rows that are computed at the same time
+    block_lanes : elements of a weight word: 4, 8, 16 or 32
+    vector_lanes : results of a beat of ``o``; divides ``row_lanes`` or is a multiple of it
+    x_lanes : elements of a beat of ``x``; divides ``block_lanes``
+    multiplier : a name of ``code_dot.MULTIPLIERS``
+    wide_bits : bits of a result, 24 or 32
+    matrices : shapes of all matrices in the weight ROM, in the order of the ROM
+    queue : groups that the result queue holds at least; it always holds all groups that the pipeline can have under way
 
     Members
     -------
     command : In(stream command_layout)
-    x : In(stream mx_beat(x_lanes))    vectors, whole blocks; one may be written while the other is read
+    x : In(stream mx_beat(x_lanes))    vectors, whole blocks; one may be written while another is read
     weights : Out(RomPort)       of a WeightRom: a word of ``row_lane.word_bits`` for each row lane
-    rows : Out(RomPort)          e (7 bits signed) | k << 7 for each row lane, a word a group
-    o : Out(stream result_beat)  Wide, in row order: ceil(rows / vector_lanes) beats a matrix; results beyond
-                                 ``rows`` are those of the ROM's padding, which is zero
+    rows : Out(RomPort)          of a RowRom: e (7 bits signed) | k << 7 for each row lane, a word a group
+    o : Out(stream result_beat)  Wide, in row order: ceil(rows / vector_lanes) beats a matrix; the last beat is filled up with
+                                 zeros
     busy : Out(1)                a weight word is used in this cycle
+
+    Raises
+    ------
+    ValueError : an argument is not one of the values above; the message names it
     """
 
     def __init__(
@@ -82,7 +100,7 @@ class Matvec(wiring.Component):
         self.max_blocks = max(matrix.blocks for matrix in matrices)
         terms = [matrix.blocks * matrix.planes for matrix in matrices]
         self.max_terms = max(terms)
-        # A group holds its place from its first word until two cycles after the last of its results has left the queue.
+        # A group keeps its place from its first word until two cycles after the last of its results has left the queue.
         beats = max(1, row_lanes // vector_lanes)
         group_cycles = max(min(terms) * (BLOCK // block_lanes), beats)
         under_way = 1 + -(-(self._result + 1 + beats) // group_cycles)
@@ -116,12 +134,12 @@ class Matvec(wiring.Component):
         connect(m, flipped(self.x), buffer.i)
         connect(m, output.o, flipped(self.o))
 
-        # Stage 0: one word after the other.  Whether a word ends its block, group or matrix is known before it is chosen: a
-        # choice has to reach all of the fabric in its cycle.
+        # Stage 0 chooses one word after another.  Registers say in advance whether a word ends its block, group or matrix, because
+        # the choice has to reach all of the fabric in the same cycle.
         parts = BLOCK // self.block_lanes
         command = Signal(self.command_layout)
         remaining = Signal.like(command.rows)
-        # active: words are chosen; waits: a command was taken, its vector is not here; fresh: no word was chosen yet
+        # active: words are chosen.  waits: the command's vector has not arrived.  fresh: no word of the command was chosen yet.
         active, waits, fresh = Signal(), Signal(), Signal()
         word = Signal(buffer.address_bits)  # within the vector
         block = Signal(range(max(2, self.max_blocks)))
@@ -179,16 +197,16 @@ class Matvec(wiring.Component):
                     m.d.sync += active.eq(0)
 
         def at(stage: int, value, name: str, since: int = 0) -> Value:
-            """``value``, which is known in stage ``since``, as it is wanted in ``stage``."""
+            """``value``, a signal of stage ``since``, delayed to ``stage``."""
             return delayed(m, Value.cast(value), stage - since, name=name, reset_less=False, first=since + 1)[-1]
 
-        # The ROMs.  Row constants are read so that they arrive with the product of their group's first word
-        # and stay until that of the next group's: no lane needs to keep them.
+        # The row constants of a group arrive together with the product of its first word and stay until that of the next group,
+        # so that no lane needs registers for them.
         p = self._product
         restart = fresh & command.restart
         m.d.comb += self.busy.eq(at(1, issue, "busy"))
-        # The ROM is read one word ahead: issuing word n presents address n + 1.  The address of a matrix's first word is
-        # presented from the command until the vector is here, because the embedding may read the ROM meanwhile.
+        # The ROM is read one word ahead: the cycle that chooses word n presents address n + 1.  The address of a matrix's first
+        # word is presented from the command until the vector has arrived, because the embedding may read the ROM meanwhile.
         next_word, begins = Signal.like(self.weights.addr), Signal()
         m.d.comb += [
             begins.eq(self.command.valid & self.command.ready),
@@ -205,17 +223,17 @@ class Matvec(wiring.Component):
         block_end = delayed(m, issue & block_ends, p + 5, name="block_end", reset_less=False)
 
         def of_block(stage: int, value: Value, name: str, since: int) -> Value:
-            """As ``at``, with the block's last word: a register a block is enough, not one a cycle."""
+            """``value`` of a block's last word, delayed to ``stage``: a register holds it for a block, so that fewer are enough."""
             while since < stage:
                 value = registered(m, value, name=f"{name}_{since + 1}", en=block_end[since])
                 since = min(since + parts, stage)
             return value
 
-        # What all lanes share, in the stage in which they want it.
+        # The values that all lanes share, delayed to the stage that uses them.
         prepared = self.multiplier.prepare(m, buffer.mant, buffer.total)
         part_starts = at(1, part == 0, "part_starts")
         total, total_stage = buffer.total, 1
-        if parts > 1:  # S of a block grows with its words
+        if parts > 1:  # S of a block is the sum of the totals of its words
             grown = Signal(total_shape(BLOCK), reset_less=True)
             m.d.sync += grown.eq(Mux(part_starts, 0, grown) + total)
             total, total_stage = grown, 2

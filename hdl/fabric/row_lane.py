@@ -43,8 +43,9 @@ class RowLane(wiring.Component):
     term = sat(rshr(d * P - ((m * S) << k), -(e + scale)), wide_bits + 5), for each block and plane,
     LSB 2**-16; y is Wide, LSB 2**-12.
 
-    A free-running pipeline, one word a cycle; what belongs to a block is valid once a block.  With p =
-    ``multiplier.block_latency``, counted from ``word``::
+    Latency: ``latency`` = multiplier.block_latency + 6 cycles from the last ``word`` of the row to ``result``.  Rate: a
+    free-running pipeline, one word a cycle.  The values of a block are valid once a block, in the cycle that the table names.
+    With p = ``multiplier.block_latency``, counted from the block's last ``word``::
 
         0        codes, and a slice of d and m
         p        P (the sum over the block's words), d, m; ``total``, ``scale``, ``row``
@@ -55,18 +56,25 @@ class RowLane(wiring.Component):
         p + 5    the term, saturated; ``add``, ``first``
         p + 6    ``result``, if that was the row's last term
 
-    The two-step shift needs neither the negative of the shift nor a rounding adder: the fine step is always
-    to the left, the coarse one a selection of eleven, and half an LSB goes in with the accumulator's carry.
+    The shift has two steps, so that it needs neither the negative of the shift nor an adder for the rounding.  The fine step
+    always goes to the left, the coarse step selects one of eleven shifts, and half an LSB enters at the accumulator's carry.
+
+    Parameters
+    ----------
+    multiplier : one of ``code_dot.MULTIPLIERS``; it also gives the number of elements of a word, ``block_lanes``
+    wide_bits : bits of a result, 24 or 32
+    max_terms : the largest number of terms of a row, blocks * planes; it makes the accumulator
+        wide_bits + 6 + ceil(log2(max_terms)) bits wide
 
     Members
     -------
     word : In(word_bits)      element j's code at bit 4j; above the codes the word's slice of d | m << 8
-    prepared : In             the multiplier's broadcast side, for ``word``
+    prepared : In             the values of the multiplier's broadcast side, for ``word``
     start : In(1)             at p - 1: the block's first word (with block_lanes = 32 every word is)
     total : In                at p: S of the block
     scale : In(SCALE_SHAPE)   at p: exponent of the block + 16, + 4 in the high plane
     row : In(10)              at p: e (7 bits signed) | k << 7
-    add, first : In(1)        at p + 5: a term is here; it is the row's first
+    add, first : In(1)        at p + 5: add the term; it is the row's first
     result : Out(wide)        at p + 6
     """
 
@@ -126,7 +134,7 @@ class RowLane(wiring.Component):
         t_shift = Signal(SCALE_SHAPE, reset_less=True)
         m.d.sync += [t.eq(scaled - (offset << k)), t_shift.eq(shift)]
 
-        # Beyond five bytes either way nothing is left of T, or everything that is not zero saturates.
+        # A shift by more than five bytes to the right leaves nothing of T; to the left, every T except zero saturates.
         fine = Signal(signed(26 + 7), reset_less=True)
         step = Signal(range(11), reset_less=True)
         m.d.sync += fine.eq(t << t_shift[:3])
@@ -138,17 +146,17 @@ class RowLane(wiring.Component):
         with m.Else():
             m.d.sync += step.eq(coarse + 5)
 
-        # The term with a guard bit below it.  Only shifts to the left saturate; there the guard bit is zero.
+        # The term has a guard bit below its LSB.  Only shifts to the left saturate; they leave the guard bit zero.
         shifted = Signal(signed(term_bits + 1), reset_less=True)
         sign, negative, saturates = fine[-1], Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += negative.eq(sign)
         with m.Switch(step):
             for index in range(11):
                 octets = index - 5
-                # These bits of ``fine`` leave the term or are its sign.
+                # The bits of ``fine`` that are shifted out of the term, and its sign.
                 outside = fine[max(0, term_bits - 1 - 8 * octets) :]
                 fits = ~(outside ^ sign.replicate(len(outside))).any()
-                if term_bits <= 8 * octets:  # the lowest bit leaves too: -1 does not fit either
+                if term_bits <= 8 * octets:  # the lowest bit is shifted out too: -1 does not fit either
                     fits = fine == 0
                 moved = fine << 8 * octets + 1 if octets >= 0 else fine >> -8 * octets - 1
                 with m.Case(index):
@@ -160,7 +168,7 @@ class RowLane(wiring.Component):
         limit = Cat(Const(0, 1), (~negative).replicate(term_bits - 1), negative)
         m.d.sync += term.eq(Mux(saturates, limit, shifted))
 
-        # Terms are below 2**(wide_bits + 4) in magnitude, ROUND_RESULT is as well: max_terms + 1 of them fit.
+        # Terms and ROUND_RESULT are at most 2**(wide_bits + 4) in magnitude: max_terms + 1 of them fit.
         acc = Signal(signed(term_bits + 1 + ceil_log2(self.max_terms)), reset_less=True)
         base = Mux(self.first, Const(ROUND_RESULT, acc.shape()), acc)
         with m.If(self.add):

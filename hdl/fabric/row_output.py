@@ -1,4 +1,4 @@
-"""The fabric's results: whole row groups in, beats in row order out."""
+"""The queue of the fabric's results: whole groups of rows in, beats in row order out."""
 
 from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -10,25 +10,35 @@ from hdl.fabric.interface import result_beat
 
 
 class RowOutput(wiring.Component):
-    """A queue of row groups that are under way or done, and their way into beats of ``vector_lanes``.
+    """o = the results of one group of ``row_lanes`` rows after another, in beats of ``vector_lanes``.
 
-    A group takes its place when its first weight is read, so that the fabric never has to stop in the middle:
-    its results fall into the place that was kept.  Then a beat leaves every cycle.
+    A group reserves its place in the queue when its first weight is read.  The fabric therefore never has to stop within a
+    group: there is always a place for the results.
 
-    With more row lanes than vector lanes a group is several beats; with fewer, several groups are a beat, and
-    a matrix' last beat is filled up with zeros.
+    With more row lanes than vector lanes a group is several beats.  With fewer, several groups are a beat, and the last beat of
+    a matrix is filled up with zeros.
+
+    Latency: ``latency`` = 2 cycles from ``push`` to the group's first beat, if the queue is empty.  Rate: a beat a cycle.
+
+    Parameters
+    ----------
+    row_lanes : rows of a group
+    vector_lanes : results of a beat; divides ``row_lanes`` or is a multiple of it
+    wide_bits : bits of a result
+    tag_bits : bits of a matrix's tag
+    depth : places of the queue, a power of two, at least 2
 
     Members
     -------
-    free : Out(1)                        there is a place
-    allocate : In(1)                     take it, for a group of ``beats`` + 1 beats of the matrix ``tag``;
-    tag, beats, last : In                ``last`` is the matrix' last group
-    push : In(1), results : In(array)    the results of the oldest group without results
+    free : Out(1)              the queue has a free place
+    allocate : In(1)           reserve it, for a group of ``beats`` + 1 beats of the matrix ``tag``; only while ``free`` is high
+    tag, beats, last : In      with ``allocate``; ``last`` marks the last group of the matrix
+    push : In(1)               ``results`` are those of the oldest group without results
+    results : In(signed(wide_bits)).array(row_lanes)
     o : Out(stream result_beat)
     """
 
     latency = 2
-    """Cycles from ``push`` to the group's first beat, if nothing is in the way."""
 
     def __init__(self, *, row_lanes: int, vector_lanes: int, wide_bits: int, tag_bits: int, depth: int) -> None:
         self.row_lanes, self.vector_lanes, self.wide_bits = row_lanes, vector_lanes, wide_bits
@@ -51,7 +61,7 @@ class RowOutput(wiring.Component):
         m = Module()
         pointer_bits = ceil_log2(self.depth)
         allocated, pushed, popped = (Signal(pointer_bits, name=n) for n in ("allocated", "pushed", "popped"))
-        taken = Signal(range(self.depth + 1))  # places from allocation to the cycle after their last results have left
+        taken = Signal(range(self.depth + 1))  # places reserved, until the cycle after their last results have left
         stored = Signal(range(self.depth + 1))  # places with results in them
         pop, popped_before = Signal(), Signal()
         # ``free`` is registered: it gates every issue of the fabric, and ``pop`` depends on the consumer's ``ready``.

@@ -13,22 +13,35 @@ from weights_to_rom.model_format import BLOCK
 
 
 class XBuffer(wiring.Component):
-    """Words of ``block_lanes`` mantissas, each with their sum and their block's exponent.
+    """mant, total, exp = the mantissas of the word ``word`` of a vector, their sum, and the exponent of their block.
 
-    The sums add up to the S of docs/arithmetic.md: formed here, once, for all rows.  ``x_lanes`` elements a
-    cycle go in, a word a cycle comes out (latency 1).  A word can be read two cycles after its last beat moved.
+    A word is ``block_lanes`` mantissas; a block of 32 is 32 // block_lanes words, its parts.  The sums of a block's words add up
+    to the S of docs/arithmetic.md: the buffer computes them once, for all rows.
+
+    The memory has two halves.  One vector is read from one half while the next vector is written to the other.
+
+    Latency: ``latency`` = 1 cycle from ``word`` to ``mant``.  A word can be read two cycles after its last beat moved.  Rate:
+    ``x_lanes`` elements a cycle in, a word a cycle out.
+
+    Parameters
+    ----------
+    block_lanes : elements of a word: 4, 8, 16 or 32
+    x_lanes : elements of a beat of ``i``; divides ``block_lanes``
+    max_blocks : blocks of the longest vector
 
     Members
     -------
-    i : In(stream mx_beat)    whole blocks; ``last`` ends a vector
-    complete : Out(1)         the vector to be read may be begun
-    completes : Out(1)        it may be, in the next cycle
-    word : In                 in every cycle: block * (32 // block_lanes) + part of the word to read
-    release : In(1)           this is the vector's last read: the next one is the other half's
+    i : In(stream mx_beat(x_lanes))    whole blocks; ``last`` ends a vector
+    complete : Out(1)         the vector in the half that is read is complete
+    completes : Out(1)        it is, or it will be in the next cycle
+    word : In                 word to read, in every cycle: block * (32 // block_lanes) + part
+    release : In(1)           this is the vector's last read: the next read is from the other half
     mant : Out(signed(8)).array(block_lanes)
     total : Out               sum of ``mant``
     exp : Out(signed(8))
     """
+
+    latency = 1
 
     def __init__(self, *, block_lanes: int, x_lanes: int, max_blocks: int) -> None:
         if block_lanes % x_lanes:
@@ -50,7 +63,7 @@ class XBuffer(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        # A memory for each of a word's beats, so that none of them waits for the others, and one for what they have in common.
+        # Each beat of a word has a memory, so that no beat waits for the others.  One more memory has the word's sum and exponent.
         beats = self.block_lanes // self.x_lanes
         common = data.StructLayout({"total": total_shape(self.block_lanes), "exp": signed(EXP_BITS)})
         memories = [Memory(shape=shape, depth=2 << self.address_bits, init=[]) for shape in (*[8 * self.x_lanes] * beats, common)]
@@ -62,12 +75,12 @@ class XBuffer(wiring.Component):
 
         beat = self.i.payload
         accept = Signal()
-        open_ = Signal(init=1)  # ~full[write_half], where a release counts from the cycle after it on
+        open_ = Signal(init=1)  # ~full[write_half], except that it sees a release a cycle late
         count = Signal(range(max(2, beats)))
         word_ends = count == beats - 1
         m.d.comb += [self.i.ready.eq(open_), accept.eq(self.i.valid & self.i.ready)]
 
-        # First a beat's sum is formed; one cycle later it is written, and with the last one what its word has in common.
+        # A beat is written one cycle after it moved, when its sum is there; the word's sum and exponent follow with its last beat.
         mantissas = Signal.like(beat.mant.as_value(), reset_less=True)
         beat_total = Signal(total_shape(self.x_lanes), reset_less=True)
         exp = Signal(signed(EXP_BITS), reset_less=True)

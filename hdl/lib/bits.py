@@ -46,7 +46,7 @@ def shift_right(value, shift, width: int, unit: int = 1) -> Value:
         step = unit << k
         shifted = Mux(shift[k], value >> step, value)
         keep = width + step - unit
-        # A value of fewer than ``keep`` bits stays signed, so that later steps extend its sign.  Otherwise ``keep`` bits are enough.
+        # A value of fewer than ``keep`` bits stays signed, so that later steps extend its sign.
         value = shifted[:keep] if len(shifted) >= keep else shifted
     if value.shape().signed and len(value) < width:
         return Cat(value, value[-1].replicate(width - len(value)))

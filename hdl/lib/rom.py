@@ -138,7 +138,7 @@ class WeightRom(wiring.Component):
     ----------
     width : bits of a lane's word
     depth : words of a lane
-    lanes : number of ROMs, at most 100
+    lanes : number of ROMs
     name : begins the names of the ROMs
     init : a list of ``depth`` words for each lane, or None for contents in files, as for ``Rom``
 
