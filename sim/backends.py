@@ -19,7 +19,20 @@ WIDE_SCALE = 1 << 12
 
 
 class FloatSession(Session):
-    """The checkpoint in floating point.  It samples with the chip's noise from logits rounded to LSB 2**-12."""
+    """The checkpoint in floating point.  It samples with the chip's noise from logits rounded to LSB 2**-12.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+    tensor : callable
+        Returns a tensor by its canonical name (``LlamaConfig.tensor_shapes``).
+    max_context : int, optional
+        Positions of the KV cache; by default the checkpoint's ``max_seq_len``.
+    n_sinks : int
+        Sinks of a window that slides, or 0: the sequence then ends at ``max_context`` positions.
+    adapter : PeftAdapter, optional
+        A LoRA adapter for every token.
+    """
 
     def __init__(
         self,
@@ -46,7 +59,16 @@ class FloatSession(Session):
 
 
 class GoldenSession(Session):
-    """The golden model: the chip's integers in numpy."""
+    """The golden model: the chip's integers in numpy.
+
+    Parameters
+    ----------
+    model : IntegerModel
+    max_context, n_sinks : int
+        As in ``FloatSession``.
+    adapter : IntegerAdapter, optional
+        A LoRA adapter for every token.
+    """
 
     at_once = 64
 
@@ -76,9 +98,19 @@ class GoldenSession(Session):
 
 
 class RtlSession(Session):
-    """The first sequence of a simulated chip.  ``adapter`` is the number of a loaded adapter, or 0 for none.
+    """The first sequence of a simulated chip.
 
-    ``position`` is the number of tokens that the sequence holds already, if the chip was restored from a state.
+    Parameters
+    ----------
+    chip : RtlChip
+    vocab_size, max_context : int
+        Those of the chip.
+    slides : bool
+        Whether the chip's window slides.
+    adapter : int
+        The number of a loaded adapter, which every token uses, or 0 for none.
+    position : int
+        Tokens that the sequence holds already, because the chip was restored from a state.
     """
 
     def __init__(self, chip: RtlChip, vocab_size: int, max_context: int, slides: bool = False, adapter: int = 0, position: int = 0):

@@ -47,9 +47,17 @@ class Reply:
 class Session(ABC):
     """One sequence that grows a token at a time.
 
-    ``position`` is the position of the next token.  The sequence ends at ``max_context`` positions, unless the window
-    ``slides``.  ``at_once`` is the number of tokens that ``feed`` computes in one pass; a pass of fewer tokens takes about
-    as long.
+    ``position`` is the position of the next token.  ``at_once`` is the number of tokens that ``feed`` computes in one pass; a
+    pass of fewer tokens takes about as long.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Tokens are 0 to ``vocab_size - 1``.
+    max_context : int
+        Positions of the KV cache.
+    slides : bool
+        Whether the sequence goes on when the cache is full: each new position then replaces an old one.
     """
 
     at_once = 1

@@ -10,10 +10,18 @@ from cocotb.triggers import RisingEdge
 
 
 class StreamDriver:
-    """Offers payloads to an input of the design.
+    """Offers payloads to an input of the design.  The payload is noise in idle cycles.
 
-    Until a beat is offered, each cycle is idle with the probability ``stall``.  The payload is noise in idle
-    cycles.
+    Parameters
+    ----------
+    dut
+        cocotb's handle of the design, which has the clock ``clk``.
+    name : str
+        The stream's name, without ``__valid``.
+    stall : float
+        Until a beat is offered, each cycle is idle with this probability, 0 to below 1.
+    seed : int
+        Seed of the stalls and of the noise.
     """
 
     def __init__(self, dut, name: str, *, stall: float, seed: int):
@@ -37,10 +45,14 @@ class StreamDriver:
 
 
 class StreamMonitor:
-    """Takes payloads from an output of the design.
+    """Takes payloads from an output of the design.  It asserts that an offered beat stays until it is taken.
 
-    In each cycle ready is low with the probability ``stall``.  The monitor asserts that an offered beat stays
-    the same until it is taken.
+    Parameters
+    ----------
+    dut, name, seed
+        As in ``StreamDriver``.
+    stall : float
+        In each cycle ready is low with this probability, 0 to below 1.
     """
 
     def __init__(self, dut, name: str, *, stall: float, seed: int):

@@ -66,6 +66,18 @@ class RtlChip:
     """A simulated chip.  It begins in the state after a reset, and ``close`` frees it.
 
     ``adapters`` maps the number of each adapter to the ``load_image_sha256`` of the last image that was loaded for it.
+
+    Parameters
+    ----------
+    library : Path
+        The shared library that ``build_library`` made of the chip's Verilog.
+    rom_folder : Path
+        The folder that holds the ROM images.
+    model : ModelFormat
+    config : ChipConfig
+        The format and the configuration of the chip's Verilog.
+
+    Raises SimulationError if a ROM image is missing.
     """
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):

@@ -55,9 +55,10 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, sink_q: np.ndarray | Non
 
 
 class Layer:
-    """One decoder layer.  ``weights`` maps ``q``, ``attn_norm`` ... to its tensors and may be written to.
+    """One decoder layer.
 
-    With an ``adapter`` for a matrix, the result is W x + scale * B (A x).
+    ``weights`` maps "q", "attn_norm" ... to the layer's tensors; GPTQ replaces them.  A matrix with an adapter computes
+    W x + scale * B (A x).  ``index`` is the layer's number from 0; the other parameters are those of ``FloatLlama``.
     """
 
     def __init__(

@@ -30,10 +30,18 @@ def gptq(
 ) -> dict[str, QuantisedMatrix]:
     """Quantise the projections of every layer to four bits.  The result has them by canonical name.
 
-    The calibration text is cut into windows of 512 tokens, or of ``max_seq_len`` if that is less; several
-    thousand tokens make a good Hessian.  Matrices are quantised in the order of the data flow.  The inputs of
-    each are computed with the matrices quantised so far.  Memory holds one layer's weights at a time, and 4 * dim bytes a
-    token for the residual stream.  ``progress(name)`` is called after each matrix.
+    Matrices are quantised in the order of the data flow.  The inputs of each are computed with the matrices that are
+    quantised already.  Memory holds one layer's weights at a time, and 4 * dim bytes a token for the residual stream.
+
+    Parameters
+    ----------
+    config : LlamaConfig
+    tensor : callable
+        Returns a tensor by its canonical name (``LlamaConfig.tensor_shapes``).
+    calibration_tokens : int[tokens]
+        Several thousand tokens make a good Hessian.  They are cut into windows of 512, or of ``max_seq_len`` if that is less.
+    progress : callable, optional
+        Is called with the name of each matrix when that matrix is done.
 
     Raises HardwireError if there is no calibration token.
     """

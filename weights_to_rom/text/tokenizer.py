@@ -25,15 +25,17 @@ class TokenizerError(HardwireError):
 
 
 class Tokenizer:
-    """``encode`` and ``decode`` of one model.
+    """The tokenizer of one model: from texts to token numbers and back.
+
+    ``model`` is an object of the package ``tokenizers``.  The other parameters are the members of the same names.
 
     Members
     -------
-    bos : int | None            the token put before a text, or None if this model's texts start without one
+    bos : int | None            the token that begins a text, or None if this model's texts begin without one
     eos_ids : tuple[int, ...]   tokens that end a text
     vocab_size : int            token numbers are below this
     base_size : int             vocab_size without the tokens that were added after training
-    chat_template : str | None  jinja2
+    chat_template : str | None  the chat template, in the language of jinja2
     special : dict[str, str]    the texts of bos_token, eos_token, ..., by the names that the template uses
     """
 
@@ -57,7 +59,7 @@ class Tokenizer:
         self.base_size = max(model.get_vocab(False).values(), default=-1) + 1
 
     def encode(self, text: str, bos: bool = True) -> list[int]:
-        """Token numbers of a text.
+        """Return the token numbers of a text.
 
         With ``bos``, ``self.bos`` comes first if the model's texts start with it.  A chat needs False, because its template
         writes that token.  The name of a special token in the text becomes that token.
