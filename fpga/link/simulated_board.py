@@ -70,7 +70,7 @@ class SimulatedBoard:
         seed: int = 0,
         verilog: str | None = None,
         divisor: int = LEAST_DIVISOR,
-        progress: Callable[[float, str], None] = lambda done, what: None,
+        progress: Callable[[float, str], None] = lambda done, line: None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "board.v"

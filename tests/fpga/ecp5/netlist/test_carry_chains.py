@@ -127,7 +127,7 @@ def test_a_chain_that_begins_or_ends_wrong_is_caught(mapped, monkeypatch, what, 
 
 
 def test_a_carry_that_is_not_looked_at_is_caught(mapped, monkeypatch):
-    """``absorb`` is broken here: it takes the carry that a half makes for 0."""
+    """A broken ``absorb``, which takes every LUT(A, B, 0, 0) for 0, is caught."""
     lut = fpga.ecp5.netlist.carry_chains._lut
     monkeypatch.setattr(
         fpga.ecp5.netlist.carry_chains, "_lut", lambda init, values: lut(init, values) if values[2:] != ["0", "0"] else "0"
