@@ -80,9 +80,9 @@ class Link(wiring.Component):
 
         request = self.i.payload
         kind, position, given, flags = request[:8], request[8:40], request[40:72], request[72:]
-        behind = following - position
+        age = following - position  # 1 for the last position
         known = Signal()
-        m.d.comb += [known.eq((position < following) & (behind <= HISTORY)), read.addr.eq(position)]
+        m.d.comb += [known.eq((position < following) & (age <= HISTORY)), read.addr.eq(position)]
 
         command = self.command.payload
         m.d.comb += [

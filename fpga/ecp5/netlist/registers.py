@@ -248,7 +248,7 @@ def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
 
 
 def _control(register: dict) -> tuple[Bit, Bit] | None:
-    """Return (clock, enable) of a flip-flop, or None if it does not start with 0 or is ever reset.  Enable "1" is always."""
+    """Return (clock, enable) of a flip-flop, or None if it does not start with 0 or is ever reset.  Without an enable it is "1"."""
     parameters, wires = register["parameters"], register["connections"]
     kinds = [parameters.get(name) for name in ("REGSET", "CLKMUX", "LSRMUX")]
     if wires.get("LSR", ["0"]) != ["0"] or kinds != ["RESET", "CLK", "LSR"]:
