@@ -1,1 +1,1 @@
-"""Synthesis for any target: running the tools, counting the cells that they make, the units that can be synthesised alone."""
+"""Synthesis for any target: run the tools, count the cells of a netlist, and synthesise each unit of a chip alone."""

@@ -1,4 +1,4 @@
-"""Counts of the cells that Yosys maps a design to."""
+"""Count the cells that Yosys maps a design to."""
 
 import json
 from collections.abc import Mapping
@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 def cells_by_type(statistics: Path) -> dict[str, int]:
-    """Return how many cells of each type a design has, from the file that Yosys' ``tee -o FILE stat -json`` wrote."""
+    """Return the number of cells of each type in a design, from the file of Yosys' ``tee -o FILE stat -json``."""
     return json.loads(statistics.read_text())["design"]["num_cells_by_type"]
 
 
 @dataclass(frozen=True)
 class Library:
-    """The types of cells of a target, and the resources that a cell of each type takes.
+    """The resources that each type of cell of a target takes.
 
     Parameters
     ----------
     name : str
-        Name of the target.
+        The name of the target.
     resources : mapping of str to mapping of str to number
-        For each resource, the beginnings of the types that take it, and how much of it one such cell takes.
+        For each resource, the prefixes of the types that take it, and the amount that one such cell takes.
 
     Examples
     --------
@@ -32,13 +32,13 @@ class Library:
     resources: Mapping[str, Mapping[str, float]]
 
     def count(self, by_type: Mapping[str, int]) -> dict[str, float]:
-        """Return how much of each resource cells take, of which ``by_type`` tells the number of each type."""
+        """Return the amount of each resource that cells take, given the number of cells of each type."""
         return {
             resource: sum(self.takes(resource, kind) * number for kind, number in by_type.items()) for resource in self.resources
         }
 
     def takes(self, resource: str, kind: str) -> float:
-        """Return how much of ``resource`` one cell of the type ``kind`` takes."""
+        """Return the amount of ``resource`` that one cell of the type ``kind`` takes."""
         return sum(each for beginning, each in self.resources[resource].items() if kind.startswith(beginning))
 
 
@@ -51,7 +51,7 @@ ECP5 = Library(
         "dsps": {"MULT18X18D": 1},
     },
 )
-"""Cells of ``synth_ecp5``."""
+"""The cells that ``synth_ecp5`` makes."""
 
 ICE40 = Library(
     "ice40",
@@ -62,4 +62,4 @@ ICE40 = Library(
         "dsps": {"SB_MAC16": 1},
     },
 )
-"""Cells of ``synth_ice40``.  A bit of a carry chain lies in the logic cell of a LUT, and takes nothing of its own."""
+"""The cells that ``synth_ice40`` makes.  SB_CARRY takes nothing, because it lies in the logic cell of a LUT."""

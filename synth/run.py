@@ -1,4 +1,4 @@
-"""Run the synthesis tools, which YoWASP ships as WebAssembly in Python packages."""
+"""Run the synthesis tools.  They are WebAssembly programs in Python packages of YoWASP."""
 
 import hashlib
 import re
@@ -12,40 +12,42 @@ from pathlib import Path
 from weights_to_rom.errors import HardwireError
 
 Progress = Callable[[str], None]
-"""Is called now and then with a line that tells how far a tool has come."""
+"""A function that is called from time to time with one line about the progress of a tool."""
 
 POLL_SECONDS = 0.5
+"""Seconds between two looks at a running tool."""
 
 
 class BuildError(HardwireError):
-    """A tool refuses a design, or the design does not fit its device, or it is too slow."""
+    """A tool fails, or a design does not fit its device, is too slow, or differs from its bitstream."""
 
 
 def tool_versions(packages: Sequence[str]) -> dict[str, str]:
-    """The installed version of each Python package."""
+    """Return the installed version of each Python package."""
     return {name: version(name) for name in packages}
 
 
 def run_tool(module: str, function: str, arguments: Sequence[str], folder: Path, log: str, progress: Progress) -> None:
-    """Run ``module.function(arguments)`` in a process of its own, and report its progress while its log grows.
+    """Run ``module.function(arguments)`` in a process of its own, and report its progress from its log.
 
     Parameters
     ----------
     module, function : str
-        The Python package of the tool, and its entry point, which returns an exit status.
+        The Python package of the tool, and the function in it that runs the tool and returns its exit status.
     arguments : sequence of str
         The command line of the tool.
     folder : Path
-        Where the tool runs.  WebAssembly sees nothing outside of it, and follows no link out of it.
+        The working folder of the tool.  The tool cannot read files outside of it, not even through links, because it is
+        WebAssembly.
     log : str
-        A file in ``folder`` that gets the output of the tool.
+        The name of a file in ``folder`` for the output of the tool.
     progress : Progress
-        Is called with what ``progress_of`` finds in the log.
+        It is called with each line that ``progress_of`` finds in the log.
 
     Raises
     ------
     BuildError
-        The tool failed.  The message is the tool's own last line with "ERROR:", or the last line of its log.
+        The tool failed.  The message is the last line with "ERROR:" in its log, or the last line if none has it.
     """
     program = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
     with (folder / log).open("w") as output:
@@ -70,14 +72,14 @@ def run_tool(module: str, function: str, arguments: Sequence[str], folder: Path,
 
 
 def _end_of(path: Path, size: int = 4000) -> str:
-    """The last ``size`` bytes of a file."""
+    """Return the last ``size`` bytes of a file as text."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         return file.read().decode(errors="replace")
 
 
 def progress_of(log: str) -> str:
-    """Return how far Yosys or nextpnr has come when its log ends with ``log``, or "" if no line tells."""
+    """Return the progress of Yosys or nextpnr from the end ``log`` of its log, or "" if no line shows it."""
     found = ""
     for line in log.splitlines():
         if match := re.match(r"[\d.]+\. Executing (\w+)", line):
@@ -94,9 +96,9 @@ def progress_of(log: str) -> str:
 
 
 def key_of(*parts: object) -> str:
-    """Return 24 hexadecimal digits of the SHA-256 of ``parts``: the name under which a result of them is kept.
+    """Return 24 hexadecimal digits of the SHA-256 of ``parts``.  A result is kept under the key of its whole input.
 
-    A part is text, bytes, or anything whose ``str`` is all that matters of it.
+    A part that is not bytes counts as its ``str``.
     """
     digest = hashlib.sha256()
     for part in parts:

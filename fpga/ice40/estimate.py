@@ -16,17 +16,18 @@ CLOCK_MHZ: Mapping[str, float] = {"iCE40UP5K": 24.0, "iCE40HX8K": 12.0}
 FULL: Mapping[str, float] = {"iCE40UP5K": 0.98, "iCE40HX8K": 0.92}
 
 SHARED = Cells(luts=5_041, flip_flops=1_778, block_rams=8, dsps=8)
-"""The shared engine, with chip, link and serial line (docs/explanation/shared-engine.md).  Little of it depends on the model.
+"""The shared engine, with the rest of the chip, the link and the serial line (docs/explanation/shared-engine.md).
 
-Its block RAMs hold the program, the tables and the bytes of the line.
+The figures are those of one model.  Other models change them little.  The block RAMs hold the microprogram, the tables, and the
+bytes of the line.
 """
 
 SHARED_ROMS = ("weights_00", "rows", "gain")
-"""ROMs of the model that are in block RAM.  The KV cache is not: it is in SPRAM."""
+"""ROMs of the model that take block RAMs.  The KV cache takes none, because it is in SPRAM."""
 
 
 def shared_cells(model: ModelFormat, config: ChipConfig, family: Family) -> Cells:
-    """Return the resources of a chip.  Block RAMs are an upper bound, because Yosys leaves constant bits of ROMs out."""
+    """Return the resources of a chip.  Block RAMs are an upper bound, because Yosys leaves out constant bits of ROMs."""
     roms = sum(
         family.block_rams(rom.depth, rom.width) for rom in rom_map(model, **config.rom_lanes).values() if rom.name in SHARED_ROMS
     )
@@ -34,5 +35,5 @@ def shared_cells(model: ModelFormat, config: ChipConfig, family: Family) -> Cell
 
 
 def candidates(model: ModelFormat, max_context: int) -> Iterator[ChipConfig]:
-    """Yield the chip with the shared engine.  Raises ValueError if the engine cannot run the model."""
+    """Yield the only candidate: the chip with the shared engine.  Raises ValueError if the engine cannot run the model."""
     yield ChipConfig.for_model(model, shared=True, max_context=min(max_context, SHARED_CONTEXT))

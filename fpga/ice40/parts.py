@@ -1,4 +1,4 @@
-"""Multipliers and memory of the shared engine as cells of the iCE40 UltraPlus."""
+"""Replace the multipliers and the memory of the shared engine by cells of the iCE40 UltraPlus."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from synth.run import BuildError
 
 SPRAM_WORDS = 1 << 14
-"""The four SPRAMs together hold so many words of 64 bits."""
+"""Words of 64 bits that the four SPRAMs hold together."""
 
 CELLS = Path(__file__).with_name("parts.v")
 
@@ -14,12 +14,12 @@ CELLS = Path(__file__).with_name("parts.v")
 def with_cells(verilog: str) -> str:
     """Return the Verilog of a chip with the modules of parts.v in place of its own modules of the same names.
 
-    Both behave the same, from the first write to each word of memory on (``tests/chip``).
+    A module of parts.v behaves like the module that it replaces, except that a word of memory is undefined until it is written.
 
     Raises
     ------
     BuildError
-        The chip has no shared engine, or wants more memory than there is.
+        The chip has no shared engine, or needs more memory than the SPRAMs have.
     """
     cells = CELLS.read_text()
     if (words := spram_words(verilog)) > SPRAM_WORDS:
@@ -34,6 +34,6 @@ def with_cells(verilog: str) -> str:
 
 
 def spram_words(verilog: str) -> int:
-    """Return how many words of 64 bits the memory of the chip has.  A chip without the shared engine has none."""
+    """Return the words of 64 bits in the memory of the shared engine, or 0 if the chip does not have the engine."""
     width = re.search(r"^module spram\(.*?^  input \[(\d+):0\] addr", verilog, re.MULTILINE | re.DOTALL)
     return 2 << int(width[1]) if width else 0

@@ -1,4 +1,4 @@
-"""The clock of an iCE40: that of the oscillator, or one made by the PLL."""
+"""The clock of an iCE40, which is the oscillator or the output of the PLL, and the top module with it."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from weights_to_rom.errors import HardwireError
 TOP = "top"
 
 VCO_MHZ = (533, 1066)
-"""The range of the oscillator in the PLL."""
+"""The lowest and the highest frequency of the VCO, the oscillator in the PLL."""
 
 PHASE_DETECTOR_MHZ = (10, 17)
-"""The range of the clock at the phase detector for a FILTER_RANGE of 1."""
+"""The lowest and the highest frequency at the phase detector if FILTER_RANGE is 1."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Pll:
     Parameters
     ----------
     multiply : int
-        Divides the clock of the VCO in the feedback path.
+        The divisor from the VCO to the phase detector.  1 to 128.
     post_divide : int
-        The output is the clock of the VCO by 2**post_divide.
+        The divisor from the VCO to the output is 2**post_divide.  1 to 6.
     mhz : float
-        The output.
+        The frequency of the output in MHz.
     """
 
     multiply: int
@@ -33,7 +33,7 @@ class Pll:
 
     @classmethod
     def below(cls, oscillator_mhz: float, mhz: float) -> "Pll":
-        """Return the setting with the fastest clock that is not above ``mhz``.  Raises HardwireError if there is none."""
+        """Return the setting with the fastest clock of at most ``mhz``.  Raises HardwireError if there is none."""
         found = [
             cls(multiply, n, oscillator_mhz * multiply / 2**n)
             for n in range(1, 7)
@@ -46,15 +46,14 @@ class Pll:
 
 
 def pll_for(oscillator_mhz: float, mhz: float) -> Pll | None:
-    """Return the PLL of a clock, or None if the clock is that of the oscillator.  Raises HardwireError if there is none."""
+    """Return the PLL's setting, or None if ``mhz`` is the oscillator's frequency.  Raises HardwireError if neither makes it."""
     return None if mhz == oscillator_mhz else Pll.below(oscillator_mhz, mhz)
 
 
 def top_verilog(pll: Pll | None) -> str:
     """Return the module ``top``: the clock, and the module ``board``, which starts in reset.
 
-    The reset lasts 512 cycles from when the PLL has locked, because block RAMs read as zero for some microseconds after
-    configuration.
+    The reset ends 512 cycles after the PLL has locked, because block RAMs read as 0 for some microseconds after configuration.
     """
     clock = (
         """

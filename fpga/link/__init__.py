@@ -1,1 +1,1 @@
-"""The serial link between a host and a chip: protocol, hardware, host, and a simulated board."""
+"""The serial link between a host and a chip: its protocol, its hardware, the host's session, and a simulated board."""

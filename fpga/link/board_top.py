@@ -18,9 +18,10 @@ from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.rom_map import rom_map
 
 FIFO_BYTES = 512
-"""Bytes of requests that can wait.
+"""Bytes of requests that can wait for the link.
 
-All requests that a host sends ahead of the replies (``fpga.link.host``) fit, even if each of their bytes is escaped.
+The host sends at most AHEAD = 16 requests ahead of their replies (``fpga.link.host``).  Each takes at most 2 * 12 + 2 = 26 bytes on
+the line, so all of them take at most 416 bytes.
 """
 
 
@@ -30,15 +31,17 @@ class BoardTop(wiring.Component):
     Parameters
     ----------
     model : ModelFormat
+        The shapes of the model.
     config : ChipConfig
+        The options of the chip.
     divisor : int
-        Cycles of a bit on the line.
+        Cycles of a bit on the line: at least ``protocol.LEAST_DIVISOR``, from ``protocol.divisor_for``.
 
     Members
     -------
-    rx : In(1)      from the host; high at rest
-    tx : Out(1)     to the host; high at rest
-    busy : Out(1)   the fabric reads a weight word: for a light
+    rx : In(1)      line from the host, high at rest
+    tx : Out(1)     line to the host, high at rest
+    busy : Out(1)   the fabric reads a weight word; can drive an LED
     """
 
     rx: Any
@@ -50,7 +53,7 @@ class BoardTop(wiring.Component):
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)})  # pyright: ignore[reportCallIssue]
 
     def elaborate(self, platform) -> Module:
-        """Connect line, FIFO, frames, link and chip in a ring."""
+        """Connect rx, FIFO, FrameRx, Link, FrameTx and tx in a row, and the chip to the link."""
         m = Module()
         m.submodules.uart_rx = uart_rx = UartRx(divisor=self.divisor)
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=8, depth=FIFO_BYTES)
@@ -69,7 +72,7 @@ class BoardTop(wiring.Component):
             uart_rx.line.eq(self.rx),
             self.tx.eq(uart_tx.line),
             self.busy.eq(chip.busy),
-            # A byte that finds the FIFO full is lost with its frame, and the host asks again.
+            # If the FIFO is full, the byte is lost.  Its frame is then dropped, and the host sends the request again.
             fifo.w_data.eq(uart_rx.data),
             fifo.w_en.eq(uart_rx.valid),
             frame_rx.i.payload.eq(fifo.r_data),
@@ -77,11 +80,11 @@ class BoardTop(wiring.Component):
             fifo.r_en.eq(frame_rx.i.ready),
         ]
         if self.config.lora_rank:
-            m.d.comb += chip.loaded.ready.eq(1)  # adapters cannot be loaded over the line
+            m.d.comb += chip.loaded.ready.eq(1)  # the line has no request that loads an adapter, so nothing waits for ``loaded``
         return m
 
 
 def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
-    """Return the Verilog of a chip with its line, top module ``board``.  ``divisor`` is the cycles of a bit."""
+    """Return the Verilog of a chip with its serial line, top module ``board``.  A bit on the line takes ``divisor`` cycles."""
     roms = [*rom_map(model, **config.rom_lanes).values(), RomSpec("identity", IDENTITY_BITS, 1)]
     return whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)

@@ -1,4 +1,4 @@
-"""Frames of ``fpga.link.protocol`` in hardware."""
+"""Receive and send the frames of ``fpga.link.protocol`` in hardware."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from amaranth.lib.wiring import In, Out
 from fpga.link.protocol import CRC, END, ESCAPE, FLIP, PAYLOAD
 
 PAYLOAD_BITS = 8 * PAYLOAD
-"""The payload of a frame is its ten bytes, without CRC and marks, byte 0 in the low bits."""
+"""Bits of a payload: the ten bytes of a frame without CRC, ESCAPEs and ENDs.  Byte 0 is in the low bits."""
 
 
 def crc16_step(crc: Value, byte: Value) -> Value:
-    """Return ``protocol.crc16`` after one more byte, its bit 7 first: eight steps of exclusive ors, combinational."""
+    """Return ``crc`` after one more byte, as ``protocol.crc16`` computes it.  It is combinational: eight steps, from bit 7."""
     bits = [crc[i] for i in range(16)]
     for bit in reversed(range(8)):
         feedback = bits[15] ^ byte[bit]
@@ -24,15 +24,15 @@ def crc16_step(crc: Value, byte: Value) -> Value:
 
 
 class FrameRx(wiring.Component):
-    """o = the payload of each frame among the bytes of i.
+    """o = the payload of each frame in the bytes of i.
 
-    Takes a byte a cycle.  The payload is valid two cycles after the END of its frame.  Bytes between two ENDs that are not
-    PAYLOAD + CRC bytes with the right CRC are dropped.
+    It takes one byte a cycle, and stops only while a payload waits at ``o``.  The payload is valid two cycles after the END of its
+    frame was taken.  A piece between two ENDs that is not PAYLOAD + CRC bytes with the right CRC is dropped.
 
     Members
     -------
-    i : In(stream 8)
-    o : Out(stream PAYLOAD_BITS)
+    i : In(stream 8)                bytes of the line
+    o : Out(stream PAYLOAD_BITS)    payloads
     """
 
     i: Any
@@ -42,14 +42,14 @@ class FrameRx(wiring.Component):
         super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(PAYLOAD_BITS))})
 
     def elaborate(self, platform) -> Module:
-        """Build a shift register that bytes enter, and the CRC of those in it."""
+        """Build a shift register for the bytes of a frame, and their CRC."""
         m = Module()
-        # The bytes of the frame, shifted in from the top.  PAYLOAD and CRC lie where they belong when the last byte is in.
+        # Bytes enter at the top and move down.  After PAYLOAD + CRC bytes the payload is in the low bits, the CRC in the high.
         held = Signal(8 * (PAYLOAD + CRC))
         count = Signal(range(PAYLOAD + CRC + 2))  # PAYLOAD + CRC + 1 stands for any higher number
         crc = Signal(16, init=0xFFFF)
         escaped = Signal()
-        taken, valid = Signal(8), Signal()  # a register, because the FIFO in front of it is a block RAM, and slow
+        taken, valid = Signal(8), Signal()  # registers, because the bytes come late in the cycle: from the block RAM of a FIFO
         byte = Signal(8)
         m.d.comb += [
             self.i.ready.eq(~(valid & self.o.valid)),
@@ -81,12 +81,13 @@ class FrameRx(wiring.Component):
 class FrameTx(wiring.Component):
     """o = the bytes of the payload i, its CRC, and END.
 
-    A payload is PAYLOAD + CRC + 1 bytes, and one byte more for each byte that is escaped.  One byte leaves in a cycle.
+    A frame takes PAYLOAD + CRC + 1 cycles, and one more for each byte that is escaped.  The first byte is valid one cycle after the
+    payload was taken, and the next payload is taken one cycle after END.
 
     Members
     -------
-    i : In(stream PAYLOAD_BITS)
-    o : Out(stream 8)
+    i : In(stream PAYLOAD_BITS)     payloads
+    o : Out(stream 8)               bytes of the line
     """
 
     i: Any
@@ -96,9 +97,11 @@ class FrameTx(wiring.Component):
         super().__init__({"i": In(stream.Signature(PAYLOAD_BITS)), "o": Out(stream.Signature(8))})
 
     def elaborate(self, platform) -> Module:
-        """Build a shift register that bytes leave, and the CRC of those that left."""
+        """Build a shift register with the bytes yet to be sent, and the CRC of those already sent."""
         m = Module()
-        ends = PAYLOAD + CRC  # the number of END; at ``ends + 1`` nothing is to be sent
+        ends = (
+            PAYLOAD + CRC
+        )  # ``count`` is the number of the present byte: ``ends`` for END, ``ends + 1`` if there is nothing to send
         left = Signal(PAYLOAD_BITS)
         crc = Signal(16)
         count = Signal(range(ends + 2), init=ends + 1)

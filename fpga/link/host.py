@@ -1,4 +1,4 @@
-"""The host's side of ``fpga.link.protocol``, as a backend of the session API."""
+"""The host's side of ``fpga.link.protocol``: a ``sim.session.Session`` with a board."""
 
 import struct
 import time
@@ -15,35 +15,38 @@ from sim.session import Reply, Sampling, Session, SessionError
 from weights_to_rom.errors import HardwireError
 
 AHEAD = HISTORY // 2
-"""The most tokens that are sent ahead of their replies: few enough that the board still remembers a result that gets lost."""
+"""The highest number of tokens that are sent ahead of their replies.
+
+It is half of HISTORY, so that the board still remembers a result whose frame is lost.
+"""
 
 PATIENCE = 0.5
-"""Seconds without a frame after which a request is sent again."""
+"""Seconds.  If no frame comes for this time, the host sends its request again."""
 
 TRIES = 20
-"""How often a request is sent before the board is given up."""
+"""Requests without an answer after which the host gives up."""
 
 GREETINGS = 4
-"""How often HELLO is sent before a port is given up: it may be that of another board, or its rate may be another one."""
+"""HELLOs without an answer after which the host gives up.  They are few, because the port may belong to another device."""
 
 SLOW = 10
-"""A simulated board gets so many times more tries."""
+"""The factor by which a simulated board gets more tries, because it is slower."""
 
 
 class LinkError(HardwireError):
-    """The board does not answer, or it is another one."""
+    """The board does not answer, or it holds another model or chip."""
 
 
 class Port(Protocol):
-    """The part of pyserial's ``Serial`` that is used here.  Its timeout must be short."""
+    """The members of pyserial's ``Serial`` that a session uses.  Its timeout must be short compared with PATIENCE."""
 
     @property
     def in_waiting(self) -> int:
-        """How many bytes can be read at once."""
+        """The number of received bytes that wait to be read."""
         ...
 
     def read(self, size: int = 1, /) -> bytes:
-        """Return ``size`` bytes, or fewer after the timeout."""
+        """Return ``size`` bytes, or fewer if the timeout ends first."""
         ...
 
     def write(self, data: bytes, /) -> int | None:
@@ -51,30 +54,32 @@ class Port(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the port back."""
+        """Release the port."""
         ...
 
 
 class BoardSession(Session):
-    """A session with the sequence of a board.
+    """A session whose tokens a board computes.
 
-    Tokens of a prompt are sent ahead of their replies.  An answer is one RUN: the board feeds the tokens that it samples by itself.
+    The host sends the tokens of a prompt ahead of their replies.  For an answer it sends a RUN, and the board feeds its own
+    samples.
 
     Parameters
     ----------
     port : Port
+        The open serial port of the board.
     identity : int
-        The identity of the model and the chip that the board should hold.
+        The identity that the board must have: 64 bits that name the model and the chip.
     vocab_size : int
-        The number of tokens.
+        The number of tokens of the vocabulary.
     max_context : int
         Positions of the chip.
     slides : bool
-        The chip goes on when its context is full (sinks).
+        True if the chip drops old positions when its context is full, as a chip with sinks does.
     end_token : int, optional
-        The token at which the board ends a RUN.
+        The token at which the board ends a RUN: the end of text.
     slow : bool
-        The board is simulated, and gets SLOW times as many tries.
+        True if the board is simulated.  It then gets SLOW times as many tries.
 
     Raises
     ------
@@ -98,7 +103,7 @@ class BoardSession(Session):
         self._port, self._deframer, self._end_token = port, Deframer(), end_token
         self._frames: deque[tuple[Kind, tuple[int, ...]]] = deque()
         self._fed: list[int] = []  # the sequence of the user
-        self._in_step = False  # the board has the same sequence, and no reply of an earlier request is still to come
+        self._in_step = False  # the board has the sequence ``_fed``, and all replies to earlier requests have come
         self._sampling: Sampling | None = None
         self.said_again = 0
         self._times = SLOW if slow else 1
@@ -108,7 +113,7 @@ class BoardSession(Session):
 
     @property
     def broken(self) -> int:
-        """How many frames from the board were dropped."""
+        """The number of dropped pieces between two ENDs from the board."""
         return self._deframer.broken
 
     def feed(self, tokens: Sequence[int]) -> None:
@@ -121,7 +126,7 @@ class BoardSession(Session):
             self.position += len(tokens)
 
     def continued(self, token: int, n_tokens: int, sampling: Sampling, stop: Sequence[int]) -> Iterator[Reply]:
-        """Feed ``token`` and then each token that is sampled, until one is in ``stop`` or ``n_tokens`` are sampled."""
+        """Feed ``token``, and then each sampled token.  Stop at a token of ``stop``, or after ``n_tokens`` samples."""
         if not set(stop) <= {self._end_token}:  # a RUN ends only at the end token, so the tokens are fed one by one
             yield from super().continued(token, n_tokens, sampling, stop)
             return
@@ -135,9 +140,8 @@ class BoardSession(Session):
             for further in self._run(token, last):
                 token = further.token
                 yield further
-            if (
-                token in stop
-            ):  # otherwise the context is full, or the board ended the RUN at an end token that does not stop this answer
+            # Without a stop token the context is full, or the board ended its RUN at an end token that this answer goes beyond.
+            if token in stop:
                 return
 
     def _token(self, token: int, sampling: Sampling | None) -> Reply | None:
@@ -152,14 +156,14 @@ class BoardSession(Session):
         self._port.close()
 
     def _greet(self) -> int:
-        """Return the identity of the board.
+        """Return the identity of the board, and drop the replies to all earlier requests.
 
-        Replies come in the order of requests, so all replies to earlier requests are dropped on the way.
+        These replies come first, because the board answers requests in their order.
         """
         return self._ask(Kind.HELLO, b"", Kind.IDENTITY, lambda fields: True, GREETINGS)[0]
 
     def _read(self, tokens: Sequence[int], sampling: Sampling | None) -> int:
-        """Feed tokens at ``position``, and return the token that is sampled after the last one."""
+        """Feed tokens from ``position`` on.  Return the token that is sampled after the last one, if ``sampling`` is given."""
         if not self._in_step:
             self._greet()
             self._in_step = True
@@ -174,15 +178,15 @@ class BoardSession(Session):
         return sampled
 
     def _put(self, tokens: Sequence[int], first: int, sample: bool) -> int:
-        """Feed tokens from position ``first`` on, and return the token that is sampled after the last one.
+        """Feed tokens from position ``first`` on.  Return the token that is sampled after the last one, if ``sample`` is true.
 
-        Up to AHEAD tokens are sent ahead of their replies.
+        At most AHEAD tokens are sent ahead of their replies.
         """
         done = said = 0
         went_back = -1
         tries = _Tries(TRIES * self._times)
         while True:
-            # The first token of a sequence is sent alone: until the board has it, it remembers another sequence at these positions.
+            # The first token of a sequence is sent alone, because until the board has it, its history is that of the old sequence.
             while said < len(tokens) and said - done < (AHEAD if first + done else 1):
                 position, flags = first + said, Flag(0)
                 if position == 0:
@@ -206,7 +210,7 @@ class BoardSession(Session):
                     if done == len(tokens):
                         return token
                 case Kind.STANDING, (following,) if first + done <= following < first + said and following != went_back:
-                    # The PUT of this position was lost, so the board has refused those of all further positions.
+                    # The line lost the PUT of position ``following``, so the board has fed none of the further positions.
                     went_back, said = following, following - first
                     self.said_again += 1
 
@@ -234,7 +238,7 @@ class BoardSession(Session):
                     self._in_step = self.position >= until or token == self._end_token
                     yield _reply(token)
                 case (Kind.RESULT, (position, *_)) | (Kind.STANDING, (position,)) if asked != self.position < position:
-                    # The results of the positions between were lost.
+                    # The line lost the results from ``self.position`` to ``position``.
                     asked = self.position
                     self.said_again += 1
                     self._send(Kind.GET, struct.pack("<I", self.position))
@@ -242,7 +246,7 @@ class BoardSession(Session):
     def _ask(
         self, kind: Kind, fields: bytes, answer: Kind, right: Callable[[tuple[int, ...]], bool], most: int = TRIES
     ) -> tuple[int, ...]:
-        """Send a request until a reply of the kind ``answer`` has the right fields; return these.  Other replies are dropped."""
+        """Send a request until a reply of the kind ``answer`` has the right fields, and return them.  Drop all other replies."""
         tries = _Tries(most * self._times)
         self._send(kind, fields)
         while True:
@@ -255,6 +259,7 @@ class BoardSession(Session):
                     return values
 
     def _send(self, kind: Kind, fields: bytes) -> None:
+        """Send one request."""
         self._port.write(frame(kind, fields))
 
     def _receive(self) -> tuple[Kind, tuple[int, ...]] | None:
@@ -272,17 +277,18 @@ _FIELDS = {Kind.IDENTITY: "<Q", Kind.RESULT: "<IIB", Kind.KEPT: "<HI", Kind.STAN
 
 
 def _reply(token: int) -> Reply:
-    """Return a reply without logits, because the board sends none."""
+    """Return a reply without logits, because a board sends none."""
     return Reply(token, np.zeros(0, np.int32))
 
 
 class _Tries:
-    """Counts how often in a row no frame came."""
+    """Counts the times in a row at which no frame came within PATIENCE."""
 
     def __init__(self, most: int):
         self._n, self._most = 0, most
 
     def again(self) -> None:
+        """Count once more.  Raises LinkError at the last time."""
         self._n += 1
         if self._n == self._most:
             raise LinkError(f"the board has not answered for {self._most * PATIENCE:g} s: is it flashed, and is this its port?")

@@ -1,9 +1,9 @@
 """The protocol between a host and a board: frames of ten bytes on a serial line.
 
 The line has eight data bits, no parity and one stop bit.  A frame on the line is its ten bytes, their CRC-16 (CCITT, polynomial
-0x1021, first value 0xFFFF, high byte first), and END.  An END or an ESCAPE among these twelve bytes is sent as two bytes
-(RFC 1055): ESCAPE, then the byte with bit 5 flipped.  A receiver drops everything between two ENDs that is not twelve bytes with
-the right CRC.
+0x1021, first value 0xFFFF, high byte first), and END.  If one of these twelve bytes equals END or ESCAPE, it is sent as two bytes:
+ESCAPE, then the byte with bit 5 flipped (a byte stuffing like that of RFC 1055).  A receiver drops each piece between two ENDs that
+is not twelve bytes with the right CRC.
 
 Byte 0 of a frame is its kind.  The other bytes, in little-endian order, are:
 
@@ -11,13 +11,13 @@ Byte 0 of a frame is its kind.  The other bytes, in little-endian order, are:
 request    fields                                  action of the board, and its reply
 =========  ======================================  =========================================================================
 HELLO      none                                    IDENTITY
-SAMPLING   inv_temperature u16, seed u32           keeps them; KEPT
+SAMPLING   inv_temperature u16, seed u32           uses them for all further samples; KEPT
 PUT        position u32, token u32, flags u8       feeds the token if its position is the next one, or if it is 0 with RESTART;
                                                    RESULT
-RUN        until u32                               feeds the sampled token, then the one sampled next, and so on, while the next
-                                                   position is below ``until`` and no token is the end of text; a RESULT for
-                                                   each, then STANDING
-GET        position u32                            RESULT again, if the position is one of the last HISTORY
+RUN        until u32                               feeds the sampled token, samples the next one, and so on, while the next
+                                                   position is below ``until`` and no sampled token is the end of text; a
+                                                   RESULT for each, then STANDING
+GET        position u32                            none; the RESULT of the position, if it is one of the last HISTORY
 =========  ======================================  =========================================================================
 
 =========  ======================================  =========================================================================
@@ -27,12 +27,13 @@ IDENTITY   identity u64                            names the model and the chip 
 RESULT     position u32, token u32, flags u8       the token sampled at the position, if SAMPLED; ``flags`` also hold the status
                                                    of the chip
 KEPT       inv_temperature u16, seed u32           the values of the SAMPLING
-STANDING   next u32                                the position of the next token; also the reply to a PUT of a position that is
-                                                   not the next one, and to a GET of one that the board does not remember
+STANDING   next u32                                the position of the next token; also the reply to a PUT of another position
+                                                   than the next, and to a GET of a position that the board has forgotten
 =========  ======================================  =========================================================================
 
-A host may send every request again: a PUT of a position that has been fed is answered by its RESULT, a RUN to a position that has
-been reached by STANDING.  So the host asks again for whatever the line loses, and a loss never changes a token.
+A host may send every request again.  The board answers a PUT of a position that it has fed with the RESULT of that position, and a
+RUN to a position that it has reached with STANDING.  So a host repeats a request if the line loses it or its reply, and no loss
+changes a token.
 """
 
 from enum import IntEnum, IntFlag
@@ -40,23 +41,26 @@ from enum import IntEnum, IntFlag
 from weights_to_rom.errors import HardwireError
 
 END, ESCAPE, FLIP = 0xC0, 0xDB, 0x20
+"""The byte that ends a frame, the byte that announces a flipped byte, and the bit that is flipped."""
+
 PAYLOAD, CRC = 10, 2
-"""Bytes of a frame, and of its checksum."""
+"""Bytes of a frame, and bytes of its checksum."""
 
 HISTORY = 32
-"""How many results the board remembers.  A host may be so many tokens ahead of the replies."""
+"""The number of results that the board remembers.  A host may send at most this number of tokens ahead of the replies."""
 
 FTDI_BAUD = 3_000_000
-"""Bits a second that the FTDI chips of many boards can do: enough for 23,000 tokens a second."""
+"""Bits a second of the FTDI chips of many boards.  A RESULT takes about 130 bits, so the line carries 23,000 tokens a second."""
 
 LEAST_DIVISOR = 4
-"""The fewest cycles of a bit with which a receiver finds the middle of bits."""
+"""The least number of cycles of a bit: with fewer, a receiver misses the middle of the bits."""
 
 
 def divisor_for(clock_hz: float, baud: int) -> int:
     """Return the cycles of a bit on the line.
 
-    Raises HardwireError if the rate would be wrong by more than 2 %, half of what a byte bears, or if a bit is too short.
+    Raises HardwireError if a bit takes fewer than LEAST_DIVISOR cycles, or if the rate is wrong by more than 2 %.  A receiver reads
+    the stop bit 9.5 bits after the start, so an error of about 5 % would move it half a bit away.
     """
     divisor = round(clock_hz / baud)
     if divisor < LEAST_DIVISOR or abs(clock_hz / divisor / baud - 1) > 0.02:
@@ -65,7 +69,7 @@ def divisor_for(clock_hz: float, baud: int) -> int:
 
 
 class Kind(IntEnum):
-    """The first byte of a frame."""
+    """The kind of a frame, which is its byte 0."""
 
     HELLO = 0x01
     SAMPLING = 0x02
@@ -81,8 +85,8 @@ class Kind(IntEnum):
 class Flag(IntFlag):
     """Bits of ``flags``.
 
-    RESTART and SAMPLE belong to PUT.  SAMPLED and ENDS belong to RESULT, and use the same bits.  ENDS says that the token is the
-    end of text.  From bit STATUS_SHIFT on, RESULT has the ``hdl.interface.Status`` of the chip.
+    PUT has RESTART (a sequence begins) and SAMPLE (a token is sampled after this one).  RESULT has SAMPLED (a token was sampled)
+    and ENDS (it is the end of text) in the same two bits, and from bit STATUS_SHIFT on ``hdl.interface.Status``.
     """
 
     RESTART = 1
@@ -92,10 +96,11 @@ class Flag(IntFlag):
 
 
 STATUS_SHIFT = 4
+"""The lowest bit of the status in the ``flags`` of a RESULT."""
 
 
 def crc16(data: bytes, crc: int = 0xFFFF) -> int:
-    """Return the CRC-16/CCITT-FALSE of data.  It is 0 for data that end with their own CRC."""
+    """Return the CRC-16/CCITT-FALSE of ``data``, continued from ``crc``.  It is 0 if the data end with their own CRC."""
     for byte in data:
         crc ^= byte << 8
         for _ in range(8):
@@ -104,14 +109,14 @@ def crc16(data: bytes, crc: int = 0xFFFF) -> int:
 
 
 def frame(kind: Kind, fields: bytes = b"") -> bytes:
-    """Return a frame with ``fields`` as the bytes of the line."""
+    """Return the bytes on the line for a frame of the given kind.  Zeros fill the bytes after ``fields``."""
     return on_line(bytes([kind]) + fields.ljust(PAYLOAD - 1, b"\0"))
 
 
 def on_line(payload: bytes) -> bytes:
-    """Return the bytes of the line for the ten bytes of a frame.
+    """Return the bytes on the line for the ten bytes of a frame.
 
-    They begin with an END as well, so that noise on the line becomes a frame of its own, which is dropped.
+    They also begin with END, which separates the frame from noise on the line: the noise is then a piece of its own, and dropped.
     """
     if len(payload) != PAYLOAD:
         raise ValueError(f"a frame has {PAYLOAD} bytes, not {len(payload)}")
@@ -122,9 +127,12 @@ def on_line(payload: bytes) -> bytes:
 
 
 class Deframer:
-    """Turns bytes of the line into the ten bytes of frames.
+    """Find the frames in the bytes of the line.
 
-    ``broken`` counts the pieces between two ENDs that were dropped.
+    Attributes
+    ----------
+    broken : int
+        The number of dropped pieces between two ENDs.
     """
 
     def __init__(self):
@@ -132,7 +140,7 @@ class Deframer:
         self._bytes, self._escaped = bytearray(), False
 
     def push(self, data: bytes) -> list[bytes]:
-        """Take further bytes of the line, and return the frames that they complete."""
+        """Take further bytes of the line.  Return the ten bytes of each frame that they complete."""
         payloads = []
         for byte in data:
             if byte == END:
@@ -144,7 +152,7 @@ class Deframer:
                 self._bytes, self._escaped = bytearray(), False
             elif byte == ESCAPE:
                 self._escaped = True
-            elif len(self._bytes) <= PAYLOAD + CRC:  # one byte too many is enough to know that the piece is no frame
+            elif len(self._bytes) <= PAYLOAD + CRC:  # further bytes cannot make a frame of a piece that is too long
                 self._bytes.append(byte ^ FLIP if self._escaped else byte)
                 self._escaped = False
         return payloads

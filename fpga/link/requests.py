@@ -1,4 +1,4 @@
-"""Requests of ``fpga.link.protocol``, carried out in hardware."""
+"""Carry out the requests of ``fpga.link.protocol`` in hardware."""
 
 from typing import Any
 
@@ -16,29 +16,34 @@ from hdl.lib.streams import struct
 from weights_to_rom.model_format import ModelFormat
 
 IDENTITY_BITS = 64
+"""Bits of the identity of a model and its chip."""
 
 
 class Link(wiring.Component):
     """o = the reply to each request i.
 
-    Requests are carried out one after the other.  The link keeps the position of the next token, which mirrors the chip's own, the
-    token that was sampled last, and the results of the last HISTORY positions.
+    The link carries out one request at a time.  It keeps the position of the next token, which equals that of the chip, the last
+    sampled token, and the results of the last HISTORY positions.
 
-    A request that feeds no token is answered in 2 cycles, or in 4 if the answer comes from the history.  A token takes 3 cycles
-    more than the chip takes.
+    A request that feeds no token takes 2 cycles, or 4 if its answer comes from the history.  A token takes 3 cycles more than the
+    chip takes for it.
 
     Parameters
     ----------
     model : ModelFormat
+        The shapes of the model.  The link uses its vocab_size.
     config : ChipConfig
+        The options of the chip.  The link uses its position_bits.
     identity : int, optional
-        The answer to HELLO, 64 bits.  By default it is read from the ROM image identity.hex in the first cycle after reset.
+        The answer to HELLO: below 2**64.  By default the link reads it from the ROM image identity.hex in the first cycle after
+        reset.
 
     Members
     -------
-    i, o : stream PAYLOAD_BITS      requests in, replies out
+    i : In(stream PAYLOAD_BITS)     requests
+    o : Out(stream PAYLOAD_BITS)    replies
     command : Out(stream COMMAND)   tokens to the chip
-    reply : In(stream REPLY)        results of the chip
+    reply : In(stream REPLY)        results from the chip
     """
 
     i: Any
@@ -59,7 +64,7 @@ class Link(wiring.Component):
         )
 
     def elaborate(self, platform) -> Module:
-        """Build a state machine that answers one request at a time, and the history of results."""
+        """Build the state machine of a request, and the history: a memory of HISTORY results by the low bits of their position."""
         m = Module()
         identity: Any = Rom(width=IDENTITY_BITS, depth=1, name="identity", init=self._identity)
         m.submodules.identity = identity
@@ -75,9 +80,9 @@ class Link(wiring.Component):
 
         request = self.i.payload
         kind, position, given, flags = request[:8], request[8:40], request[40:72], request[72:]
-        behind = following - position
+        age = following - position  # 1 for the last position
         known = Signal()
-        m.d.comb += [known.eq((position < following) & (behind <= HISTORY)), read.addr.eq(position)]
+        m.d.comb += [known.eq((position < following) & (age <= HISTORY)), read.addr.eq(position)]
 
         command = self.command.payload
         m.d.comb += [
@@ -126,7 +131,7 @@ class Link(wiring.Component):
                         m.next = "run"
             with m.State("run"):
                 m.d.sync += out.eq(answer(Kind.STANDING, standing))
-                with m.If((following < position) & sampled & ~ends):  # RUN has ``until`` in the place of the position
+                with m.If((following < position) & sampled & ~ends):  # in a RUN the field ``position`` is ``until``
                     m.next = "feed"
                 with m.Else():
                     m.d.sync += running.eq(0)
@@ -165,4 +170,5 @@ class Link(wiring.Component):
 
 
 def _bit(flag: Flag) -> int:
+    """Return the number of the bit of a flag."""
     return flag.bit_length() - 1

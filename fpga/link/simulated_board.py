@@ -1,4 +1,4 @@
-"""A simulated board on a pseudo-terminal: a host cannot tell it from a real one."""
+"""A simulated board on a pseudo-terminal, which a host opens like the serial port of a real board."""
 
 import ctypes
 import os
@@ -16,35 +16,42 @@ from sim.rtl.verilator import Addition, SimulationError, build_library
 from weights_to_rom.model_format import ModelFormat
 
 CYCLES = 20_000
-"""Cycles between two looks at the terminal."""
+"""Cycles that the simulation runs between two reads of the terminal."""
 
 QUIET = 1_000_000
-"""After so many cycles without a byte, more than any token takes, the clock stops until the host sends something."""
+"""Cycles without a byte, more than any token takes, after which the simulation waits for the host."""
 
 
 class SimulatedBoard:
-    """The Verilog of a board, run in a thread from ``start`` to ``close``.
-
-    ``port`` is the name of the terminal, for pyserial.
+    """A board whose Verilog runs in a thread, from ``start`` to ``close``.
 
     Parameters
     ----------
     folder : Path
-        Where the simulator is built.
+        The folder in which the simulator is built.
     rom : Path
         The folder of the ROM images, ``identity.hex`` among them.
     model : ModelFormat
+        The shapes of the model.
     config : ChipConfig
+        The options of the chip.
     noise : float
-        The probability with which a byte on the line, in either direction, vanishes, is doubled, or has one bit flipped.
+        The probability, 0 to 1, that a byte on the line is lost, doubled, or has one bit flipped.  It holds for both directions.
     seed : int
-        Of the noise.
+        The seed of the noise.
     verilog : str, optional
-        Another text of the module ``board``, such as that of a placed netlist.
+        The text of the module ``board``, for example of a placed netlist.  By default it is made from ``model`` and ``config``.
     divisor : int
-        Cycles of a bit in ``verilog``.
+        Cycles of a bit on the line.
     progress : callable
-        Is called with the share that is done and a line, while the simulator is built.
+        It is called with the share that is done (0 to 1) and a line of text while the simulator is built.
+
+    Attributes
+    ----------
+    port : str
+        The name of the terminal, which pyserial opens.
+    hits : int
+        The number of bytes that noise has changed.
 
     Raises
     ------
@@ -63,7 +70,7 @@ class SimulatedBoard:
         seed: int = 0,
         verilog: str | None = None,
         divisor: int = LEAST_DIVISOR,
-        progress: Callable[[float, str], None] = lambda done, what: None,
+        progress: Callable[[float, str], None] = lambda done, line: None,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "board.v"
@@ -102,7 +109,7 @@ class SimulatedBoard:
         return self
 
     def close(self) -> None:
-        """Switch the board off, for good."""
+        """Switch the board off.  It cannot be started again."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -112,6 +119,7 @@ class SimulatedBoard:
         os.close(self._theirs)
 
     def _run(self) -> None:
+        """Pass bytes between the terminal and the simulation until ``close``."""
         waiting, quiet = b"", 0
         out = ctypes.create_string_buffer(CYCLES)
         while not self._closing.is_set():

@@ -14,16 +14,16 @@ BITS = 10
 class UartTx(wiring.Component):
     """line = start bit, eight bits of i, stop bit.
 
-    A byte takes ``BITS * divisor + 1`` cycles.  Its start bit is on the line one cycle after the byte is taken.
+    A byte takes ``BITS * divisor + 1`` cycles.  Its start bit is on the line one cycle after the byte was taken.
 
     Parameters
     ----------
     divisor : int
-        Cycles of a bit.
+        Cycles of a bit, at least ``protocol.LEAST_DIVISOR``.
 
     Members
     -------
-    i : In(stream 8)
+    i : In(stream 8)    bytes
     line : Out(1)       high at rest
     """
 
@@ -38,11 +38,11 @@ class UartTx(wiring.Component):
         """Build a shift register, and a timer of one bit."""
         m = Module()
         timer = Signal(range(self.divisor))
-        bits = Signal(BITS + 1, init=1)  # the bits yet to be sent, the stop bit, and a 1 that marks the end
+        bits = Signal(BITS + 1, init=1)  # the bits yet to be sent, the stop bit among them, and above them a 1 that marks the end
         rests = Signal(init=1)  # bits == 1: the line is at rest
         m.d.comb += self.i.ready.eq(rests)
         with m.If(rests), m.If(self.i.valid):
-            # ``line`` is a register: the start bit is on it in the next cycle.
+            # The start bit is on the line in the next cycle, because ``line`` is a register.
             m.d.sync += [rests.eq(0), bits.eq(Cat(self.i.payload, Const(7, 3))), timer.eq(self.divisor - 1), self.line.eq(0)]
         with m.Elif(timer == 0):  # and the line is not at rest
             m.d.sync += [rests.eq(bits[1:] == 1), bits.eq(bits >> 1), timer.eq(self.divisor - 1), self.line.eq(bits[0])]
@@ -54,18 +54,18 @@ class UartTx(wiring.Component):
 class UartRx(wiring.Component):
     """data = the byte on the line, taken in the middle of each bit.
 
-    A byte whose stop bit is not high is dropped.  A byte stays for one cycle: there is no ``ready``.
+    A byte whose stop bit is not high is dropped.  There is no ``ready``: a byte must be taken in the cycle in which it is valid.
 
     Parameters
     ----------
     divisor : int
-        Cycles of a bit.
+        Cycles of a bit, at least ``protocol.LEAST_DIVISOR``.
 
     Members
     -------
-    line : In(1)        may change at any time: it is synchronised here
-    data : Out(8)
-    valid : Out(1)      in the middle of the stop bit, for one cycle
+    line : In(1)        may change at any time, because it passes a synchronizer
+    data : Out(8)       the byte
+    valid : Out(1)      high for one cycle, in the middle of the stop bit
     """
 
     line: Any
@@ -83,7 +83,7 @@ class UartRx(wiring.Component):
         m.submodules.synchronizer = FFSynchronizer(self.line, line, init=1)
         timer = Signal(range(self.divisor + self.divisor // 2))
         count = Signal(range(BITS))  # bits still to come, the stop bit among them
-        rested = Signal()  # the line was high since the last byte: a start bit is a fall from high
+        rested = Signal()  # the line was high since the last byte, so a low line is a start bit
         with m.If(count == 0):
             with m.If(line):
                 m.d.sync += rested.eq(1)

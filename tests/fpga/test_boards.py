@@ -1,4 +1,4 @@
-"""The boards that are known."""
+"""Every known board has its pins, and can make its clock and its serial line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Block RAMs that a memory takes, and the resources of devices."""
+"""A memory takes the right number of block RAMs, and each family has a tool flow and figures."""
 
 import pytest
 

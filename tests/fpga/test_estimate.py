@@ -1,4 +1,4 @@
-"""Estimates: the figures of designs that were built, the fastest lanes that fit, and what does not fit."""
+"""Estimates match built designs, find the fastest configuration that fits, and list resources that do not suffice."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ FOR_HEADS = tuple(few.cells for few in WHERE_DSPS_ARE_FEW if few.lanes == "head"
 
 
 def test_the_estimate_of_what_is_built(monkeypatch):
-    """That of docs/reports/ulx3s-85f.json, which the command chooses; and where there may be as many DSPs, it takes more."""
+    """The search finds the configuration of docs/reports/ulx3s-85f.json, and its estimate has more DSPs if all may be in use."""
     model = Source.open("stories-260k").format()
     best = fastest(model, ULX3S, 256)
     report = json.loads((Path(__file__).parents[2] / "docs/reports/ulx3s-85f.json").read_text())
@@ -29,14 +29,15 @@ def test_the_estimate_of_what_is_built(monkeypatch):
     assert more_dsps.cells.dsps == 144 and more_dsps.cells.luts < best.cells.luts
     assert best.narrow == more_dsps.narrow == NARROW_ROMS + NARROW_CACHE
     assert best.cells.luts == pytest.approx(report["luts"], rel=0.1)
-    assert (best.cells.dsps, best.cells.block_rams) == (report["dsps"], report["block_rams"] + 1)  # a table has constant bits
+    # The estimate has one block RAM more, because Yosys leaves out the constant bits of a table.
+    assert (best.cells.dsps, best.cells.block_rams) == (report["dsps"], report["block_rams"] + 1)
 
 
 def test_the_fastest_lanes_that_fit():
     model = Source.open("stories-260k").format()
     best = fastest(model, ULX3S, 256)
     assert not overflows(best.cells, ULX3S)
-    # More of anything is too much, or no faster.
+    # A configuration with more of anything does not fit, or is no faster.
     for more in ({"row_lanes": 16}, {"attention_heads": 8}):
         config = replace(best.config, **more).checked(model)
         other = estimate(model, config, ULX3S)

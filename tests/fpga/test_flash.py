@@ -1,4 +1,4 @@
-"""What is said when a board cannot be flashed."""
+"""Each failure of openFPGALoader becomes one line with its cause and remedy."""
 
 import re
 import subprocess

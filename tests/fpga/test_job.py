@@ -1,4 +1,4 @@
-"""The critical path out of nextpnr's report."""
+"""The critical path is read out of nextpnr's report."""
 
 from fpga.job import critical_path
 

@@ -1,4 +1,4 @@
-"""Memories of a design, out of its Verilog."""
+"""Names, sizes and contents of memories are read out of Verilog."""
 
 import pytest
 

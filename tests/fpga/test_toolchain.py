@@ -1,4 +1,4 @@
-"""Both tool flows behind one protocol, with tools that only pretend: order, results that are kept, reports of one shape."""
+"""Both tool flows, with fake tools: the order of the tools, the results that are kept, and the common shape of reports."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ RESOURCES = ("TRELLIS_COMB", "TRELLIS_FF", "DP16KD", "MULT18X18D", "ICESTORM_LC"
 
 @pytest.fixture
 def ran(monkeypatch):
-    """The functions of tools that ran, in order.  Each writes the files that its successor reads."""
+    """Return the names of the fake tools that ran, in order.  Each writes the files that the next one reads."""
     functions = []
 
     def run_tool(module, function, arguments, folder, log, progress):
@@ -99,7 +99,7 @@ def test_every_flow_offers_the_whole_protocol(flow):
 
 
 def test_families_are_named_in_their_own_folders_only():
-    """Elsewhere a family is chosen by TOOLCHAINS and ESTIMATORS alone."""
+    """All other code chooses a family through TOOLCHAINS and ESTIMATORS."""
     root = Path(fpga.ecp5.toolchain.__file__).parents[2]
     allowed = {"fpga/toolchain.py", "fpga/estimate.py", "fpga/devices.py"}
     files = [*root.glob("fpga/*.py"), *root.glob("fpga/link/*.py"), *root.glob("hardwire/**/*.py")]

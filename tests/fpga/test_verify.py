@@ -1,4 +1,4 @@
-"""A bitstream against the memories of its design: what is equal, and each way to differ."""
+"""A bitstream is compared with the memories of its design: equal memories are listed, and each kind of difference is found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ DEPTH = 8
 
 
 def words_of(contents: Sequence[int], width: int) -> list[int]:
-    """Block RAMs of eight bytes, whose words are bytes or nibbles."""
+    """Return words of 4 or 8 bits of a block RAM of eight bytes."""
     return list(contents) if width == 8 else [byte >> at & 15 for byte in contents for at in (0, 4)]
 
 
 class Flow:
-    """A tool flow whose bitstream is ``held``."""
+    """A tool flow whose bitstream has the contents ``held``."""
 
     words_of = staticmethod(words_of)
 
@@ -69,7 +69,7 @@ def test_a_netlist_of_another_design():
 
 
 def stored(content, width, deep, copies=1, numbered_as_columns=False):
-    """Block RAMs of ``content``, of whose bits all vary: ``deep`` rows for its words, each ``copies`` times."""
+    """Return the block RAMs of ``content``, all of whose bits vary: ``deep`` rows for its words, each ``copies`` times."""
     n_bits = max(content).bit_length()
     across, depth = -(-n_bits // width), DEPTH * 8 // width
     blocks, held = {}, {}
@@ -103,7 +103,7 @@ def test_copies_must_be_equal():
 
 
 def test_bits_that_do_not_vary_are_in_no_block_ram():
-    """Bits 1 and 3 are always 1, bit 2 is always 0: bits 0 and 4 are those of the block RAM."""
+    """Bits 1 and 3 are always 1 and bit 2 is always 0, so the block RAM has bits 0 and 4."""
     content = [0b01010, 0b11011, 0b01011, 0b11010]
     held = {0: [0b00, 0b11, 0b01, 0b10] + [0] * 4}
     assert memory_words("m", content, {"m.0.0": BlockRam(0, 8)}, held, words_of) == content

@@ -1,4 +1,4 @@
-"""Cells of a netlist, counted by type and by resource."""
+"""The cells of a netlist are counted by type and by resource."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Running a tool: its progress, its failure in one line, its end, and the names of its results."""
+"""A tool runs in its own process: its progress, its failure in one line, its end, and the keys of its results."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def test_progress_is_read_from_a_log(line, told):
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """A function that runs the body of a tool."""
+    """Return a function that runs the body of a tool."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def run(body: str, *arguments: str, progress=lambda line: None):

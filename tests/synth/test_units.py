@@ -1,4 +1,4 @@
-"""The synthesis probe of the smallest device, on its smallest unit."""
+"""The cells of the smallest unit are counted, and every unit can be written as Verilog."""
 
 import json
 from pathlib import Path
@@ -27,14 +27,14 @@ def test_a_unit():
     figures = json.loads(ran.stdout)
     assert figures["device"] == UP5K == {"luts": 5280, "flip_flops": 5280, "block_rams": 30, "dsps": 8}
     cells = figures["units"]["sampler_greedy"]["with_mac16"]
-    # The winner so far and the winner of a pair: two scores of 24 bits and their comparisons.
+    # Two scores of 24 bits and their comparisons: of the best token so far, and of the better token of a pair.
     assert 2 * 24 <= cells["flip_flops"] < cells["luts"] < UP5K["luts"]
     assert cells["dsps"] == cells["block_rams"] == 0
 
 
 @pytest.mark.parametrize("name", probe.units(MODEL, CONFIG))
 def test_every_unit_is_complete(monkeypatch, name):
-    """Every module that a unit names is there; synthesis of all of them would take minutes."""
+    """The Verilog of each unit has every module that it names.  (To synthesise all units would take minutes.)"""
     monkeypatch.setattr(probe, "FOLDER", Path(f"build/units_{name}"))
     probe.write_verilog(name, probe.units(MODEL, CONFIG)[name](), list(rom_map(MODEL, **CONFIG.rom_lanes).values()))
     probe.run_yosys(name, f"hierarchy -check -top {name}")

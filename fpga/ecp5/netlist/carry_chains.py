@@ -60,7 +60,7 @@ def shorten(top: dict) -> int:
         fresh += len(names)
         for k, name in enumerate(names):
             pair = bits[2 * k : 2 * k + 2]
-            cells[name]["parameters"] = {f"{what}{n}": half[what] for n, half in enumerate(pair) for what in ("INIT", "INJECT1_")}
+            cells[name]["parameters"] = {f"{key}{n}": half[key] for n, half in enumerate(pair) for key in ("INIT", "INJECT1_")}
             cells[name]["connections"] = {
                 "CIN": [carries[k]],
                 "COUT": [carries[k + 1]],
@@ -71,7 +71,7 @@ def shorten(top: dict) -> int:
 
 def _half(cell: dict, k: str) -> dict:
     """Return half ``k`` of a CCU2C: its LUT and its connections."""
-    return {what: cell["parameters"][what + k] for what in ("INIT", "INJECT1_")} | {
+    return {key: cell["parameters"][key + k] for key in ("INIT", "INJECT1_")} | {
         port: cell["connections"][port + k][0] for port in "ABCDS"
     }
 

@@ -97,7 +97,7 @@ def take_operands(top: dict) -> int:
             of is not None and of["type"] == "TRELLIS_FF" and _control(of) == control and comes_early(of["connections"]["DI"][0])
             for of in flip_flops.values()
         ):
-            cell["parameters"] |= {f"REG_INPUT{side}_{what}": f"{what}0" for side in "AB" for what in ("CLK", "CE", "RST")}
+            cell["parameters"] |= {f"REG_INPUT{side}_{pin}": f"{pin}0" for side in "AB" for pin in ("CLK", "CE", "RST")}
             for port, of in flip_flops.items():
                 leads[bits[port]].remove((name, port))
                 left.add(bits[port])
@@ -248,12 +248,12 @@ def _take(cells: dict, cell: dict, registers: dict[str, str]) -> int:
 
 
 def _control(register: dict) -> tuple[Bit, Bit] | None:
-    """Return (clock, enable) of a flip-flop, or None if it does not start with 0 or is ever reset.  Enable "1" is always."""
-    what, wires = register["parameters"], register["connections"]
-    kinds = [what.get(name) for name in ("REGSET", "CLKMUX", "LSRMUX")]
+    """Return (clock, enable) of a flip-flop, or None if it does not start with 0 or is ever reset.  Without an enable it is "1"."""
+    parameters, wires = register["parameters"], register["connections"]
+    kinds = [parameters.get(name) for name in ("REGSET", "CLKMUX", "LSRMUX")]
     if wires.get("LSR", ["0"]) != ["0"] or kinds != ["RESET", "CLK", "LSR"]:
         return None
-    mux = what.get("CEMUX", "").strip()
+    mux = parameters.get("CEMUX", "").strip()
     if mux not in ("CE", "1"):
         return None
     return wires["CLK"][0], wires["CE"][0] if mux == "CE" else "1"

@@ -1,4 +1,4 @@
-"""An ECP5's bitstream from scratch: its block RAMs hold the model, and its placed cells compute the model's tokens."""
+"""A bitstream is built for an ECP5: its block RAMs hold the model, and its placed cells give golden's tokens."""
 
 import json
 import re

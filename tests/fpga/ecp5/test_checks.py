@@ -1,4 +1,4 @@
-"""Checks of a netlist: memories in block RAM, and patterns that select something."""
+"""The checks of a netlist find memories that are not in block RAM, and patterns that select nothing."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_every_pattern_selects_something_of_a_chip(verilog):
     ],
 )
 def test_a_unit_with_another_name_is_found(verilog, name, patterns):
-    """The instance ``name`` is renamed; the build must fail for each pattern that named it."""
+    """The instance ``name`` is renamed, and the check must fail for each pattern that names it."""
     renamed = re.sub(rf"^(  \\?[^\s]+ +\\?){name}( +\()", r"\1other\2", verilog, flags=re.MULTILINE)
     assert renamed != verilog
     for pattern in PATTERNS:
@@ -74,7 +74,7 @@ def test_a_unit_with_another_name_is_found(verilog, name, patterns):
 
 
 def test_a_multiplication_that_is_gone_is_found(verilog):
-    """SwiGLU's own multiplication becomes an addition: the unit is there, and the pattern selects no multiplication of it."""
+    """The multiplication in SwiGLU becomes an addition, so the unit is there and its pattern selects no multiplication."""
     start = verilog.index("\nmodule \\board.core.chip.stage.swiglu ")
     end = verilog.index("\nendmodule", start)
     text = verilog[:start] + verilog[start:end].replace(" * ", " + ") + verilog[end:]

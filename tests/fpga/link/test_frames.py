@@ -1,4 +1,4 @@
-"""Frames: the same bytes in Python and in hardware; what is broken on the line never comes out."""
+"""Frames have the same bytes in Python and in hardware, and a receiver drops each frame that the line breaks."""
 
 import binascii
 import random
@@ -11,7 +11,7 @@ from tests.support.streams import collect, drive, simulate
 
 
 def payloads(n, seed=0):
-    """Random ones, and those that are all escapes."""
+    """Return random payloads, and payloads whose bytes are all escaped."""
     rng = random.Random(seed)
     return [
         bytes([END] * PAYLOAD),
@@ -61,7 +61,7 @@ def test_hardware_reads_what_the_host_sends(stall):
 
 
 def spoilt(line: bytes, rng: random.Random) -> bytes:
-    """One byte lost, doubled, flipped or put in somewhere."""
+    """Return the line with one byte lost, doubled, flipped or inserted."""
     i = rng.randrange(len(line))
     kind = rng.randrange(4)
     middle = [b"", line[i : i + 1] * 2, bytes([line[i] ^ 1 << rng.randrange(8)]), line[i : i + 1] + bytes([rng.randrange(256)])][
@@ -71,7 +71,7 @@ def spoilt(line: bytes, rng: random.Random) -> bytes:
 
 
 def test_a_broken_byte_costs_its_frame_and_no_other():
-    """Hardware and host drop the same frames, and never give a payload that was not sent."""
+    """Hardware and host drop the same frames, and return no payload that was not sent."""
     rng = random.Random(5)
     sent = payloads(150, seed=1)
     line = b"".join(spoilt(on_line(p), rng) if i % 2 else on_line(p) for i, p in enumerate(sent))

@@ -1,4 +1,4 @@
-"""A simulated board over its serial protocol: the integer model's tokens, whatever the line does."""
+"""A host gets the integer model's tokens from a simulated board, with and without noise on the line."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from sim.backends import GoldenSession
 from sim.session import ContextFull, Sampling, generate
 from tests.support.cli import SHAPE, Hardwire, write_model
 
-pytestmark = pytest.mark.xdist_group("board")  # one worker, so that its board is built once
+pytestmark = pytest.mark.xdist_group("board")  # one worker runs these tests, so that it builds the board once
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture
 def pair(out):
-    """A simulated board on a line with some noise, and golden."""
+    """Return a function that makes two sessions: with a simulated board, whose line may have noise, and with golden."""
     sessions = []
 
     def make(noise=0.0):
@@ -54,7 +54,7 @@ def test_the_board_writes_what_golden_writes(pair, noise):
     for sampling in (Sampling(), Sampling(1.0, 5)):
         board.reset()
         golden.reset()
-        for n in (9, 4):  # a second text goes on from the first
+        for n in (9, 4):  # the second text continues the first
             prompt = [rng.randrange(board.vocab_size) for _ in range(n)]
             assert tokens(board, prompt, 7, sampling) == tokens(golden, prompt, 7, sampling)
             assert board.position == golden.position
@@ -73,7 +73,7 @@ def test_a_text_fills_the_context_and_no_more(pair):
 
 
 def test_it_ends_with_the_text(pair):
-    """At the board's own end token, at another one, or after it."""
+    """An answer ends at the board's end token, at another stop token, or goes beyond the end token."""
     board, golden = pair()
     free = tokens(golden, [3], 12)
     for stop in ([board._end_token], [free[4]], []):
@@ -84,7 +84,7 @@ def test_it_ends_with_the_text(pair):
 
 
 def test_an_answer_that_is_cut_short_goes_on_where_it_was_cut(pair):
-    """The board has written more by then."""
+    """The caller stops reading an answer while the board is already further."""
     board, golden = pair()
     for session in (board, golden):
         list(islice(generate(session, [4, 5], 20, Sampling(), [session.vocab_size]), 3))
@@ -130,7 +130,7 @@ def hardwire(capsys, monkeypatch):
 
 
 def test_a_chat_over_a_noisy_line(out, hardwire):
-    """The command, its protocol and the board's Verilog in one."""
+    """The command line, the protocol and the board's Verilog work together."""
     talk = "1 2 3\n4 5\n/reset\n6\n"
     golden, board = (
         hardwire("chat", out, "--tokens", "4", "--json", *how, stdin=talk).out.splitlines()

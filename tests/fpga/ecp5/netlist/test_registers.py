@@ -1,4 +1,4 @@
-"""Registers that multipliers and block RAMs take in, and addresses that have one for each memory: all stays in step."""
+"""Multipliers and block RAMs take registers, and registers are copied, only where no output changes in any cycle."""
 
 import copy
 import re
@@ -12,7 +12,7 @@ A, B, P, Q, CLK, CE, RESET = range(0, 100, 4), range(100, 200, 4), range(200, 23
 
 
 def flip_flop(d, q, **changes):
-    """One as Yosys writes it; capital letters are its inputs, others its parameters."""
+    """Return a flip-flop as Yosys writes it.  Names in capitals are its wires, others its parameters."""
     cell = {
         "type": "TRELLIS_FF",
         "parameters": {"CEMUX": "CE", "CLKMUX": "CLK", "GSR": "DISABLED", "LSRMUX": "LSR", "REGSET": "RESET"},
@@ -25,7 +25,7 @@ def flip_flop(d, q, **changes):
 
 
 def design(bits=36, **changes) -> dict:
-    """A multiplier of which ``bits`` are used, and a flip-flop behind each; ``changes`` are those of the last one."""
+    """Return a multiplier with a flip-flop for each of ``bits``.  ``changes`` are made to the last flip-flop."""
     connections = {f"A{k}": [A[k]] for k in range(18)} | {f"B{k}": [B[k]] for k in range(18)} | {f"P{k}": [P[k]] for k in range(36)}
     cells = {
         "multiply": {
@@ -140,7 +140,7 @@ WORD, HELD, ADDRESS = range(600, 636), range(700, 736), range(800, 814)
 
 
 def block_ram(width, bits, name="rom.mem.0.0", **changes) -> dict:
-    """A block RAM that is read on port A, or, if it has 36 bits, on both; a flip-flop behind each of ``bits`` bits."""
+    """Return a block RAM with a flip-flop for each of ``bits`` bits.  It is read on port A, or on both if words have 36 bits."""
     outputs = [f"DO{'AB'[k // 18]}{k % 18}" for k in range(36)]
     connections = {"CLKA": [CLK], "CLKB": [CLK], "OCEA": ["1"], "OCEB": ["1"], "CEA": [CE]}
     connections |= {output: [bit] for output, bit in zip(outputs, WORD, strict=True)}
@@ -171,7 +171,7 @@ def test_a_block_ram_takes_the_register_behind_it(width, bits):
 
 
 def two_ports() -> dict:
-    """Both ports are read, and only one has registers behind all of its bits."""
+    """Return a block RAM of which both ports are read, and only port A feeds nothing but its register."""
     top = block_ram(18, 18)
     top["ports"]["more"] = {"direction": "output", "bits": list(WORD[18:])}
     return top
@@ -189,7 +189,7 @@ def test_of_two_ports_each_has_its_own():
     [block_ram(9, 9, CLK=[499]), block_ram(9, 9, LSR=[RESET]), block_ram(36, 36, CE=[499])],
     ids=["another_clock", "a_reset", "another_enable"],
 )
-def test_what_is_not_just_a_register_stays_behind_a_block_ram(top):
+def test_other_flip_flops_do_not_move_into_a_block_ram(top):
     before = copy.deepcopy(top)
     assert take_registers(top) == 0
     assert top == before
@@ -209,12 +209,12 @@ def test_an_address_has_a_register_for_each_memory():
     rams = {name: cell["connections"] for name, cell in top["cells"].items() if cell["type"] == "DP16KD"}
     for k in range(len(ADDRESS)):
         bits = {name: wires[f"ADA{k}"][0] for name, wires in rams.items()}
-        assert bits["a.mem.0.0"] == bits["a.mem.0.1"] == ADDRESS[k]  # the first keeps what it had, as others may have it
+        assert bits["a.mem.0.0"] == bits["a.mem.0.1"] == ADDRESS[k]  # the first memory keeps the original register
         assert len(set(bits.values())) == 3
         for bit in bits.values():
             of, original = driver[bit], registers[f"address_{k}"]
             assert of["connections"] | {"Q": 0} == original["connections"] | {"Q": 0} and of["parameters"] == original["parameters"]
-    assert {wires["CEA"][0] for wires in rams.values()} == {CE}  # no flip-flop's
+    assert {wires["CEA"][0] for wires in rams.values()} == {CE}  # the enable does not come from a flip-flop, so it has no copies
 
 
 def test_one_memory_keeps_its_registers():
@@ -229,7 +229,7 @@ BEFORE = range(1000, 1040)
 
 
 def operands(source="flip_flop", **changes) -> dict:
-    """A multiplier whose product has its register inside, and flip-flops before its operands; of each bits from 12 on are 0."""
+    """Return a multiplier with its product's register inside, and flip-flops that feed its operands.  Bits from 12 on are 0."""
     top = design()
     take_registers(top)
     multiply = top["cells"]["multiply"]
@@ -241,7 +241,7 @@ def operands(source="flip_flop", **changes) -> dict:
     for k in range(12):
         if source == "flip_flop":
             top["cells"][f"before_{k}"] = flip_flop(1100 + k, BEFORE[k])
-        else:  # a LUT, behind a flip-flop or behind another LUT
+        else:  # a LUT, which is fed by a flip-flop or by another LUT
             top["cells"][f"before_{k}"] = lut(1100 + k, BEFORE[k])
             top["cells"][f"first_{k}"] = flip_flop(1200 + k, 1100 + k) if source == "lut" else lut(1200 + k, 1100 + k)
     return top
@@ -278,7 +278,7 @@ def test_an_operand_that_is_read_elsewhere_keeps_its_register_there():
 
 
 def one_of_two() -> dict:
-    """Operand B comes straight from elsewhere."""
+    """Operand B does not come from a flip-flop."""
     top = operands()
     for k in range(12):
         del top["cells"][f"b_{k}"]
@@ -323,7 +323,7 @@ CHOICE = 1300
 
 
 def deep(bits=9, init="1111000011001100", **changes) -> dict:
-    """Two block RAMs of which each bit is chosen by CHOICE, and then held: bit 2 of the LUT's INIT index chooses A or B."""
+    """Return two block RAMs.  For each bit a LUT chooses one of their words by CHOICE, its input C, and feeds a flip-flop."""
     top = {"ports": {}, "cells": {}}
     for n, name in enumerate(("deep.mem.0.0", "deep.mem.0.1")):
         cell = block_ram(9, 0, name)["cells"][name]
@@ -340,7 +340,7 @@ def deep(bits=9, init="1111000011001100", **changes) -> dict:
 
 def test_the_register_behind_a_choice_goes_before_it():
     top = deep()
-    assert move_choices(top) == 8  # nine flip-flops, and one of the choice instead
+    assert move_choices(top) == 8  # nine flip-flops go, and one for the choice is added
     for name in ("deep.mem.0.0", "deep.mem.0.1"):
         cell = top["cells"][name]
         assert cell["parameters"]["REGMODE_A"] == "OUTREG" and cell["connections"]["OCEA"] == [CE]
@@ -357,7 +357,7 @@ def test_the_register_behind_a_choice_goes_before_it():
 
 
 def read_directly() -> dict:
-    """A bit of the second block RAM goes elsewhere, too: then neither may be later."""
+    """A bit of the second block RAM has another reader, so neither block RAM may take a register."""
     top = deep()
     top["ports"]["more"] = {"direction": "output", "bits": [1424]}
     return top
@@ -371,7 +371,7 @@ def held_already() -> dict:
 
 
 def constant_above() -> dict:
-    """With its input D at 1 a LUT gives 1 where all others are 0."""
+    """The LUT is 1 if its constant input D is 1 and all others are 0."""
     top = deep(init="0000000111001100")
     for k in range(9):
         top["cells"][f"choice_{k}"]["connections"]["D"] = ["1"]
