@@ -29,6 +29,7 @@ class LoadStatus(IntEnum):
 
     OK = 0
     BAD_CHECKSUM = 1
+    """The checksum is not that of the words that arrived."""
     BAD_LAYOUT = 2
     """The image was made for another shape, rank or number of lanes."""
     NO_ADAPTER = 3

@@ -221,7 +221,9 @@ def status_table(codes: type[IntEnum]) -> str:
     """Print a table of codes with their values and meanings."""
     body = next(node.body for node in SOURCE if isinstance(node, ast.ClassDef) and node.name == codes.__name__)
     texts = described(body)
-    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name]) or 'accepted'} |" for code in codes]
+    if silent := [code.name for code in codes if code and not texts[code.name]]:
+        raise ValueError(f"{codes.__name__}: {', '.join(silent)} without a docstring")
+    rows = [f"| {code.value} | `{code.name}` | {plain(texts[code.name]) if code else 'accepted'} |" for code in codes]
     return "| value | name | meaning |\n|--:|---|---|\n" + "\n".join(rows)
 
 
