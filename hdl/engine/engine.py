@@ -32,7 +32,7 @@ UNITS = {
 
 
 class SharedEngine(wiring.Component):
-    """All units of a chip as one pipeline, and a microprogram (``hdl.engine.program``) that leads it.
+    """One pipeline in place of all units of a chip, and a microprogram (``hdl.engine.program``) that controls it.
 
     ::
 
@@ -45,19 +45,29 @@ class SharedEngine(wiring.Component):
         6  rounded, saturated: R
         7  R into MEM
 
-    The fabric is the eight products, with codes for one operand, and P, d * P - ((m * S) << k), the shift and a sum
-    of terms, five cycles a term; scores are the same products with a query, in four cycles a place; the sums of
-    attention have a multiplier, a shifter and an adder for each of two elements, a cycle a place.
+    A term of a matrix row takes five cycles: eight products of codes and mantissas in each of four cycles add up to P, and
+    d * P - ((m * S) << k) is shifted and added to the row's sum.  A score takes four cycles a place: the same products, with
+    a query for one operand.  The sums of attention take a cycle a place: two elements have a multiplier, a shifter and an
+    adder each.
 
-    MEM (``Spram``) holds the KV cache, the residual vector, results of the fabric and its input.
+    MEM (``Spram``) holds the KV cache, the residual vector, the results of matrices and their input.
 
-    From ``start`` to ``done`` a token takes the cycles that ``hdl.engine.cycles.engine_cycles`` follows: they depend on
-    its place and on ``sample`` alone.
+    ``hdl.engine.cycles.engine_cycles`` counts the cycles from ``start`` to ``done``: they depend on the token's place and on
+    ``sample`` alone.
+
+    Parameters
+    ----------
+    model : ModelFormat
+        Shape and number formats; ``ChipConfig.checked`` says which ones the engine has hardware for.
+    config : ChipConfig
+        Sequences and places of the KV cache; the lanes are fixed (``SHARED_LANES``).
+    roms : mapping, optional
+        Contents of the ROMs by name, for tests; without it the chip reads them from ``.hex`` files.
 
     Members
     -------
     start : In(1), sequence, token, place, sample : In
-        a token at that place of the sequence, which is its position; they stay until ``done``
+        a token at that place of the sequence, which is its position; the inputs stay until ``done``
     residual_shift : In(signed(6))               of the embedding
     logits : Out(stream vector_beat(1))          Wide, LSB 2**-12; each must be taken before the next, five or more cycles later
     done : Out(1)

@@ -1,4 +1,4 @@
-"""Multipliers as the iCE40's MAC16 has them, a register behind each: behaviour here, cells in ``fpga/ice40/parts.v``."""
+"""The multipliers of an iCE40's MAC16, each with an output register: behaviour here, cells in ``fpga/ice40/parts.v``."""
 
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
@@ -6,7 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 
 class Multiply(wiring.Component):
-    """o = a * b, a cycle later; a is signed or not, b is signed.  One MAC16.
+    """o = a * b, a cycle later.  One MAC16.
+
+    |a * b| < 2**16 * 2**15, so 32 bits signed hold every product.
+
+    Parameters
+    ----------
+    a_signed : bool
+        Whether ``a`` is signed; ``b`` always is.
 
     Members
     -------
@@ -27,12 +34,12 @@ class Multiply(wiring.Component):
 
 
 class MultiplyBytes(wiring.Component):
-    """Two products of signed bytes, a cycle later.  One MAC16.
+    """Two products of signed bytes, a cycle later: a[:8] * b[:8] and a[8:] * b[8:].  One MAC16.
 
     Members
     -------
     a, b : In(16)
-    o : Out(32)        low bytes' product in the low half
+    o : Out(32)        the product of the low bytes in the low half, that of the high bytes in the high half
     """
 
     def __init__(self):

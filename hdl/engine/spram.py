@@ -1,4 +1,4 @@
-"""One memory of one port for all that changes: words of 64 bits, written by bytes."""
+"""The engine's only memory that tokens change: one port, words of 64 bits, written byte by byte."""
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
@@ -9,9 +9,14 @@ WORD_BYTES = 8
 
 
 class Spram(wiring.Component):
-    """``depth`` words of eight bytes; each cycle reads a word or writes some of one's bytes.
+    """``depth`` words of eight bytes; each cycle reads a word, or writes some bytes of one.
 
     Four SB_SPRAM256KA side by side hold 16,384 words (``fpga/ice40/parts.v``).  Contents are unknown until written.
+
+    Parameters
+    ----------
+    depth : int
+        Words; a power of two from 2 on.
 
     Members
     -------
