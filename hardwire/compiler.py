@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Job:
-    """A compilation: what is given, and what the steps have made of it so far.
+    """A compilation: its inputs, and the results of the steps so far.
 
     Members
     -------

@@ -12,17 +12,25 @@ from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import ModelFormat
 
 IN_TURNS = ("gate", "up")
-"""The parts of a result that come by turns, a beat of each."""
+"""The parts of a result that alternate at a port, one beat of each."""
 
 
 class Sample:
-    """Compares each result that golden tells of (``GoldenLlama.observe``) with the beats at that unit's port.
+    """Compares each result that golden reports (``GoldenLlama.observe``) with the beats at that unit's port.
 
-    The chip goes ahead by some tokens; then ``begin``, golden reads the same tokens, ``end``.  Compared are the results of
-    ``layers``, what enters them, and what is before the first layer and behind the last.
+    The chip reads some tokens first.  Then the caller calls ``begin``, lets golden read the same tokens, and calls ``end``.  The
+    comparison covers the units of ``layers`` and the units outside of layers (embedding, final norm, head).
 
-    ``first_difference``: at the earliest position that has one the first in the order in which data flow, which is golden's:
-    "position", "unit", "layer", "what" (as in "q[17]"), "rtl" and "golden".
+    Parameters
+    ----------
+    chip : ObservedChip       the simulated chip, which records the beats
+    golden : GoldenLlama      the integer model, which reports its results
+    model : ModelFormat       shape and number formats of both
+    config : ChipConfig       the chip's lanes
+    layers : Sequence[int]    numbers of the layers to compare
+
+    ``first_difference`` is the difference at the earliest position; of several at one position it is the first in the order of
+    data flow.  It has "position", "unit", "layer", "what" (such as "q[17]"), "rtl" and "golden".
     """
 
     def __init__(self, chip: ObservedChip, golden: GoldenLlama, model: ModelFormat, config: ChipConfig, layers: Sequence[int]):

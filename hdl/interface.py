@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """What became of a token."""
+    """The chip's answer to a token."""
 
     OK = 0
     FULL = 1
@@ -25,7 +25,7 @@ class Status(IntEnum):
 
 
 class LoadStatus(IntEnum):
-    """What became of a load image."""
+    """The chip's answer to a load image."""
 
     OK = 0
     BAD_CHECKSUM = 1

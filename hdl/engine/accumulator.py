@@ -56,7 +56,7 @@ class Accumulator(Unit):
         most = (1 << SHIFT_BITS) - 1
 
         def clamped(value, name: str):
-            """0 .. 63, a cycle later: beyond 55 nothing is left, below 0 what is not zero saturates."""
+            """``value`` limited to 0 .. 63, a cycle later: beyond 55 no bit is left, and below 0 any ACC but 0 saturates."""
             wanted, n = Signal(value.shape(), name=f"{name}_wanted"), Signal(SHIFT_BITS, name=name)
             m.d.comb += wanted.eq(value)
             m.d.sync += n.eq(Mux(wanted < 0, 0, Mux(wanted > most, most, wanted)))
@@ -101,7 +101,7 @@ class Accumulator(Unit):
             much.eq((coarse[kept - 1 : -1] ^ coarse[-1].replicate(ACC_BITS + 1 - kept)).any()),
         ]
 
-        # What the last stage does, decided a cycle before.
+        # Whether the last stage rounds, clips or saturates is decided a cycle earlier, as it then needs no wide choice.
         kind = later(m, kind, 2, "rounds")
         widths = sorted({bits for *_, bits in kinds.values() if bits is not None})
         rounds, clips, narrow = Signal(), Signal(), Signal(len(widths))

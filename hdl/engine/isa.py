@@ -43,7 +43,7 @@ class Seq(IntEnum):
 
 
 class Read(IntEnum):
-    """What is read in a word's first cycle: MEM."""
+    """The word that MEM reads in a word's first cycle."""
 
     NONE = 0
     H = 1  # residual, element i
@@ -161,7 +161,7 @@ class Shift(IntEnum):
 
 
 class Event(IntEnum):
-    """What else happens, in a word's second cycle."""
+    """A further effect of a word, in its second cycle unless it says otherwise."""
 
     NONE = 0
     EMBED = 1  # point at the token's row
