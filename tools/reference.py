@@ -121,6 +121,9 @@ API_HEAD = """\
     for reply in hardwire.generate(session, [1, 403], 20):
         print(reply.token)
 
+`hardwire.compile` and `hardwire.open` return a `hardwire.Chip`: a compiled model with sessions and verification. The token
+numbers 1 and 403 are a prompt; `chip.tokenizer` makes such numbers from text.
+
 `import hardwire` is quick: it loads numpy and Amaranth only when a function needs them. The command line is one user of these
 functions. Printed from the docstrings by `tools/reference.py`.
 """
@@ -171,8 +174,21 @@ def signature(name: str, function: Callable) -> str:
     return line + "\n"
 
 
+def members(kind: type) -> dict[str, object]:
+    """The members of a class by name: its own first, then those that it inherits."""
+    found: dict[str, object] = {}
+    for base in kind.__mro__:
+        for word, member in vars(base).items():
+            found.setdefault(word, member)
+    return found
+
+
 def api_page() -> str:
+<<<<<<< HEAD
     """The page of the Python API: every name in `hardwire.__all__`, with the public members of classes."""
+=======
+    """The page of the Python API: the names of `hardwire.__all__`, with the public members of classes."""
+>>>>>>> refs/heads/docs
     lines = [API_HEAD]
     for name in hardwire.__all__:
         thing = getattr(hardwire, name)
@@ -180,7 +196,7 @@ def api_page() -> str:
         if not issubclass(thing, Exception) if inspect.isclass(thing) else True:
             lines.append(signature(f"hardwire.{name}", thing))
         lines += docstring(thing.__doc__ or "")
-        for word, member in vars(thing).items() if inspect.isclass(thing) else ():
+        for word, member in members(thing).items() if inspect.isclass(thing) else ():
             function = getattr(member, "__func__", member)
             if word.startswith("_") or not getattr(function, "__doc__", None) or not isinstance(member, MEMBERS):
                 continue
