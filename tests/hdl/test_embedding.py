@@ -166,6 +166,7 @@ def test_cycles(lanes, bits, scale_words):
         for beat in range(32 // lanes[2])
     ]
     assert wanted[-1] == last
+    assert (bench.unit.latency, bench.unit.cycles) == (wanted[0], last)
     assert sent == [0, last + 1]
     assert got == wanted + [last + 1 + cycle for cycle in wanted]
 

@@ -131,6 +131,7 @@ def test_latency_and_rate(dim, lanes, wide_bits):
     )
     assert got == [beat for k, x in enumerate(v) for beat in norms.beats_out(k, x)]
     latency = (n // 2 + 15 if n % 2 == 0 else n + 14) + lanes.bit_length() - 1
+    assert dut.latency == latency
     step = 2 * n - 8 + latency
     assert times_in == [k * step + beat for k in range(3) for beat in range(n)]
     assert times_out == [k * step + n - 1 + latency + beat for k in range(3) for beat in range(n)]

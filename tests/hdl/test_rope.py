@@ -90,7 +90,7 @@ def check(shape, stall_in, stall_out):
             arrived.append(number)
 
     simulate(dut, source, sink)
-    return times_in[0], times_out[0]
+    return times_in[0], times_out[0], dut.latency
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -100,9 +100,9 @@ def test_equals_golden(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_latency_and_rate(shape):
-    times_in, times_out = check(shape, 0.0, 0.0)
+    times_in, times_out, latency = check(shape, 0.0, 0.0)
     n_heads, n_kv_heads, head_dim, lanes, *_, position_bits, sinks = shape
-    latency = 10 if position_bits <= 17 else 11
+    assert latency == (10 if position_bits <= 17 else 11)
     head, heads = head_dim // lanes, n_heads + 2 * n_kv_heads
     # A head of q that is repeated holds the next one up for as long as it takes.
     assert times_in == [

@@ -111,8 +111,14 @@ def test_ties_and_extremes():
 def test_cycles(noise, factor, lanes, accepted, tail):
     """The docstring's figures: the first beat is offered in cycle 0 and moves in cycle ``accepted``."""
     tokens = [(list(range(50)), factor, 3, 4)]
-    sent, got = [], []
-    draw(50, lanes, 32, tokens, noise=noise, sent=sent, got=got)
+    sent, got, units = [], [], []
+
+    def unit(**arguments):
+        units.append(Sampler(**arguments))
+        return units[0]
+
+    draw(50, lanes, 32, tokens, noise=noise, sent=sent, got=got, unit=unit)
+    assert units[0].latency == tail
     n_beats = -(-50 // lanes)
     # drive counts from cycle 1, and the second call from the cycle after the first beat.
     assert [1 + sent[0], *(2 + sent[0] + t for t in sent[1:])] == list(range(accepted, accepted + n_beats))
