@@ -184,11 +184,7 @@ def members(kind: type) -> dict[str, object]:
 
 
 def api_page() -> str:
-<<<<<<< HEAD
     """The page of the Python API: every name in `hardwire.__all__`, with the public members of classes."""
-=======
-    """The page of the Python API: the names of `hardwire.__all__`, with the public members of classes."""
->>>>>>> refs/heads/docs
     lines = [API_HEAD]
     for name in hardwire.__all__:
         thing = getattr(hardwire, name)
