@@ -9,7 +9,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from hdl.lib.bits import bitlen, magnitude, shift_right
+from hdl.lib.bits import bitlen, magnitude, rshr, shift_right
 from hdl.lib.streams import EXP_BITS, mx_beat, scaled_beat
 
 
@@ -180,5 +180,5 @@ class Mx(wiring.Component):
 def _round_and_clip(doubled):
     """A value of nine bits with LSB 1/2, rounded half up and clipped to -127..127."""
     doubled = doubled.as_signed()
-    rounded = (doubled + 1) >> 1  # -128..128: doubled is a floor, -256..255
+    rounded = rshr(doubled, 1)  # -128..128: doubled is a floor, -256..255
     return Mux(rounded == 128, 127, Mux(rounded == -128, -127, rounded))
