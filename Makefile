@@ -20,7 +20,7 @@ BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
         verilog sim bitstream flash clean
 
 help: ## list the targets
@@ -70,6 +70,9 @@ test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and c
 
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py
+
+fingerprint: $(TEST) ## compare all that the generator writes with the recorded hashes: no byte changes by accident
+	$(BIN)/python tools/fingerprint.py
 
 lint: $(TEST) $(LINT) ## run the linter, the formatter's check and the type checker
 	$(BIN)/ruff check .
