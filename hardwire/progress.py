@@ -1,4 +1,4 @@
-"""Progress of what takes long.  The library tells how far it is; the command line, or a server, shows it."""
+"""Progress of long steps.  The library reports it; the command line, or a server, shows it."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -178,7 +178,7 @@ class Event(IntEnum):
     QUERY = 12  # keep MEM, and begin a head
     QUERY_EXP = 13
     KEY_EXP = 14
-    RECORD = 15  # in the first cycle: write how place p - 3 weighs, beside half b of its value
+    RECORD = 15  # in the first cycle: write the weight of place p - 3 into the word that has half b of its value
     SUMS = 16  # p * v of elements 2i, 2i + 1
     DIVIDE = 17  # reciprocal of R
     GATE = 18  # look up SiLU

@@ -1,4 +1,4 @@
-"""The folder of a compiled model: what is in it, and what is refused."""
+"""The folder of a compiled model: its files, and folders that are refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Chip options: how they are filled in, what is refused, and that each describes itself."""
+"""Chip options: defaults that are filled in, values that are refused, and a help text for each option."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Layouts of the chip's edge: what is packed is found again, and what does not fit is refused."""
+"""Layouts of the chip's edge: packed fields are found again, and values that do not fit are refused."""
 
 import random
 

@@ -160,7 +160,7 @@ def test_cycles_of_stories_tiny(context, prefill, decode):
 
 
 FAULTS = {
-    # What is found by what a word has, what it gets instead.
+    # fault: (fields that find a word of the program, fields that it gets instead)
     "no silu rounding": ({"shift": Shift.SILU}, {"shift": Shift.PASS}),
     "term is not cut to its width": ({"shift": Shift.TERM}, {"shift": Shift.NONE}),
     "no epsilon": ({"a": A.EPS}, {"a": A.ZERO}),

@@ -44,7 +44,7 @@ def test_ready_is_a_register():
 
 
 def test_a_beat_that_is_not_kept_is_caught(monkeypatch):
-    """As if what comes went out, whether there is an older beat or not."""
+    """A broken skid: the beat that arrives leaves at once, even if an older one waits."""
     monkeypatch.setattr(hdl.lib.skid, "Mux", lambda test, yes, no: no)
     with pytest.raises(AssertionError):
         check(0.0, 0.5)

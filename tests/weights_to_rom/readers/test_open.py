@@ -1,4 +1,4 @@
-"""One function opens every format, and refuses what is none in one line."""
+"""One function opens every format, and refuses any other file in one line."""
 
 from dataclasses import replace
 
