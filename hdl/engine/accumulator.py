@@ -13,7 +13,8 @@ from hdl.lib.streams import EXP_BITS
 class Accumulator(Unit):
     """ACC = base + a * b, and result = sat(rshr(ACC, n)).
 
-    ``collected`` is the bit length of the magnitudes that were in ACC; ``exp`` is the exponent of a block with these.
+    ``collected`` is the bit length of the OR of the magnitudes that were in ACC since the last CLEAR; ``exp`` is the exponent
+    of an MX block whose largest magnitude has that many bits.
     ``total`` is the negative sum of a block's mantissas: 32 * 127 < 2**12.
     """
 
@@ -92,7 +93,7 @@ class Accumulator(Unit):
         # The lowest bit decides the rounding.
         kept = 1 + RESULT_BITS + 7
         coarse, fine = Signal(signed(ACC_BITS + 1)), Signal(signed(kept))
-        sign, much = Signal(), Signal()  # ``much``: it saturates, however far it still moves
+        sign, much = Signal(), Signal()  # ``much``: the value is so large that the result saturates, whatever ``fine`` still shifts
         doubled = Cat(Const(0, 1), Mux(left, acc << LEFT, acc)[:ACC_BITS]).as_signed()
         m.d.sync += [
             coarse.eq(shift_right(doubled, n[3:], ACC_BITS + 1, unit=8)),
@@ -119,7 +120,7 @@ class Accumulator(Unit):
         up = fine[0] & rounds
         rounded = Signal(signed(RESULT_BITS))
         m.d.comb += rounded.eq(fine[1 : RESULT_BITS + 1] + up)
-        # Whether it saturates is known without the sum: it is beyond already, or the largest value and rounds up.
+        # Saturation is known without the sum: the value exceeds the width already, or it is the largest value and rounds up.
         leaves = Signal(len(widths))
         for k, bits in enumerate(widths):
             beyond = much | (fine[bits:] ^ sign.replicate(kept - bits)).any()

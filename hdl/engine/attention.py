@@ -14,7 +14,7 @@ from hdl.lib.streams import EXP_BITS
 class Softmax(Unit):
     """Running maxima, denominator, and each place's weight, from the scores in ``result``.
 
-    den < 2**16 * max_context.
+    den < 2**16 * max_context, as each place adds at most one 16-bit weight.
     """
 
     INPUTS = ("word", "event", "p", "place", "mem", "result", "table")
@@ -32,7 +32,8 @@ class Softmax(Unit):
             m.d.sync += self.query_exp.eq(self.mem[:8])
         with m.If(self.event == Event.KEY_EXP):
             m.d.sync += [self.key_exp.eq(self.mem[:8]), value_exp.eq(self.mem[8:16])]
-        with m.If(later(m, is_score, 4, "shifts")):  # before the next place's exponent comes
+        # Kept four cycles later: in the fifth the exponent of the next place replaces value_exp.
+        with m.If(later(m, is_score, 4, "shifts")):
             m.d.sync += score_value_exp.eq(value_exp)
 
         whole = self.result[6:SCORE_BITS].as_signed()
@@ -46,13 +47,12 @@ class Softmax(Unit):
             difference = Signal(signed(12), name=f"above_{shift.name}")
             m.d.comb += difference.eq(value - maximum)
             with m.If(scored):
-                # Nothing is left beyond 31.
+                # A shift by 31 or more leaves nothing of a weight.
                 distance = Mux(difference < 0, -difference, difference)
                 m.d.sync += [grown.eq(~first & (difference > 0)), shift.eq(Mux(first, 0, Mux(distance > 31, 31, distance)))]
                 with m.If(first | (difference > 0)):
                     m.d.sync += maximum.eq(value)
 
-        # den < 2**16 * max_context
         den = self.den
         weight, rescale = Signal(16), Signal(5)
         m.d.sync += self.record.eq(Cat(weight, rescale))

@@ -8,6 +8,7 @@ from hdl.engine.isa import Event, Read, Shift
 from hdl.engine.mac16 import MultiplyBytes
 from hdl.engine.unit import RESULT_STAGE, Unit, later
 from hdl.fabric.row_lane import slice_bits
+from hdl.lib.pipeline import adder_tree
 from hdl.lib.shared_module import add_part
 from hdl.lib.streams import EXP_BITS
 from weights_to_rom.schedule import Step, head_matrix, layer_matrices
@@ -99,14 +100,13 @@ class Dot(Unit):
             pair = add_part(m, f"bytes_{k}", MultiplyBytes, "multiply_bytes", platform)
             m.d.comb += [pair.a.eq(mem.word_select(k, 16)), pair.b.eq(other.word_select(k, 16))]
             products += [pair.o.word_select(j, 16).as_signed() for j in range(2)]
-        while len(products) > 1:
-            products = [a + b for a, b in zip(products[::2], products[1::2], strict=True)]
+        sum_of_products = adder_tree(products)
         here = later(m, (word.read == Read.X) | (word.read == Read.K), 2, "here")
         first = later(m, (self.part == 0) | (word.read == Read.K), 2, "first")
         ends = later(m, (self.part == 3) | (word.read == Read.K), 2, "ends")
         # A score's: 8 * 127**2 < 2**17; a block's: 32 * 15 * 127 < 2**16.
         so_far, p = Signal(signed(18)), Signal(signed(18))
-        m.d.comb += p.eq(Mux(first, 0, so_far) + products[0])
+        m.d.comb += p.eq(Mux(first, 0, so_far) + sum_of_products)
         # A slice is a quarter of d | m << 8.
         scales = Signal(16)
         bits = slice_bits(self.config.block_lanes)

@@ -105,7 +105,7 @@ class MemoryPort(Unit):
             Read.E: cache(Const(1, 2), kv_head, self.p),
             Read.V: cache(Cat(i[1], Const(1, 1)), kv_head, self.p),
         }
-        # No other write comes when a row or a record does.
+        # The program keeps the distances: when a row or a record is written, no other write is due.
         data_now, width = Signal(32), Signal(3)
         m.d.comb += data_now.eq(self.result)
         with m.If(word.event == Event.Y):
@@ -119,7 +119,7 @@ class MemoryPort(Unit):
         with m.Elif(self.row_leaves):
             m.d.comb += [memory.addr.eq(scratch(results, self.at_row)), memory.write.eq(0x0F), width.eq(4)]
         with m.Elif(word.event == Event.RECORD):
-            # Three iterations after its score.
+            # The record of place p - 3: its weight is known three iterations after its score.
             m.d.comb += [
                 memory.addr.eq(cache(Cat(word.b, Const(1, 1)), kv_head, self.p - 3)),
                 width.eq(4),
@@ -129,7 +129,7 @@ class MemoryPort(Unit):
             for kind, address in reads.items():
                 with m.Case(kind):
                     m.d.comb += memory.addr.eq(address)
-        # Narrow values stand at every byte that they may be written to.
+        # A narrow value is repeated at every byte that it may be written to; the byte enables choose one.
         b0, b1, b2, b3 = (data_now.word_select(k, 8) for k in range(4))
         lanes = Cat(b0, Mux(width[0], b0, b1), Mux(width[2], b2, b0), Mux(width[2], b3, Mux(width[0], b0, b1)))
         m.d.comb += memory.data.eq(Cat(lanes, lanes))

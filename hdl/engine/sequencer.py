@@ -50,7 +50,8 @@ class Sequencer(Unit):
         pc = Signal(8)
         back = Signal(8)
         jump, paused = Signal(), Signal(3)
-        begun = Signal()  # in the first cycle after a reset no word has been read; what it does is undone when a token comes
+        # In the first cycle after a reset no word has been read, so ``begun`` makes the sequencer take the next word.
+        begun = Signal()
         m.d.comb += [fetch.addr.eq(Mux(jump, word.imm, pc)), fetch.en.eq(1)]
         m.d.sync += pc.eq(fetch.addr + 1)
         beyond = Signal.like(self.p)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -10,13 +10,14 @@ from amaranth.utils import bits_for
 from hdl.config import ChipConfig
 from hdl.engine.isa import LAYOUT, LIMITS, limits
 from hdl.fabric.row_lane import slice_bits
+from hdl.lib.pipeline import delayed
 from hdl.lib.streams import EXP_BITS
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.schedule import head_matrix, layer_matrices
 
 ACC_BITS = 56
-"""The widest are a term of the fabric before its shift, 26 + 30 bits, v * r * g of a norm, 24 + 31 bits, and its sum of
-squares, below 2**(30 + 9) with a dim of 512, times 2**15."""
+"""Bits of ACC.  A term of the fabric before its shift takes 26 + 30 bits; v * r * g of a norm takes 24 + 31; a norm's sum of
+squares is below 2**(30 + 9) with a dim of 512, and is multiplied by 2**15: 54."""
 
 LEFT = 30
 """Operands that may shift left have at most 26 bits and are placed 30 bits up, so that the shifter only shifts right.  A larger
@@ -29,12 +30,8 @@ SCORE_BITS = 16
 
 
 def later(m: Module, value, cycles: int, name: str):
-    """Return ``value`` of ``cycles`` cycles ago; the registers are NAME_1, NAME_2 ..."""
-    for k in range(1, cycles + 1):
-        delayed = Signal(value.shape(), name=f"{name}_{k}")
-        m.d.sync += delayed.eq(value)
-        value = delayed
-    return value
+    """Return ``value`` of ``cycles`` cycles ago; the registers are NAME_1, NAME_2 ..., and start with 0 after a reset."""
+    return delayed(m, value, cycles, name=name, reset_less=False)[-1]
 
 
 TERM = data.StructLayout({"valid": 1, "first": 1, "last": 1, "scale": signed(EXP_BITS + 1), "total": signed(13)})
