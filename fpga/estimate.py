@@ -117,11 +117,12 @@ def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) ->
     ConfigError
         The family cannot run the model, or no configuration has the given options.
     """
-    estimates = [estimate(model, config, board) for config in _with_options(model, board, max_context, given)]
-    fitting = [e for e in estimates if not overflows(e.cells, board)]
-    if fitting:
-        return min(fitting, key=lambda e: (e.cycles, e.cells.luts))
-    return min(estimates, key=lambda e: e.cells.luts)
+    cells = {config: cells_of(model, config, board.device)[0] for config in _with_options(model, board, max_context, given)}
+    fitting = [config for config, of in cells.items() if not overflows(of, board)]
+    if not fitting:
+        return estimate(model, min(cells, key=lambda config: cells[config].luts), board)
+    # Only the cycles of configurations that fit are predicted, because that takes most of the time.
+    return min((estimate(model, config, board) for config in fitting), key=lambda e: (e.cycles, e.cells.luts))
 
 
 def _with_options(model: ModelFormat, board: Board, max_context: int, given: dict[str, Any]) -> list[ChipConfig]:

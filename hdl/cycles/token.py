@@ -7,14 +7,15 @@ beats of the head, which the sampler can stall.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hdl.config import ChipConfig
 from hdl.cycles import pipes
 from hdl.cycles.pipes import Span
 from hdl.units import FABRIC as MATVEC
-from hdl.units import asked, chip_units
+from hdl.units import Unit, asked, chip_units
 from weights_to_rom.model_format import BLOCK, ModelFormat
 from weights_to_rom.schedule import MatrixShape, Step, head_matrix, layer_matrices
 
@@ -66,12 +67,18 @@ def token_cycles(model: ModelFormat, config: ChipConfig, context: int, *, sample
     return _Token(model, config, context).run(sample)
 
 
+@lru_cache(maxsize=64)
+def _units(table: Callable, model: ModelFormat, config: ChipConfig) -> dict[str, Unit]:
+    """``table`` of a chip, kept for the next contexts: components take much longer to make than a token to follow."""
+    return asked(table(model, config))
+
+
 class _Token:
     """``now`` is the cycle that the path has reached: the end of its last span."""
 
     def __init__(self, model: ModelFormat, config: ChipConfig, context: int):
         self.model, self.config, self.context, self.lanes = model, config, context, config.vector_lanes
-        self.units = asked(chip_units(model, config))
+        self.units = _units(chip_units, model, config)
         self.matvec = self.units[MATVEC].component
         self.now = 0
         self.path: list[Span] = []
