@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -194,7 +195,7 @@ def test_icarus_runs_it(chip, options):
     assert run.returncode == 0, run.stdout + run.stderr
     lines = [line.split() for line in run.stdout.splitlines() if line.startswith(("logits ", "reply "))]
     beats = [int(value, 16) for kind, value in lines if kind == "logits"]
-    replies = [REPLY.unpack(int(value, 16)) for kind, value in lines if kind == "reply"]
+    replies = [SimpleNamespace(**REPLY.unpack(int(value, 16))) for kind, value in lines if kind == "reply"]
     expected = GoldenLlama(chip.model).extend([c["token"] for c in commands], last_only=True)[0]
     bits, lanes = f.wide_bits, config.vector_lanes
     values = [beat >> (bits * lane) & ((1 << bits) - 1) for beat in beats for lane in range(lanes)]
