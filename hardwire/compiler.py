@@ -39,7 +39,7 @@ class Job:
     gptq_text : Path          calibration text, if weights are quantised by GPTQ
     out : Path                OUT
     folder : Path             where files are written; it becomes OUT when all steps have succeeded
-    respun : CompiledModel    the compiled model that gets new weights, if one does: its Verilog must come out again
+    respun : CompiledModel    for a respin, the compiled model that gets new weights: the Verilog must equal its chip.v
     model : IntegerModel      made by ``quantise``
     report : dict             figures, which become report.json
     seconds : dict            how long each step took
@@ -92,7 +92,7 @@ def compile_model(
 
 
 def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
-    """Put another model of the same shape into a compiled one.
+    """Put the weights of another model of the same shape into a compiled model: a respin.
 
     The Verilog is generated again and must equal the old one to the byte; the simulation is kept.  Returns the report; its
     "respin" names the ROM images that changed.  Raises CompiledError for a model of another shape or format.
@@ -153,7 +153,7 @@ def verilog(job: Job) -> None:
         chip.write_text(chip_verilog(job.model.format, job.config))
     if job.respun is not None and sha256(chip) != job.respun.about["files"]["chip.v"]:
         raise CompiledError(f"{job.out}: this version of hardwire generates other Verilog: compile it again")
-    shutil.copymode(chip, job.folder / "model.safetensors")  # which safetensors makes private
+    shutil.copymode(chip, job.folder / "model.safetensors")  # safetensors gives its file private permissions
     describe(job.folder, job.model, job.config, job.source.name, job.source.tokenizer)
     keep_builds(job.out, job.folder)
 
@@ -177,7 +177,7 @@ STEPS: tuple[Callable[[Job], None], ...] = (quantise, pack, verilog, simulation,
 """The steps of a compilation in their order.  Each reads what the steps before it have left in the Job and in its folder."""
 
 ON_THE_SIMULATION = (simulation, cycles)
-"""The steps that are left out where no simulation is wanted."""
+"""The steps that a compilation without a simulation leaves out."""
 
 
 def _run(job: Job, simulated: bool) -> dict:

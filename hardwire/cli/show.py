@@ -1,4 +1,4 @@
-"""Figures as lines and tables for a person."""
+"""Print figures as JSON, or as lines and tables for a person."""
 
 import json
 from collections.abc import Iterable
@@ -108,7 +108,7 @@ def cost_lines(figures: dict) -> list[Line]:
 
 
 def explain_lines(figures: dict) -> list[Line]:
-    """Lines of ``explain``: cycles by unit, cycles by context, and what more lanes would save."""
+    """Lines of ``explain``: cycles by unit, cycles by context, and the gain of more lanes."""
     decode, prefill = (figures["predicted"][kind] for kind in ("decode", "prefill"))
     units = Table("unit", "cycles of a token", "share", "without LM head", "share", "kind", box=None)
     for unit, cycles in decode["by_unit"].items():
