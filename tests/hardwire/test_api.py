@@ -1,4 +1,4 @@
-"""``import hardwire``, as a notebook or a server uses it."""
+"""``import hardwire``: the functions and classes that a notebook or a server uses."""
 
 import builtins
 import json
@@ -26,7 +26,7 @@ def chip(tmp_path_factory) -> hardwire.Chip:
 
 
 def imported_by(code: str, *names: str) -> list[str]:
-    """Which of these packages a program imports."""
+    """Return which of these packages a program imports."""
     program = f"import sys\n{code}\nprint(*sorted({set(names)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ def test_the_import_is_quick():
 
 
 def test_a_board_needs_no_amaranth(chip):
-    """Opening a compiled model and looking for its board at a port that is not there."""
+    """A program opens a compiled model, and looks for its board at a port that does not exist."""
     heavy = ("amaranth", "hdl.chip", "rich", "sim.rtl.verilator")
     assert imported_by("import fpga.link.host", *heavy) == []
     program = f"""
