@@ -76,7 +76,7 @@ def _open(name: str, baud: int) -> "Port":
 
 
 def _rates() -> list[int]:
-    """Baud rates of the boards, the fastest first."""
+    """Return the baud rates of the boards, the fastest first."""
     from fpga.boards import BOARDS
 
     return sorted({board.baud for board in BOARDS.values()}, reverse=True)
@@ -89,7 +89,7 @@ def _candidates() -> list[str]:
 
 
 def _simulated(output: CompiledModel, noise: float) -> "Port":
-    """The serial port of a simulated board.  Closing the port ends the simulation."""
+    """Start a simulated board, and return its serial port.  Closing the port ends the simulation."""
     import serial
 
     from fpga.link.simulated_board import SimulatedBoard

@@ -133,7 +133,7 @@ class CompiledModel:
         return ChipConfig(**self._known("chip_config", ChipConfig)).checked(self.format)
 
     def _known(self, name: str, kind: type) -> dict:
-        """The fields of a dataclass in chip.json.  Raises CompiledError if another version of hardwire wrote others."""
+        """Return the fields of a dataclass in chip.json.  Raises CompiledError if another version of hardwire wrote others."""
         given, known = self.about[name], {field.name for field in fields(kind)}
         if set(given) != known:
             raise CompiledError(
@@ -231,7 +231,7 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """``written_whole`` for a compiled model.
+    """Make a new folder for a compiled model, as ``written_whole`` does.
 
     Raises CompiledError if ``folder`` holds anything that is not a compiled model.
     """

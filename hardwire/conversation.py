@@ -63,7 +63,7 @@ class Conversation:
         self.messages, self.read, self.pending, self.text = list(self._opening), [], [], ""
 
     def prompt(self, text: str) -> Prompt:
-        """The tokens to read for ``text``; the session does not read them yet.
+        """Return the tokens to read for ``text``; the session does not read them yet.
 
         The session must read a chat again from its beginning if the template, applied to all messages, does not begin with the
         tokens that the session has read.  This happens because some templates leave out or trim earlier answers, and because a

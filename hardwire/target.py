@@ -213,7 +213,7 @@ class Target:
 
 
 def _unicode(text: str) -> str:
-    """The text itself.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
+    """Return the text.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
