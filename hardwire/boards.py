@@ -221,7 +221,8 @@ def _files(folder: Path, board: "Board") -> tuple[Path, Path]:
 def flash(out: str, board_name: str) -> str:
     """Load the bitstream that ``build`` made of OUT into a board, and return its path.
 
-    Raises HardwireError if there is no such bitstream, if it was made of another model, or if the board cannot be reached.
+    Raises HardwireError if there is no such bitstream, if its report is damaged, if it was made of another model, or if the board
+    cannot be reached.
     """
     from fpga.boards import board_named
     from fpga.flash import flash as load
@@ -232,11 +233,19 @@ def flash(out: str, board_name: str) -> str:
     again = f"make one with: hardwire fpga build {out} --board {board.name}"
     if not bitstream.is_file():
         raise HardwireError(f"{bitstream}: no bitstream ({again})")
-    if json.loads((folder / "report.json").read_text())["identity"] != f"{output.identity:016x}":
+    if _identity(folder / "report.json", again) != f"{output.identity:016x}":
         raise HardwireError(f"{bitstream}: is of another model or chip than {out} is now ({again})")
     with step(f"flash {board.name}"):
         load(board, bitstream)
     return str(bitstream)
+
+
+def _identity(report: Path, again: str) -> str:
+    """Return the identity of the chip that a bitstream was built from.  Raises HardwireError for a damaged report."""
+    try:
+        return json.loads(report.read_text())["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise HardwireError(f"{report}: cannot be read, or has no identity ({again})") from None
 
 
 def verify(out: str, board_name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """``hardwire boards`` and ``hardwire fpga``: refusals, and boards as they are listed."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from synth.run import BuildError
+from weights_to_rom.errors import HardwireError
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,24 @@ def test_a_bitstream_of_another_model_is_not_flashed(out, monkeypatch):
     assert flashed() == f"{bit}: is of another model or chip than {out} is now ({again})"
     (bit.parent / "report.json").write_text(json.dumps({"identity": f"{CompiledModel(out).identity:016x}"}))
     assert flashed() == "None"
+
+
+@pytest.mark.parametrize("report", [None, b"", b"{", b"\xff", b"[]", b"7", b"{}"])
+def test_a_bitstream_with_a_damaged_report_is_not_flashed(out, tmp_path, monkeypatch, report):
+    loaded = []
+    monkeypatch.setattr("fpga.flash.flash", lambda board, bitstream: loaded.append(bitstream))
+    copy = shutil.copytree(out, tmp_path / "out", symlinks=True)
+    folder = copy / "fpga" / "ulx3s-85f"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "top.bit").touch()
+    if report is not None:
+        (folder / "report.json").write_bytes(report)
+    ran = run("fpga", "flash", str(copy), "--board", "ulx3s-85f")
+    again = f"make one with: hardwire fpga build {copy} --board ulx3s-85f"
+    assert isinstance(ran.exception, HardwireError)
+    assert str(ran.exception) == f"{folder / 'report.json'}: cannot be read, or has no identity ({again})"
+    assert loaded == []
 
 
 def test_boards_are_listed():
