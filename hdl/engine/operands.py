@@ -48,7 +48,7 @@ class Roms(Unit):
             name: Rom(width=width, depth=depth, name=name, init=self.contents.get(name)) for name, (width, depth) in sizes.items()
         }
         for name, rom in roms.items():
-            m.submodules[name] = rom
+            m.submodules[f"{name}_rom"] = rom
         weights, rows, gain, norm, freq = roms.values()
         at = Signal.like(weights.addr)
         m.d.comb += [
@@ -132,7 +132,7 @@ class Operands(Unit):
     def elaborate(self, platform) -> Module:
         m = Module()
         model = self.model
-        m.submodules.table = table = Memory(shape=16, depth=512, init=function_table(), attrs={"ram_style": "block"})
+        m.submodules.functions = table = Memory(shape=16, depth=512, init=function_table(), attrs={"ram_style": "block"})
         table = table.read_port()
         m.submodules.sine = sine = Memory(
             shape=15, depth=1 << model.sine_bits, init=sine_table(model.sine_bits), attrs={"ram_style": "block"}

@@ -30,7 +30,7 @@ CLOCK_MHZ = 24.0
 DIVISOR = divisor_for(CLOCK_MHZ * 1e6, BOARD.baud)
 ENGINE = "board.core.chip.engine"
 ROMS = ("weights_00", "rows", "gain")
-TABLES = ("program", "table", "sine")
+TABLES = ("sequencer.program", "operands.functions", "operands.sine")
 """Memories that are the same for all models of a shape: their contents are in the Verilog."""
 
 
@@ -66,11 +66,11 @@ def contents(output, built):
     """Return the words of each memory that is a ROM in the bitstream, by its name in the netlist."""
     verilog = (built / "top.v").read_text()
     found = {
-        f"{ENGINE}.{name}.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
+        f"{ENGINE}.roms.{name}_rom.rom.mem": [int(word, 16) for word in (output.folder / "rom" / f"{name}.hex").read_text().split()]
         for name in ROMS
     }
     for name in TABLES:
-        lines = re.findall(rf"^    \\?{name} *\[\d+\] = \d+'h(\w+);", verilog, re.MULTILINE)
+        lines = re.findall(rf"^    \\?{name.rpartition('.')[2]} *\[\d+\] = \d+'h(\w+);", verilog, re.MULTILINE)
         found[f"{ENGINE}.{name}"] = [int(word, 16) for word in lines]
     assert [len(content) for content in found.values()] == [2048, 448, 160, 256, 512, 256]
     return found
@@ -132,12 +132,12 @@ def test_the_command_says_so(output, built):
     *lines, logic = verify(str(output.folder), "icebreaker")
     said = [re.fullmatch(r"(\S+): .* in (\d+) block RAMs: equal", line).groups() for line in lines]
     assert {name: int(blocks) for name, blocks in said} == {
-        f"{ENGINE}.weights_00.rom.mem": 18,
-        f"{ENGINE}.rows.rom.mem": 1,
-        f"{ENGINE}.gain.rom.mem": 1,
-        f"{ENGINE}.program": 3,
-        f"{ENGINE}.table": 2,
-        f"{ENGINE}.sine": 1,
+        f"{ENGINE}.roms.weights_00_rom.rom.mem": 18,
+        f"{ENGINE}.roms.rows_rom.rom.mem": 1,
+        f"{ENGINE}.roms.gain_rom.rom.mem": 1,
+        f"{ENGINE}.sequencer.program": 3,
+        f"{ENGINE}.operands.functions": 2,
+        f"{ENGINE}.operands.sine": 1,
     }
     assert "identity" in logic
     image = output.folder / "rom" / "gain.hex"
@@ -153,7 +153,13 @@ def test_the_command_says_so(output, built):
 
 @minutes
 @pytest.mark.parametrize(
-    "memory", [f"{ENGINE}.weights_00.rom.mem", f"{ENGINE}.rows.rom.mem", f"{ENGINE}.gain.rom.mem", f"{ENGINE}.program"]
+    "memory",
+    [
+        f"{ENGINE}.roms.weights_00_rom.rom.mem",
+        f"{ENGINE}.roms.rows_rom.rom.mem",
+        f"{ENGINE}.roms.gain_rom.rom.mem",
+        f"{ENGINE}.sequencer.program",
+    ],
 )
 def test_a_bit_that_is_flipped_in_the_bitstream_is_found(output, built, tmp_path, memory):
     blocks, content = block_rams(built / "routed.json"), contents(output, built)[memory]

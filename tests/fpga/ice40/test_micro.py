@@ -116,7 +116,11 @@ def test_the_bitstream_writes_what_golden_writes(model, config, built, expected,
 def flip_lut(text, built):
     """Return ``text`` with one bit of a LUT of the accumulator flipped: its output if all of its inputs are 0."""
     (top,) = json.loads((built / "routed.json").read_text())["modules"].values()
-    cell = min(name for name in top["cells"] if re.fullmatch(rf"{re.escape(ENGINE)}\.acc_SB_DFF\w+_Q_\d+_D_SB_LUT4_O_LC", name))
+    cell = min(
+        name
+        for name in top["cells"]
+        if re.fullmatch(rf"{re.escape(ENGINE)}\.accumulator\.acc_SB_DFF\w+_Q_\d+_D_SB_LUT4_O_LC", name)
+    )
     x, y, n = map(int, re.fullmatch(r"X(\d+)/Y(\d+)/lc(\d)", top["cells"][cell]["attributes"]["NEXTPNR_BEL"]).groups())
     lines = text.splitlines(keepends=True)
     at = lines.index(f".logic_tile {x} {y}\n") + 1 + 2 * n  # each of the eight cells of a tile has two lines
@@ -161,7 +165,7 @@ def test_a_gain_that_is_wrong_writes_what_golden_writes_with_that_gain(model, co
     else:
         pytest.fail("no gain matters")
     row = 2 * dim + element
-    x, y = block_rams(built / "routed.json")[f"{ENGINE}.gain.rom.mem.0.0"].site
+    x, y = block_rams(built / "routed.json")[f"{ENGINE}.roms.gain_rom.rom.mem.0.0"].site
     lines = (built / "top.asc").read_text().splitlines(keepends=True)
     at = lines.index(f".ram_data {x} {y}\n") + 1 + row // 16  # a line has 16 rows, the first in its last digits
     lines[at] = f"{int(lines[at], 16) ^ 1 << 16 * (row % 16) + DATA_BITS[16][len(varying) - 1]:064x}\n"
