@@ -122,11 +122,15 @@ def verify(out: "str | Path | Chip", prompts: Sequence[str] = (), n_tokens: int 
     Parameters
     ----------
     out : str, Path or Chip   the compiled model
-    prompts : Sequence[str]            texts to continue; if there are none, three openings of stories
-    n_tokens : int                     tokens to write after each prompt
-    options                            ``adapter``, ``chat`` and ``layers``: see ``Chip.verify``
+    prompts : Sequence[str]   texts to continue; if there are none, three openings of stories
+    n_tokens : int            tokens to write after each prompt
+    options                   ``adapter``, ``chat`` and ``layers``: see ``Chip.verify``
 
     Returns counts; "first_difference" is None if all is equal.
+
+    Raises
+    ------
+    HardwireError   if the compiled model, a prompt or the adapter cannot be used
     """
     from hardwire.chip import Chip
 
@@ -145,13 +149,17 @@ def estimate(
 
     Parameters
     ----------
-    name : str or Path   a compiled model, or a checkpoint that might become one
-    context : int        positions of the token, itself included; by default 128, or all that the chip holds
-    png : Path           where a picture goes
-    wide_bits : int      width of the residual stream of a checkpoint's chip
+    name : str or Path   a compiled model, or a checkpoint that is not compiled yet
+    context : int        positions that the token attends to, itself included; by default 128, or all that the chip holds
+    png : Path           file for the picture; by default OUT/explain.png for a compiled model, and none for a checkpoint
+    wide_bits : int      width of the residual stream of a checkpoint's chip: 32 or 24
     chip                 fields of ChipConfig, of a checkpoint's chip
 
-    Returns what ``hardwire explain --json`` prints.
+    Returns the figures that ``hardwire explain --json`` prints.
+
+    Raises
+    ------
+    HardwireError   if the model cannot be read, or the options or the context do not fit it
     """
     from hardwire.explain import explain
 

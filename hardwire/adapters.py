@@ -62,7 +62,7 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
     with written_whole(folder) as new:
         integers.save(new / INTEGERS)
         (new / "frame.bin").write_bytes(words.astype("<u4").tobytes())
-        (new / INTEGERS).chmod((new / "frame.bin").stat().st_mode)  # which safetensors makes private
+        (new / INTEGERS).chmod((new / "frame.bin").stat().st_mode)  # safetensors gives its file private permissions
         write_json(new / "report.json", figures)
     return figures
 
@@ -70,14 +70,14 @@ def pack(out: Path, adapter_dir: Path, slot: int = 1) -> dict:
 def cost(out: Path, context: int) -> dict:
     """Measure the cycles of a sampled token without an adapter, with one on q and v, and with one on all seven projections.
 
-    The adapters are made up, because no cycle depends on a weight.
+    All weights of the adapters are 1, because no cycle depends on a weight.
 
     Parameters
     ----------
     out : Path      a compiled model with a LoRA adder
-    context : int   positions of the token, itself included
+    context : int   positions that the token attends to, itself included
 
-    Returns "cycles" by adapter, and "switching_cycles": how much longer a token of one sequence takes if the token before it was of
+    Returns "cycles" by adapter, and "switching_cycles": the cycles that a token takes longer if the previous token belonged to
     another sequence with another adapter.  Raises CompiledError.
     """
     from hdl.interface import LoadStatus, Status
@@ -108,7 +108,7 @@ def cost(out: Path, context: int) -> dict:
         return reply.cycles
 
     def at_context(sequence: int, adapter: int) -> int:
-        """Cycles of the token that the context ends with."""
+        """Fill the context of a sequence, and return the cycles of its last token."""
         for position in range(context - 1):
             chip.token(0, sequence=sequence, restart=position == 0, sample=False)
         return cycles_of(sequence, adapter)
@@ -120,7 +120,8 @@ def cost(out: Path, context: int) -> dict:
             load(1, kinds)
             cycles[name] = at_context(0, 1)
         if config.n_sequences > 1 and config.n_adapters > 1 and context < config.max_context:
-            # At the next position, sequence 1 with q and v between two tokens of sequence 0 with all seven.
+            # Both tokens are of sequence 1, at the next position.  The token that precedes "alone" is of sequence 1 as well; the
+            # one that precedes "switching" is of sequence 0, with the other adapter.
             load(2, ("q", "v"))
             at_context(1, 2)
             last["alone"] = cycles_of(1, 2)

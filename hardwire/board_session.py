@@ -1,4 +1,7 @@
-"""Sessions of a board that a compiled model is in: over its serial port, or simulated.  This imports no Amaranth."""
+"""Sessions with a board that holds a compiled model, over its serial port or with a simulated board.
+
+The module imports no Amaranth, because a program that talks to a board generates no hardware.
+"""
 
 import os
 from itertools import product
@@ -12,14 +15,14 @@ if TYPE_CHECKING:
     from fpga.link.host import BoardSession, Port
 
 AUTO = "auto"
-"""The name of a port that stands for all ports with an FTDI chip."""
+"""The port name that stands for every port with an FTDI chip."""
 
 FTDI = 0x0403
 """USB vendor of the serial adapters on the boards."""
 
 
 def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -> "BoardSession":
-    """A session with a board.
+    """Open a session with a board.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def _open(name: str, baud: int) -> "Port":
 
 
 def _rates() -> list[int]:
-    """Baud rates of the boards, the fastest first."""
+    """Return the baud rates of the boards, the fastest first."""
     from fpga.boards import BOARDS
 
     return sorted({board.baud for board in BOARDS.values()}, reverse=True)
@@ -86,7 +89,7 @@ def _candidates() -> list[str]:
 
 
 def _simulated(output: CompiledModel, noise: float) -> "Port":
-    """The serial port of a simulated board.  Closing the port ends the simulation."""
+    """Start a simulated board, and return its serial port.  Closing the port ends the simulation."""
     import serial
 
     from fpga.link.simulated_board import SimulatedBoard
@@ -111,7 +114,7 @@ def _simulated(output: CompiledModel, noise: float) -> "Port":
 
 
 def board_rom(output: CompiledModel, folder: Path) -> Path:
-    """A folder with the ROM images of a board: links to those of the chip, and the identity that the board answers with."""
+    """Fill a folder with the ROM images of a board: links to the chip's images, and the identity that the board answers with."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in output.manifest:
         link = folder / f"{name}.hex"

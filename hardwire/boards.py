@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fpga.job import Job
 
 MAX_CONTEXT = 256
-"""The context of a chip that is compiled for a board, if the model has as much."""
+"""The context of a chip that is compiled for a board, unless the model has fewer positions."""
 
 
 def build(
@@ -37,14 +37,15 @@ def build(
 ) -> dict:
     """Build a bitstream, and return its report.
 
-    OUT/fpga/BOARD gets top.bit (top.bin for an iCE40), routed.json and report.json.  If the clock is missed, it gets missed.json
-    alone.
+    OUT/fpga/BOARD gets top.bit (top.bin for an iCE40), routed.json and report.json.  If the design misses its clock, the folder
+    gets missed.json alone.
 
     Parameters
     ----------
     name : str
         A compiled model, whose configuration stays, or a checkpoint, which is compiled with the fastest lanes that fit the board.
     board_name : str
+        A name that ``hardwire boards`` lists.
     clock_mhz : float, optional
         The clock of the chip.  By default that of the estimate.
     seed : int
@@ -56,7 +57,7 @@ def build(
     wide_bits : int, optional
         Width of the residual stream of a checkpoint's chip.  By default that of the board's family.
     given
-        Options of ChipConfig for a checkpoint's chip; those that are None are found.
+        Options of ChipConfig for a checkpoint's chip.  The search for the fastest chip chooses the options that are None.
 
     Raises
     ------

@@ -24,21 +24,21 @@ PROMPTS = ("Once upon a time", "The little dog was", "One day, a girl named Lily
 """The texts that are compared unless others are given."""
 
 CHUNK = 32
-"""Positions that the chip is ahead of golden at most.  Golden computes many positions at once, which is much faster."""
+"""The chip is at most this many positions ahead of golden.  Golden reads them at once, which is faster than one by one."""
 
 REPLIES = {"token": "sampler", "end": "constant", "position": "sequences"}
-"""The unit that makes each part of a reply; every other part comes from the fabric."""
+"""The unit that computes each part of a reply.  Every other part comes from the fabric, which multiplies matrices by vectors."""
 
 
 @dataclass
 class Comparison:
-    """Counts of what was compared.
+    """Counts of compared replies and logits, and the first difference.
 
     Members
     -------
     tokens, identical_tokens : int           replies compared, and those whose token is golden's
     logits_compared, identical_logits : int  logits compared, and those that are equal
-    first_difference : dict or None          "prompt", "position" and "what" differs, with the values of "rtl" and "golden"
+    first_difference : dict or None          "prompt", "position", "what" (the part that differs), and its values "rtl" and "golden"
     replies : list[RtlReply]                 the chip's replies
     """
 
@@ -105,14 +105,14 @@ def compare(
 
     Parameters
     ----------
-    model : IntegerModel        has the end-of-text token
-    golden : GoldenLlama        at the position of the first of ``inputs``
-    adapter : IntegerAdapter    what golden adds
-    inputs : Sequence[int]      tokens that the chip has read
+    model : IntegerModel           has the end-of-text token
+    golden : GoldenLlama           at the position of the first of ``inputs``
+    adapter : IntegerAdapter       adapter that golden applies
+    inputs : Sequence[int]         tokens that the chip has read
     replies : Sequence[RtlReply]   the chip's reply to each
-    sampling : Sampling         how the chip chose its tokens
-    prompt : str                names the text in a difference
-    result : Comparison         gets the counts
+    sampling : Sampling            how the chip chose its tokens
+    prompt : str                   names the text in a difference
+    result : Comparison            gets the counts
     """
     inv_temperature = inverse_temperature(sampling.temperature)
     first = golden.position
@@ -146,14 +146,22 @@ def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequen
 
     Parameters
     ----------
-    target : Target          a compiled model
+    target : Target           a compiled model
     prompts : Sequence[str]   texts to continue; if there are none, three openings of stories
     n_tokens : int            tokens to write after each prompt, as far as the context reaches
-    layers : Sequence[int]    compare every beat at the ports of these layers' units, too; the first difference then names the unit.
-                              An empty sequence stands for all layers, None for no comparison of units
+    layers : Sequence[int]    compare every beat (word of a stream) at the ports of these layers' units, too; the first
+                              difference then names the unit.  An empty sequence stands for all layers, None for no such
+                              comparison
     chat : bool               the prompts are questions, in the model's chat template
 
-    Returns what ``hardwire verify --json`` prints.  Raises HardwireError, CompiledError, TokenizerError or SimulationError.
+    Returns the figures that ``hardwire verify --json`` prints.
+
+    Raises
+    ------
+    HardwireError     for a shared engine with ``layers``, and for a layer that the model lacks
+    CompiledError     for a checkpoint that is not compiled
+    TokenizerError    for a prompt that has no tokens
+    SimulationError   if the simulation cannot be built
     """
     compiled = target.compiled()
     if layers is not None and compiled.config.shared:
@@ -205,9 +213,10 @@ def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequen
 
 
 def culprit(inside: dict | None, outside: dict | None, prompt: str) -> dict | None:
-    """The earlier of a difference inside the chip, at a unit's port, and one outside, in a reply; a tie goes to the inside.
+    """Return the earlier one of a difference inside the chip, at a unit's port, and a difference outside, in a reply.
 
-    A reply that differs although all its logits are right is the fault of a unit after the LM head.
+    At the same position it is the one inside, because the reply follows from it.  A reply that differs although all its logits
+    are right is the fault of a unit that follows the LM head.
     """
     if inside is not None and (outside is None or inside["position"] <= outside["position"]):
         return {"prompt": prompt} | inside
@@ -219,9 +228,10 @@ def culprit(inside: dict | None, outside: dict | None, prompt: str) -> dict | No
 def greedy(
     session: Session, ids: Sequence[int], n_positions: int, told: Callable[[int], None]
 ) -> Iterator[tuple[list[int], list[RtlReply]]]:
-    """Inputs and replies of a prompt and its greedy continuation, in pieces of 1, 2, 4 ... up to CHUNK positions.
+    """Yield the inputs and replies of a prompt and its greedy continuation, in pieces of 1, 2, 4 ... up to CHUNK positions.
 
-    Short pieces come first, so that an early difference ends the comparison at once.  ``told`` gets the positions so far.
+    Short pieces come first, so that an early difference ends the comparison at once.  ``told`` gets the number of positions so
+    far.
     """
     inputs: list[int] = []
     replies: list[RtlReply] = []

@@ -13,26 +13,33 @@ if TYPE_CHECKING:
 
 
 class Chip(CompiledModel):
-    """A compiled model, and what a program does with it.
+    """A compiled model that a program can run: ``session`` continues texts with it, ``verify`` checks it.
 
     Parameters
     ----------
     folder : str or Path   the folder that ``hardwire compile`` wrote
+
+    Raises
+    ------
+    CompiledError   if a file is missing, damaged, or of another version of hardwire
     """
 
     def session(self, backend: str | None = None, *, adapter: Path | None = None, port: str | None = None) -> "Session":
-        """A session: one sequence of tokens, at position 0.
+        """Open a session: one sequence of tokens, at position 0.
 
         Parameters
         ----------
-        backend : str   "rtl" (the simulated chip, the default), "golden" (its integers in numpy, with replies equal to the bit)
-                        or "float" (the checkpoint in floating point)
-        adapter : Path  a folder that peft wrote; the chip needs ``lora_rank``
-        port : str      a serial port with a board that this model is in, or "auto" to look for it; instead of ``backend``
+        backend : str    "rtl" (the simulated chip, the default), "golden" (the integer model in numpy, whose replies equal the
+                         chip's to the bit) or "float" (the checkpoint in floating point)
+        adapter : Path   a folder that peft wrote; the chip needs ``lora_rank``
+        port : str       the serial port of a board that holds this model, or "auto" to look for the board.  With a port,
+                         ``backend`` and ``adapter`` have no effect
 
         Raises
         ------
-        CompiledError, AdapterError, SimulationError
+        CompiledError     if the backend is unknown, no board answers, or the chip does not take the adapter
+        AdapterError      if the adapter does not fit the model
+        SimulationError   if the simulation cannot be built
         """
         if port is not None:
             return board_session(self, port)
@@ -59,6 +66,6 @@ class Chip(CompiledModel):
 
         Returns counts; "first_difference" is None if all is equal.
         """
-        from hardwire.check import verify  # here, as a program that talks to a board needs no simulator
+        from hardwire.check import verify  # a program that talks to a board needs no simulator
 
         return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat)

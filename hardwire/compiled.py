@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sim.rtl.chip import RtlChip
 
 KIND = "hardwire output 1"
-"""The first thing that chip.json says; the number counts versions of the folder's layout."""
+"""The entry "kind" of chip.json.  Its number counts versions of the folder's layout."""
 
 HASHED = (
     "chip.v",
@@ -45,7 +45,7 @@ HASHED = (
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
 )
-"""The files whose SHA-256 stands in chip.json; tokenizer files are there if the model has them."""
+"""The files whose SHA-256 is in chip.json.  A tokenizer's files are listed if they exist."""
 
 ABOUT = ("source", "tokenizer", "chip_config", "model_format", "ports", "files")
 """The entries of chip.json without which a folder is not a compiled model."""
@@ -68,7 +68,7 @@ class CompiledModel:
     Members
     -------
     folder : Path   OUT
-    about : dict    what chip.json says
+    about : dict    contents of chip.json
 
     Raises
     ------
@@ -133,7 +133,7 @@ class CompiledModel:
         return ChipConfig(**self._known("chip_config", ChipConfig)).checked(self.format)
 
     def _known(self, name: str, kind: type) -> dict:
-        """The fields of a dataclass in chip.json.  Raises CompiledError if another version of hardwire wrote others."""
+        """Return the fields of a dataclass in chip.json.  Raises CompiledError if another version of hardwire wrote others."""
         given, known = self.about[name], {field.name for field in fields(kind)}
         if set(given) != known:
             raise CompiledError(
@@ -158,7 +158,7 @@ class CompiledModel:
         return self.folder / "chip.v"
 
     def source(self) -> Source:
-        """The checkpoint that it was compiled from.  Raises CompiledError if that is gone."""
+        """Open the checkpoint that the model was compiled from.  Raises CompiledError if the checkpoint is gone."""
         try:
             return Source.open(self.about["source"], self.about["tokenizer"])
         except CheckpointError as error:
@@ -167,12 +167,12 @@ class CompiledModel:
     def chip(
         self, progress: Callable[[float, str], None] = lambda done, what: None, kind: "type[RtlChip] | None" = None
     ) -> "RtlChip":
-        """The simulated chip just after reset.  Its library is built at the first use.
+        """Make the simulated chip, just after reset.  The first use builds its library.
 
         Parameters
         ----------
-        progress : Callable[[float, str], None]   is told the share of the build that is done, and the file at work
-        kind : type[RtlChip]                      a class of chip that can be looked into, instead of RtlChip
+        progress : Callable[[float, str], None]   gets the share of the build that is done, and the file at work
+        kind : type[RtlChip]                      a subclass that shows signals inside the chip, such as ObservedChip
         """
         from sim.rtl.chip import RtlChip, harness_defines
         from sim.rtl.verilator import build_library
@@ -193,12 +193,12 @@ class CompiledModel:
 
 
 def is_output(folder: Path) -> bool:
-    """Whether a folder says of itself that it is a compiled model."""
+    """Return whether a folder claims to be a compiled model: it holds chip.json."""
     return (folder / "chip.json").is_file()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's contents, in hexadecimal."""
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -223,7 +223,7 @@ def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: st
 
 
 def write_json(path: Path, value: object) -> None:
-    """A JSON file, whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     temporary.replace(path)
@@ -231,7 +231,7 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """``written_whole`` for a compiled model.
+    """Make a new folder for a compiled model, as ``written_whole`` does.
 
     Raises CompiledError if ``folder`` holds anything that is not a compiled model.
     """
@@ -242,13 +242,13 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """A new folder, which replaces ``folder`` if the body succeeds and is removed if it does not."""
+    """Make a new folder.  It replaces ``folder`` if the body succeeds, and is removed if the body fails."""
     target = folder.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         new, old = scratch / "new", scratch / "old"
-        new.mkdir()  # mkdtemp's own folder is private, and OUT need not be
+        new.mkdir()  # mkdtemp gives its folder private permissions; this one has the usual ones
         yield new
         if target.exists():
             target.replace(old)
@@ -277,7 +277,7 @@ def check_replaceable(folder: Path) -> None:
 def keep_builds(old: Path, new: Path) -> None:
     """Take over from ``old`` the builds for boards and, if the Verilog is the same, the simulation: nothing is built twice."""
     if is_output(old) and (old / "fpga").is_dir():
-        # By links: netlists are large, and the old folder must stay whole.
+        # Links, because netlists are large.  Nothing is moved, because the old folder stays if the compilation fails.
         shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=_link)
     if not (is_output(old) and (old / "chip.v").is_file()) or sha256(old / "chip.v") != sha256(new / "chip.v"):
         return

@@ -39,7 +39,7 @@ class Job:
     gptq_text : Path          calibration text, if weights are quantised by GPTQ
     out : Path                OUT
     folder : Path             where files are written; it becomes OUT when all steps have succeeded
-    respun : CompiledModel    the compiled model that gets new weights, if one does: its Verilog must come out again
+    respun : CompiledModel    for a respin, the compiled model that gets new weights: the Verilog must equal its chip.v
     model : IntegerModel      made by ``quantise``
     report : dict             figures, which become report.json
     seconds : dict            how long each step took
@@ -92,7 +92,7 @@ def compile_model(
 
 
 def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
-    """Put another model of the same shape into a compiled one.
+    """Put the weights of another model of the same shape into a compiled model: a respin.
 
     The Verilog is generated again and must equal the old one to the byte; the simulation is kept.  Returns the report; its
     "respin" names the ROM images that changed.  Raises CompiledError for a model of another shape or format.
@@ -116,7 +116,7 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
 
 
 def quantise(job: Job) -> None:
-    """The integer model and the tokenizer, as files."""
+    """Write the integer model and the tokenizer."""
     job.model = job.source.quantise(job.wide_bits, job.gptq_text, job.seconds)
     for name, norm in job.model.norms.items():
         # The shared engine reads an epsilon as a signed word of 32 bits.
@@ -131,7 +131,7 @@ def quantise(job: Job) -> None:
 
 
 def pack(job: Job) -> None:
-    """The ROM images, and the report's figures that follow from shapes."""
+    """Write the ROM images, and make the report's figures that follow from shapes."""
     config = job.config
     with step("pack ROM images", job.seconds):
         images = rom_images(job.model, row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=config.vector_lanes)
@@ -145,7 +145,7 @@ def pack(job: Job) -> None:
 
 
 def verilog(job: Job) -> None:
-    """chip.v, and chip.json with the hashes of all files so far.  Builds of the same Verilog are kept."""
+    """Write chip.v, and chip.json with the hashes of all files so far.  Builds of the same Verilog are kept."""
     chip = job.folder / "chip.v"
     with step("generate Verilog", job.seconds):
         from hdl.verilog import chip_verilog
@@ -153,19 +153,19 @@ def verilog(job: Job) -> None:
         chip.write_text(chip_verilog(job.model.format, job.config))
     if job.respun is not None and sha256(chip) != job.respun.about["files"]["chip.v"]:
         raise CompiledError(f"{job.out}: this version of hardwire generates other Verilog: compile it again")
-    shutil.copymode(chip, job.folder / "model.safetensors")  # which safetensors makes private
+    shutil.copymode(chip, job.folder / "model.safetensors")  # safetensors gives its file private permissions
     describe(job.folder, job.model, job.config, job.source.name, job.source.tokenizer)
     keep_builds(job.out, job.folder)
 
 
 def simulation(job: Job) -> None:
-    """The library of the simulated chip, unless it was kept."""
+    """Build the library of the simulated chip, unless it was kept."""
     with step("build the simulation", job.seconds) as running:
         CompiledModel(job.folder).chip(lambda done, what: running.update(what, done)).close()
 
 
 def cycles(job: Job) -> None:
-    """The cycles of a token, measured on the simulated chip."""
+    """Measure the cycles of a token on the simulated chip."""
     chip = CompiledModel(job.folder).chip()
     with step("measure", job.seconds) as running:
         measured, job.report["projected"] = measure(chip, job.config.max_context, job.model.format.vocab_size, running.update)
@@ -174,10 +174,10 @@ def cycles(job: Job) -> None:
 
 
 STEPS: tuple[Callable[[Job], None], ...] = (quantise, pack, verilog, simulation, cycles)
-"""The steps of a compilation in their order.  Each reads what the steps before it have left in the Job and in its folder."""
+"""The steps of a compilation in their order.  Each reads results of the earlier steps from the Job and its folder."""
 
 ON_THE_SIMULATION = (simulation, cycles)
-"""The steps that are left out where no simulation is wanted."""
+"""The steps that a compilation without a simulation leaves out."""
 
 
 def _run(job: Job, simulated: bool) -> dict:
@@ -190,7 +190,7 @@ def _run(job: Job, simulated: bool) -> dict:
 
 
 def derived(model: IntegerModel, config: "ChipConfig", manifest: Mapping[str, Mapping]) -> dict:
-    """The figures that follow from shapes alone.  ``rom_bits`` counts all bits of the images' words, padding included."""
+    """Return the figures that follow from shapes alone.  ``rom_bits`` counts all bits of the images' words, padding included."""
     rom_bits = sum(rom["width"] * rom["depth"] for rom in manifest.values())
     fmt, rank = model.format, config.lora_rank
     return {

@@ -1,4 +1,4 @@
-"""A text that a person and a model write in turns, as tokens: those that a session has read, and those that come next."""
+"""A text that a person and a model write in turns: the tokens that a session has read, and those that it must read next."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,13 @@ READ_AGAIN = "the chat template does not go on from what was read: reading all o
 
 @dataclass(frozen=True)
 class Prompt:
-    """The tokens ``ids`` to read for ``text``, after which the answer begins.
+    """The tokens that a session reads before it answers.
 
-    With ``again`` they are those of the whole conversation, for a session that is reset.
+    Members
+    -------
+    text : str        the text that the person wrote
+    ids : list[int]   the tokens to read
+    again : bool      ``ids`` are the tokens of the whole conversation, and the session is reset first
     """
 
     text: str
@@ -30,7 +34,7 @@ class Conversation:
     """Turns of a person and a model.
 
     With ``chat`` a turn is a message: at every answer the session has read the chat template, applied to all messages.
-    Without it, a turn continues the text where that stands.
+    Without ``chat`` a turn is added at the end of the text.
 
     Parameters
     ----------
@@ -43,7 +47,7 @@ class Conversation:
     -------
     messages : list[dict[str, str]]   "role" and "content" of each, with ``chat``
     read : list[int]                  tokens that the session has read
-    pending : list[int]               the model's last token, until the session has read that too
+    pending : list[int]               the model's last token, as long as the session has not read it
     text : str                        the last answer
     """
 
@@ -59,11 +63,11 @@ class Conversation:
         self.messages, self.read, self.pending, self.text = list(self._opening), [], [], ""
 
     def prompt(self, text: str) -> Prompt:
-        """The tokens to read for ``text``; the session does not read them yet.
+        """Return the tokens to read for ``text``; the session does not read them yet.
 
-        A chat is read again from its beginning if the template, applied to all messages, does not begin with the tokens that were
-        read.  Some templates leave out or trim earlier answers, and a model may spell an answer in other tokens than the
-        tokenizer.
+        The session must read a chat again from its beginning if the template, applied to all messages, does not begin with the
+        tokens that the session has read.  This happens because some templates leave out or trim earlier answers, and because a
+        model may write an answer in other tokens than the tokenizer makes of its text.
 
         Raises TokenizerError, and ContextFull if the prompt takes more positions than are left.
         """

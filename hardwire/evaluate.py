@@ -10,7 +10,7 @@ from weights_to_rom.text.tokenizer import TokenizerError
 
 
 def evaluate(target: Target, text: Path, n_tokens: int, backend: str, window: int) -> dict:
-    """Perplexity of a model on the beginning of a text file; ``hardwire perplexity --json`` prints the result.
+    """Measure the perplexity of a model on the beginning of a text file; ``hardwire perplexity --json`` prints the result.
 
     Parameters
     ----------

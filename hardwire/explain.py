@@ -16,14 +16,25 @@ if TYPE_CHECKING:
     from hdl.config import ChipConfig
 
 CONTEXT = 128
-"""The context that is looked at, where the chip holds as much."""
+"""The context by default; a chip with fewer positions is explained at its longest."""
 
 
 def explain(name: str, context: int | None, png: Path | None, *, wide_bits: int | None = None, **lanes: Any) -> dict:
-    """Figures for a compiled model, or for the chip that ``compile`` would make of a checkpoint with these ``lanes``.
+    """Return figures for a compiled model, or for the chip that ``compile`` would make of a checkpoint.
 
-    The picture goes to ``png``, by default OUT/explain.png; of a checkpoint there is none without ``png``.
-    Raises CompiledError, CheckpointError, and ValueError for lanes or a context that do not fit.
+    Parameters
+    ----------
+    name : str        a compiled model, or a checkpoint
+    context : int     positions that the token attends to, itself included; by default CONTEXT, or all that the chip holds
+    png : Path        file for the picture; by default OUT/explain.png for a compiled model, and none for a checkpoint
+    wide_bits : int   width of the residual stream of a checkpoint's chip: 32 or 24
+    lanes             fields of ChipConfig, of a checkpoint's chip; ``ChipConfig.for_model`` fills in those that are None
+
+    Raises
+    ------
+    CompiledError     for a damaged compiled model, for ``lanes`` given with one, and for a context or file that cannot be used
+    CheckpointError   for a checkpoint that cannot be read
+    ConfigError       for ``lanes`` that do not fit the model
     """
     from hdl.config import ChipConfig
 
@@ -52,7 +63,7 @@ def explain(name: str, context: int | None, png: Path | None, *, wide_bits: int 
 
 
 def figures_of(model: ModelFormat, config: "ChipConfig", context: int, measured: dict) -> dict:
-    """Predicted cycles by unit at ``context``, totals beside those in ``measured``, and what other lanes would save."""
+    """Return predicted cycles by unit at ``context``, totals with their ``measured`` ones, and the gain of more lanes."""
     lengths = sorted({*context_lengths(config.max_context), context})
     tokens = {sample: predict_token(model, config, context, sample=sample) for sample in (True, False)}
     decode = tokens[True].by_unit
@@ -86,7 +97,10 @@ def _compared(model: ModelFormat, config: "ChipConfig", context: int, kind: str,
 
 
 def alternatives(model: ModelFormat, config: "ChipConfig", context: int) -> list[dict]:
-    """Faster chips with more lanes of one kind: decode cycles, fewest first.  The shared engine's lanes are fixed: it has none."""
+    """Return faster chips with more lanes of one kind and their decode cycles, fewest first.
+
+    A chip with a shared engine gets an empty list, because its lanes are fixed.
+    """
     if config.shared:
         return []
     now = predict_token(model, config, context).total
@@ -100,7 +114,7 @@ def alternatives(model: ModelFormat, config: "ChipConfig", context: int) -> list
 
 
 def _with_more(model: ModelFormat, config: "ChipConfig", lane: str) -> "ChipConfig | None":
-    """Twice as many lanes, or the next number of attention heads that fits; None if the model sets the limit."""
+    """Return a chip with twice as many lanes, or with the next number of attention heads that fits; None if none fits."""
     value = getattr(config, lane)
     for larger in range(value + 1, model.n_heads + 1) if lane == "attention_heads" else [2 * value]:
         try:

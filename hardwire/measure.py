@@ -17,7 +17,7 @@ CLOCK_MHZ = 50.0
 
 
 def context_lengths(longest: int) -> list[int]:
-    """1, 16, 64, 128, 256 ... up to ``longest``, which is the last."""
+    """Return the contexts to measure: 1, 16, 64, 128, 256 ... and ``longest``."""
     lengths = [1, 16, 64]
     while lengths[-1] < longest:
         lengths.append(2 * lengths[-1])
@@ -27,17 +27,18 @@ def context_lengths(longest: int) -> list[int]:
 def measure(
     chip: "RtlChip", max_context: int, vocab_size: int, progress: Callable[[str], None] = lambda what: None
 ) -> tuple[dict, dict]:
-    """Measured figures, and those projected from them.
+    """Return measured figures, and figures projected from them to CLOCK_MHZ.
 
-    Cycles of a token with n positions in its context, itself included: "prefill" without the LM head, "decode" with it.
-    The tokens are arbitrary, because no cycle depends on a token.  Contexts that are not reached within SECONDS are left out.
+    They are the cycles of a token with n positions in its context, itself included: "prefill" without the LM head, "decode"
+    with it.  The tokens are arbitrary, because no cycle depends on a token.  Contexts that are not reached within SECONDS are
+    left out.
 
     Parameters
     ----------
     chip : RtlChip                      just after reset
     max_context : int                   positions of its KV cache
-    vocab_size : int                    tokens that there are
-    progress : Callable[[str], None]    is told the position at work
+    vocab_size : int                    number of tokens in the vocabulary
+    progress : Callable[[str], None]    gets the position at work
     """
     lengths = context_lengths(max_context)
     start, simulated = time.monotonic(), 0
@@ -74,7 +75,7 @@ def measure(
 
 
 def busy_fractions(replies: "list[RtlReply]") -> dict[str, float]:
-    """The share of cycles in which the fabric reads a weight word: of all cycles, and of those within a matrix."""
+    """Return the share of cycles in which the fabric reads a weight word: of all cycles, and of the cycles within a matrix."""
     busy = sum(sum(reply.busy) for reply in replies)
     return {
         "busy": round(busy / sum(reply.cycles for reply in replies), 4),

@@ -39,7 +39,19 @@ def colour(unit: str) -> str:
 
 
 def draw(model: ModelFormat, config: "ChipConfig", context: int, measured: dict, title: str, png: Path) -> None:
-    """The picture: cycles by unit over contexts, and one layer's time line.  Written whole or not at all.  Raises OSError."""
+    """Draw cycles by unit over contexts, and the time line of one layer.  The file is written whole or not at all.
+
+    Parameters
+    ----------
+    model : ModelFormat   shapes of the model
+    config : ChipConfig   lanes of the chip
+    context : int         positions that the token of the time line attends to, itself included
+    measured : dict       "measured" of a report, drawn as marks; it may be empty
+    title : str           name of the chip
+    png : Path            the file
+
+    Raises OSError.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,7 +78,7 @@ def draw(model: ModelFormat, config: "ChipConfig", context: int, measured: dict,
 
 
 def _draw_bars(axes: "Axes", tokens: dict[int, TokenCycles], measured: dict) -> None:
-    """A bar for each context, from the fabric's words up."""
+    """Draw a bar for each context; the fabric's cycles are at the bottom."""
     contexts = [str(n) for n in tokens]
     below = [0] * len(contexts)
     for unit in UNITS:
@@ -81,7 +93,7 @@ def _draw_bars(axes: "Axes", tokens: dict[int, TokenCycles], measured: dict) -> 
 
 
 def _draw_layer(axes: "Axes", token: TokenCycles, context: int) -> None:
-    """A row for what each cycle is spent on, and one for each unit when it works."""
+    """Draw a row with the unit that each cycle is spent on, and for each unit a row with the cycles in which it works."""
     begins, cycles = token.path[0].start, token.path[-1].end - token.path[0].start + 1
     rows: dict[str, list[Span]] = {"spent on": list(token.path), "fabric": []}
     for span in token.work:

@@ -23,7 +23,7 @@ Display = Callable[[str], AbstractContextManager[Step]]
 
 
 def silent(name: str) -> AbstractContextManager[Step]:
-    """The display that shows nothing."""
+    """Show nothing: the display by default."""
     return nullcontext(_Silent())
 
 

@@ -1,4 +1,4 @@
-"""A prompt and its continuation, with figures."""
+"""Continue a prompt with a model, and return the text with figures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +48,8 @@ def run(
     clock_mhz : float     the clock for which tokens a second are projected, in MHz
     save_to : Path        keep the simulated chip and the text in this file at the end
     resume : Path         a file of ``save_to`` to go on from
-    write, say            get the text, and remarks for a person
+    write : Callable      gets the text in pieces
+    say : Callable        gets remarks for a person, one line each
 
     Returns the text, its tokens, and figures: times measured on this machine, cycles counted by the simulation.
     """

@@ -2,7 +2,7 @@
 
 hardwire saved 1 SHA256    the hash of everything after this line
 {...}                      JSON: the chip's files and their SHA-256, the text, the adapters, SHA-256 of the whole state
-...                        zlib: the chip's state XOR its state just after reset, which leaves zeros of every ROM
+...                        zlib: the chip's state XOR its state just after reset, so that ROMs are zeros and take little space
 """
 
 import json
@@ -66,7 +66,7 @@ def save(path: Path, session: "Session", conversation: "Conversation") -> None:
 
 
 def load(path: Path, target: Target, backend: str = "rtl") -> Saved:
-    """The contents of a file.  Raises SavedError if it is damaged, or of another chip than the target's."""
+    """Read a file that ``save`` wrote.  Raises SavedError if it is damaged, or of another chip than the target's."""
     _check_backend(path, backend)
     output = target.compiled()
     first, _, body = path.read_bytes().partition(b"\n")

@@ -1,6 +1,6 @@
 """Sessions of a Target: the simulated chip, the integer model in numpy, or the checkpoint in floating point.
 
-``hardwire.board_session`` makes those of a board.
+``hardwire.board_session`` opens sessions with a board.
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def session(target: "Target", backend: str, saved: "Saved | None" = None) -> "Session":
-    """A session of ``target``.
+    """Open a session of ``target``.
 
     Parameters
     ----------
@@ -42,12 +42,12 @@ def session(target: "Target", backend: str, saved: "Saved | None" = None) -> "Se
 
 
 def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None) -> "RtlSession":
-    """A session of the simulated chip, whose library is built if it is not there.
+    """Open a session of the simulated chip.  Its library is built first if it is missing.
 
     Parameters
     ----------
     target : Target        a compiled model; its adapter is loaded into the chip as number 1
-    kind : type[RtlChip]   a class of chip that can be looked into, instead of RtlChip
+    kind : type[RtlChip]   a subclass that shows signals inside the chip, such as ObservedChip
     saved : Saved          a state to go on from
 
     Raises
@@ -77,14 +77,14 @@ def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "S
 
 
 def golden_session(target: "Target") -> "GoldenSession":
-    """A session of the integer model.  Its replies equal the chip's to the bit."""
+    """Open a session of the integer model.  Its replies equal the chip's to the bit."""
     from sim.backends import GoldenSession
 
     return GoldenSession(target.model, target.max_context, target.n_sinks, target.integer_adapter)
 
 
 def float_session(target: "Target") -> "FloatSession":
-    """A session of the checkpoint in floating point, with the chip's window and the chip's noise."""
+    """Open a session of the checkpoint in floating point, with the chip's window and the chip's noise."""
     from sim.backends import FloatSession
 
     with step("read the weights"):

@@ -1,4 +1,4 @@
-"""A checkpoint, and how it becomes an integer model."""
+"""A checkpoint that is open, and its quantisation to an integer model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ CALIBRATION_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint that is open, and how to find it again.
+    """A checkpoint that is open, and the names by which it can be opened again.
 
     Members
     -------
     checkpoint : Checkpoint   shapes, tensors and tokenizer
     name : str                its absolute path, or the known name
-    tokenizer : str or None   absolute path of its tokenizer, if that was named apart
+    tokenizer : str or None   absolute path of its tokenizer, if the caller named one
     """
 
     checkpoint: Checkpoint
@@ -39,11 +39,11 @@ class Source:
         return cls(checkpoint, _absolute(name), None if tokenizer is None else _absolute(tokenizer))
 
     def format(self, wide_bits: int = 32) -> ModelFormat:
-        """Shapes and number formats of the integer model.  Raises HardwireError for a ``wide_bits`` other than 24 and 32."""
+        """Return shapes and number formats of the integer model.  Raises HardwireError for a ``wide_bits`` other than 24 and 32."""
         return ModelFormat.of(self.checkpoint.config, wide_bits=wide_bits, **class_bits(self.checkpoint))
 
     def quantise(self, wide_bits: int = 32, gptq_text: Path | None = None, seconds: dict[str, float] | None = None) -> IntegerModel:
-        """The integer model.
+        """Quantise the checkpoint to an integer model.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class Source:
 
 
 def read_text(path: Path) -> str:
-    """The text in a file.  Raises HardwireError if it is not UTF-8, and OSError."""
+    """Read a text file.  Raises HardwireError if it is not UTF-8, and OSError."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -94,7 +94,7 @@ def _absolute(name: str) -> str:
 
 
 def _count(update: Callable[..., None], total: int) -> Callable[[str], None]:
-    """A callback that takes names, from ``update``, which takes a name, how many are done, and ``total``."""
+    """Return a callback for names.  It counts them, and calls ``update`` with the name, the count and ``total``."""
     done = 0
 
     def progress(name: str) -> None:

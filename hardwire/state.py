@@ -1,4 +1,4 @@
-"""The state of a simulated chip and its text, in memory.  ``hardwire.saved`` writes and reads the file."""
+"""The state of a simulated chip and its text, in memory.  ``hardwire.saved`` writes it to a file, and reads it."""
 
 import hashlib
 import zlib
@@ -57,7 +57,7 @@ class Saved:
         state, difference = chip.state(), np.frombuffer(zlib.decompress(self.difference), np.uint8)
         if state.size == difference.size:
             state ^= difference
-        # Another build may keep the same signals at other places: its hash differs then.
+        # Another build may keep the same signals at other addresses.  The hash of the state differs then.
         if sha256_of(state) != self.state_sha256:
             raise SavedError(f"{self.path}: was saved with another build of the simulation: save it again")
         chip.restore(state)
@@ -65,5 +65,5 @@ class Saved:
 
 
 def sha256_of(content: bytes | np.ndarray) -> str:
-    """SHA-256 of bytes, or of the bytes of an array, in hexadecimal."""
+    """Return the SHA-256 of bytes, or of the bytes of an array, in hexadecimal."""
     return hashlib.sha256(content.tobytes() if isinstance(content, np.ndarray) else content).hexdigest()

@@ -1,4 +1,4 @@
-"""A model that is worked on: compiled, or a checkpoint as it is."""
+"""A model by its name: a compiled model, or a checkpoint that is not compiled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 class Target:
     """A model by the name that a person gives it: OUT, the path of a checkpoint, or a known name.
 
-    Three nouns tell models apart.  A Source is a checkpoint that is not compiled.  A CompiledModel is the folder OUT.
-    A Target is one or the other: what ``run``, ``chat``, ``verify`` and ``perplexity`` take.  It has the tokenizer, the window
-    and the adapter, whichever it is, and makes sessions.  A checkpoint is quantised in memory for backend golden.
+    A Source is a checkpoint that is not compiled, a CompiledModel is the folder OUT, and a Target is one of the two.  ``run``,
+    ``chat``, ``verify`` and ``perplexity`` take a Target, because it gives both the same tokenizer, window, adapter and sessions.
+    A checkpoint is quantised in memory for backend golden.
 
     Parameters
     ----------
     name : str, Path or CompiledModel   the model
     tokenizer : str                     path of a tokenizer that is not where the checkpoint's format puts it
-    adapter : Path                      a folder that peft wrote: everything that is computed includes this adapter
+    adapter : Path                      a folder that peft wrote: every backend adds this adapter to the model
 
     Members
     -------
-    name : str                          as it was given, for messages
+    name : str                          the name as it was given, for messages
     output : CompiledModel or None      the compiled model, if this is one
 
     Raises
@@ -58,7 +58,7 @@ class Target:
 
     @cached_property
     def source(self) -> Source:
-        """The checkpoint, or the one that the compiled model was made from.  Raises CompiledError if that is gone."""
+        """The checkpoint, for a compiled model the one that it was made from.  Raises CompiledError if that one is gone."""
         if self.output is not None:
             return self.output.source()
         assert self._given is not None
@@ -81,7 +81,7 @@ class Target:
 
     @cached_property
     def integer_adapter(self) -> IntegerAdapter | None:
-        """The adapter at the chip's rank; of a checkpoint, at the least rank that holds it.
+        """The adapter in integers, at the chip's rank; for a checkpoint, at the least rank that holds the adapter.
 
         Raises AdapterError, and CompiledError if the chip takes no adapters.
         """
@@ -95,7 +95,7 @@ class Target:
         return quantise_adapter(self.adapter, self.model.format, self.model.residual_shift, rank)
 
     def golden(self) -> "GoldenLlama":
-        """The integer model with the chip's window; its caller adds ``integer_adapter``."""
+        """Make the integer model with the chip's window.  The caller passes ``integer_adapter`` to its calls."""
         from sim.golden.llama import GoldenLlama
 
         return GoldenLlama(self.model, self.max_context, self.n_sinks)
@@ -119,33 +119,33 @@ class Target:
 
     @property
     def max_context(self) -> int:
-        """Positions of the chip's KV cache, or those that the checkpoint was trained for."""
+        """Number of positions of the chip's KV cache, for a checkpoint the number that it was trained for."""
         return self.output.config.max_context if self.output else self.source.checkpoint.config.max_seq_len
 
     @property
     def n_sinks(self) -> int:
-        """Positions at the beginning of a text that a window which slides keeps; 0 if it does not slide."""
+        """Number of sinks: positions at the beginning of a text that a sliding window keeps; 0 if the window does not slide."""
         return self.output.config.n_sinks if self.output else 0
 
     @property
     def slides(self) -> bool:
-        """Whether a text may be longer than the context, since the window slides."""
+        """Whether the window slides, so that a text may be longer than the context."""
         return self.n_sinks > 0
 
     def compiled(self) -> CompiledModel:
-        """The compiled model.  Raises CompiledError for a checkpoint."""
+        """Return the compiled model.  Raises CompiledError for a checkpoint."""
         if self.output is None:
             raise CompiledError(f"{self.name}: is not compiled: hardwire compile {self.name} -o OUT")
         return self.output
 
     def backend(self, wanted: str | None) -> str:
-        """The backend to use; by default rtl, and golden for a checkpoint.  Raises CompiledError for rtl of a checkpoint."""
+        """Return the backend to use; by default rtl, and golden for a checkpoint.  Raises CompiledError for rtl of a checkpoint."""
         if wanted == "rtl" and self.output is None:
             raise CompiledError(f"{self.name}: is not compiled, which backend rtl needs: hardwire compile {self.name} -o OUT")
         return wanted or BACKENDS[0 if self.output else 1]
 
     def session(self, backend: str | None = None, saved: "Saved | None" = None) -> "Session":
-        """A session of ``backend`` rtl, golden or float; by default rtl, and golden for a checkpoint.
+        """Open a session of ``backend`` rtl, golden or float; by default rtl, and golden for a checkpoint.
 
         It is at position 0, or at the end of the text of ``saved``, which needs backend rtl.
         """
@@ -154,7 +154,7 @@ class Target:
         return session(self, self.backend(backend), saved)
 
     def logits(self, backend: str) -> Callable[[Sequence[int]], np.ndarray]:
-        """A function from tokens, in an empty context, to real logits [T, vocab_size]; ``backend`` is golden or float."""
+        """Return a function from tokens, in an empty context, to real logits [T, vocab_size]; ``backend`` is golden or float."""
         if backend == "float":
             from weights_to_rom.quantise.float_llama import FloatLlama
 
@@ -170,7 +170,7 @@ class Target:
         return golden
 
     def encode(self, prompt: str, before: Sequence[int] = ()) -> list[int]:
-        """Token numbers of a text that follows the tokens ``before``; without a tokenizer the text is token numbers itself.
+        """Return the tokens of a text that follows the tokens ``before``.  Without a tokenizer the text is token numbers itself.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class Target:
         return self._fitting(self.tokenizer.encode(_unicode(prompt), bos=not before), before)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token numbers of a conversation in the model's chat template, up to the place where the model answers.
+        """Return the tokens of a conversation in the model's chat template, up to the point where the model answers.
 
         Raises the errors of ``encode``, and TokenizerError if there is no template.
         """
@@ -213,7 +213,7 @@ class Target:
 
 
 def _unicode(text: str) -> str:
-    """The text itself.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
+    """Return the text.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -17,13 +17,13 @@ def trace(target: Target, prompt: str, token: int, unit: str, file: Path | None 
 
     Parameters
     ----------
-    target : Target   a compiled model
+    target : Target    a compiled model
     prompt : str       the text to continue; if it is empty, an opening of a story
-    token : int        the position to look at; prompt and continuation are counted from 0
+    token : int        position of the token, counted from 0 through prompt and continuation
     unit : str         name of a unit, or path of a part of one
     file : Path        the VCD file, by default OUT/traces/UNIT-TOKEN.vcd; it is written whole or not at all
 
-    Returns what ``hardwire trace --json`` prints.
+    Returns the figures that ``hardwire trace --json`` prints.
     """
     compiled = target.compiled()
     scope = find_unit(unit, units(compiled.verilog.read_text()))

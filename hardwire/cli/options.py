@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, and those of a chip, which ChipConfig's fields describe."""
+"""Options and arguments that several commands share, and the options of a chip, which the fields of ChipConfig describe."""
 
 import inspect
 from collections.abc import Callable
@@ -100,8 +100,8 @@ WIDE_BITS = "Width of the residual stream and of sums: 32, or 24 for small board
 def chip_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command every option of a chip: --wide-bits, and one for each field of ChipConfig.
 
-    The command takes them as keyword arguments ``**chip``; an option that is not given is None.  The help panel of its own
-    shows them below the command's other options.
+    The command takes them as keyword arguments ``**chip``; an option that is not given is None.  The help shows them in a panel
+    of their own, below the command's other options.
     """
     signature = inspect.signature(command)
     own = [of for of in signature.parameters.values() if of.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -123,7 +123,7 @@ def _of_field(field: Field) -> inspect.Parameter:
 
 
 def _parameter(name: str, kind: Any, text: str, shown: str) -> inspect.Parameter:
-    """An option that is None unless it is given; ``shown`` is the default that its help shows."""
+    """Make an option that is None unless it is given; its help shows ``shown`` as the default."""
     names = [f"--{name.replace('_', '-')}"] if kind is bool else []
     about = typer.Option(*names, show_default=shown or False, help=text, rich_help_panel="Chip")
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, about])

@@ -1,4 +1,4 @@
-"""Figures as lines and tables for a person."""
+"""Print figures as JSON, or as lines and tables for a person."""
 
 import json
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def show(figures: object, as_json: bool, lines: Iterable[Line] = ()) -> None:
 
 
 def report_lines(report: dict, out: Path) -> list[Line]:
-    """Lines of ``compile`` and ``respin``: sizes, errors of quantisation, and cycles by context."""
+    """Return the lines of ``compile`` and ``respin``: sizes, errors of quantisation, and cycles by context."""
     derived, measured = report["derived"], report["measured"]
     lines: list[Line] = [
         f"{out}: {derived['parameters']:,} parameters, {derived['multipliers_per_cycle']} multipliers",
@@ -62,7 +62,7 @@ def report_lines(report: dict, out: Path) -> list[Line]:
 
 
 def run_lines(figures: dict) -> list[str]:
-    """Lines of ``run``: the comparison if there was one, and speeds."""
+    """Return the lines of ``run``: the comparison if there was one, and speeds."""
     measured = figures["measured"]
     lines = ["the context is full"] if figures["stopped_by"] == "context full" else []
     if "check" in figures:
@@ -81,7 +81,7 @@ def run_lines(figures: dict) -> list[str]:
 
 
 def adapter_lines(figures: dict) -> list[Line]:
-    """Lines of ``lora pack``."""
+    """Return the lines of ``lora pack``."""
     rank = f"rank {figures['rank']} of {figures['chip_rank']}"
     error = f"{figures['worst_block_error']:.1%}"
     return [
@@ -92,7 +92,7 @@ def adapter_lines(figures: dict) -> list[Line]:
 
 
 def cost_lines(figures: dict) -> list[Line]:
-    """Lines of ``lora cost``: cycles of a token by adapter."""
+    """Return the lines of ``lora cost``: cycles of a token by adapter."""
     table = Table("adapter", f"cycles at context {figures['context']}", "more", box=None)
     for name, cycles in figures["cycles"].items():
         more = figures["more"].get(name)
@@ -108,7 +108,7 @@ def cost_lines(figures: dict) -> list[Line]:
 
 
 def explain_lines(figures: dict) -> list[Line]:
-    """Lines of ``explain``: cycles by unit, cycles by context, and what more lanes would save."""
+    """Return the lines of ``explain``: cycles by unit, cycles by context, and the gain of more lanes."""
     decode, prefill = (figures["predicted"][kind] for kind in ("decode", "prefill"))
     units = Table("unit", "cycles of a token", "share", "without LM head", "share", "kind", box=None)
     for unit, cycles in decode["by_unit"].items():
@@ -144,13 +144,13 @@ def _part(cycles: int, token: dict) -> tuple[str, str]:
 
 
 def trace_lines(figures: dict) -> list[Line]:
-    """The line of ``trace``."""
+    """Return the line of ``trace``."""
     what = f"{figures['unit']}, token {figures['token']} at position {figures['position']}"
     return [f"{figures['file']}: {what}, {figures['cycles']:,} cycles of two units of time, {figures['bytes']:,} bytes"]
 
 
 def check_lines(figures: dict) -> list[Line]:
-    """Lines of ``verify``: the first difference, counts, and cycles."""
+    """Return the lines of ``verify``: the first difference, counts, and cycles."""
     lines = difference_lines(figures)
     if (sample := figures.get("sample")) is not None:
         identical, compared = (sum(sample[kind].values()) for kind in ("identical_beats", "beats"))
@@ -162,7 +162,7 @@ def check_lines(figures: dict) -> list[Line]:
 
 
 def difference_lines(figures: dict) -> list[str]:
-    """Lines of a comparison with golden."""
+    """Return the lines of a comparison with golden."""
     lines = []
     if (first := figures["first_difference"]) is not None:
         where = "" if first.get("layer") is None else f"layer {first['layer']}, "
@@ -179,5 +179,5 @@ def difference_lines(figures: dict) -> list[str]:
 
 
 def cycles_line(figures: dict) -> str:
-    """Cycles of a token, and how busy the fabric is in them."""
+    """Return a line with the cycles of a token, and the share of them in which the fabric is busy."""
     return f"{figures['cycles_per_token']:,} cycles per token, fabric busy in {figures['busy']:.1%} of them"

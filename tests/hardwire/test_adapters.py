@@ -1,4 +1,4 @@
-"""The bundled adapter and a sliding window, from the command line to the chip: stories-260k with everything in SRAM."""
+"""The bundled adapter and a sliding window of stories-260k, from the command line to the simulated chip."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_float_tells_of_pirates_too(hardwire, out):
 
 
 def test_float_and_golden_slide_alike(out):
-    """Far beyond the window, their logits differ as they do within it: by the rounding of the integers."""
+    """Rounding makes golden differ from float; the error far beyond the window is less than twice that within it."""
     subject = Target(str(out))
     tokens = [0, *(i * 7 % 500 for i in range(150))]
     errors = []

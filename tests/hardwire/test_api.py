@@ -1,11 +1,14 @@
-"""``import hardwire``, as a notebook or a server uses it."""
+"""``import hardwire``: the functions and classes that a notebook or a server uses."""
 
 import builtins
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 import pytest
 
@@ -23,7 +26,7 @@ def chip(tmp_path_factory) -> hardwire.Chip:
 
 
 def imported_by(code: str, *names: str) -> list[str]:
-    """Which of these packages a program imports."""
+    """Return which of these packages a program imports."""
     program = f"import sys\n{code}\nprint(*sorted({set(names)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -35,7 +38,7 @@ def test_the_import_is_quick():
 
 
 def test_a_board_needs_no_amaranth(chip):
-    """Opening a compiled model and looking for its board at a port that is not there."""
+    """A program opens a compiled model, and looks for its board at a port that does not exist."""
     heavy = ("amaranth", "hdl.chip", "rich", "sim.rtl.verilator")
     assert imported_by("import fpga.link.host", *heavy) == []
     program = f"""
@@ -52,11 +55,59 @@ else:
 
 def test_every_name_is_there():
     for name in hardwire.__all__:
-        assert getattr(hardwire, name).__doc__
-        assert name in dir(hardwire)
+        assert hasattr(hardwire, name) and name in dir(hardwire)
     with pytest.raises(AttributeError, match="module 'hardwire' has no attribute 'melt'"):
         hardwire.melt  # noqa: B018
     assert hardwire.open is not builtins.open and callable(hardwire.compile)
+
+
+def without_docstring(name: str, thing: Any) -> list[str]:
+    """Names of a function, or of a class and its public methods and properties, that have no docstring of their own.
+
+    A dataclass without a docstring gets its signature as one, and a class inherits none in ``vars``.
+    """
+    if not isinstance(thing, type):
+        return [] if thing.__doc__ else [name]
+    text = vars(thing).get("__doc__") or ""
+    members = {
+        f"{name}.{member}": getattr(value, "__func__", value)
+        for member, value in vars(thing).items()
+        if not member.startswith("_") and isinstance(value, (FunctionType, classmethod, staticmethod, property, cached_property))
+    }
+    bare = [member for member, value in members.items() if not value.__doc__]
+    return bare if text and not text.startswith(f"{thing.__name__}(") else [name, *bare]
+
+
+@pytest.mark.parametrize("name", hardwire.__all__)
+def test_every_public_name_has_a_docstring(name):
+    assert without_docstring(name, getattr(hardwire, name)) == []
+
+
+def test_a_name_without_a_docstring_is_found():
+    @dataclass
+    class Bare:
+        size: int
+
+        def grow(self) -> None:
+            pass
+
+        @property
+        def half(self) -> int:
+            return self.size // 2
+
+        @classmethod
+        def empty(cls) -> "Bare":
+            return cls(0)
+
+        def shrink(self) -> None:
+            """Has one."""
+
+    class Heir(hardwire.Chip):
+        pass
+
+    assert without_docstring("Bare", Bare) == ["Bare", "Bare.grow", "Bare.half", "Bare.empty"]
+    assert without_docstring("Heir", Heir) == ["Heir"]
+    assert without_docstring("nothing", lambda: None) == ["nothing"]
 
 
 def test_the_module_that_compiles_does_not_hide_the_function():

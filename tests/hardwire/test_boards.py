@@ -1,4 +1,4 @@
-"""``hardwire boards`` and ``hardwire fpga``: refusals, and boards as they are listed."""
+"""``hardwire boards`` and ``hardwire fpga``: the list of boards, refusals, and the report of a build."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_a_model_that_does_not_fit(monkeypatch, tmp_path, board, said):
     ],
 )
 def test_a_clock_that_the_board_has_not(board, clock, said):
-    """Said before anything is compiled."""
+    """The error comes before anything is compiled: the model does not even exist."""
     assert str(run("fpga", "build", "nothing", "--board", board, "--clock", clock).exception) == said
 
 
@@ -125,7 +125,7 @@ def test_boards_are_listed():
 
 @pytest.fixture
 def jobs(monkeypatch, tmp_path):
-    """The jobs that a tool flow is given which reaches 70 MHz, and whose bitstream is "bits"."""
+    """The jobs that a made-up tool flow gets.  It reaches 70 MHz, and its bitstream is "bits"."""
     given = []
 
     def placed(job, progress):

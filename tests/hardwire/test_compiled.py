@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("output")  # one worker, so that its chips 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled model, without its simulation; not to be written to."""
+    """A compiled model without its simulation.  Tests do not write to it."""
     folder = tmp_path_factory.mktemp("output")
     model = write_model(folder / "model")
     compile_model(Source.open(str(model)), folder / "out", simulation=False, block_lanes=8)
@@ -29,7 +29,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(compiled: Path, tmp_path: Path) -> Path:
-    """A copy to do things to."""
+    """A copy that a test may change."""
     return shutil.copytree(compiled, tmp_path / "copy")
 
 

@@ -1,4 +1,4 @@
-"""compile --shared, and the errors of its users."""
+"""``compile --shared``: the chip equals golden, and options that do not fit it are refused."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A conversation without a console: what a server needs of it."""
+"""A conversation without a console, as a server holds it."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def target(tmp_path_factory) -> Target:
 
 
 def test_it_tells_how_far_a_prompt_is_read(target, capfd):
-    """To a function, and on no console."""
+    """The answer goes to a function, and nothing is printed."""
     conversation, session, seen = Conversation(target, chat=False), target.session("golden"), []
     session.at_once = 4
     prompt = conversation.prompt("1 2 3 4 5 6 7 8 9 10")

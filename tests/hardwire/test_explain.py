@@ -36,14 +36,14 @@ pytestmark = pytest.mark.xdist_group("explain")  # one worker, so that its chips
 
 @dataclass(frozen=True)
 class Case:
-    """A random model's shape, the chip's lanes, and the bits of its file's codes where it holds codes."""
+    """The shape of a random model, the chip's lanes, and the bits of the codes of matrices that are quantised already."""
 
     shape: Mapping
     lanes: Mapping
     bits: Mapping[str, int] = field(default_factory=dict)
 
 
-# Shapes in which most of what can hold a beat up does so, and changes a token's cycles.
+# Shapes in which most of the reasons why a beat waits occur, and change the cycles of a token.
 CASES = {
     "attention_waits": Case(
         {"dim": 24, "n_heads": 9, "n_kv_heads": 3, "ffn_dim": 48, "vocab_size": 7},
@@ -80,7 +80,7 @@ def build(case: Case, folder: Path) -> tuple[RtlChip, ModelFormat, ChipConfig]:
 
 
 def compare(chip: RtlChip, model: ModelFormat, config: ChipConfig) -> None:
-    """Every context, with and without LM head; where a window slides, some tokens more; sequences take turns."""
+    """Compare every context, with and without LM head, and some tokens more if the window slides; sequences alternate."""
     for sample in (False, True):
         for position in range(config.max_context + 3 * (config.n_sinks > 0)):
             for sequence in range(config.n_sequences):
@@ -131,7 +131,8 @@ def test_a_layer_is_accounted_for():
         token = token_cycles(fmt, ChipConfig.for_model(fmt, row_lanes=4), context)
         assert all(b.start == a.end + 1 for a, b in zip(token.path, token.path[1:], strict=False))
         ends = {span.unit: span.end for span in token.work}
-        # Nobody works outside of the layer, and what a cycle is spent on does work in it; the fabric's pipeline is not shown.
+        # No unit works outside of the layer, and the unit that a cycle is spent on works in that cycle.  The fabric's pipeline is
+        # not shown.
         assert min(span.start for span in token.work) >= token.path[0].start
         assert max(span.end for span in token.work) == ends["down"] <= token.path[-1].end
         for span in token.path:
@@ -151,7 +152,7 @@ SHARED = Case({"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 2, "head_di
 
 
 def test_prediction_equals_the_simulated_shared_engine(tmp_path):
-    """A small shared chip at every context that it holds, with and without LM head: the total, and the words of each matrix."""
+    """Compare the total and the words of each matrix at every context that a small chip holds, with and without LM head."""
     model = quantise_checkpoint(RandomBlocks(random_config(**SHARED.shape), 0, {}), wide_bits=24)
     config = ChipConfig.for_model(model.format, shared=True, max_context=16, n_sequences=2)
     (tmp_path / "chip.v").write_text(chip_verilog(model.format, config))
@@ -241,7 +242,7 @@ def test_explain(hardwire, folder):
 
 
 def test_a_difference_is_shown(hardwire, folder):
-    """A chip that was measured otherwise than predicted, as a unit that changed would make it."""
+    """The report has other cycles than predicted, as if a unit had changed."""
     path = folder / "out" / "report.json"
     whole = path.read_text()
     report = json.loads(whole)
@@ -255,7 +256,7 @@ def test_a_difference_is_shown(hardwire, folder):
 
 
 def test_explain_before_compiling(hardwire, folder):
-    """What a checkpoint's chip would take, and what more lanes would: the same as if one asked for those."""
+    """The cycles of a checkpoint's chip, and those that it lists for more lanes, which equal the cycles of a chip with these."""
     asked = {"row_lanes": "--row-lanes", "vector_lanes": "--vector-lanes"}
     options, lanes = ("--block-lanes", 8, "--context", 20, "--json"), {"--row-lanes": 2, "--vector-lanes": 4}
 

@@ -1,4 +1,4 @@
-"""Steps that take long: silent in a library, shown by whoever asks for it."""
+"""Long steps: they are silent in a library, and a program can show them."""
 
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ from hardwire import progress
 
 
 class Shown:
-    """A display that keeps what it is told."""
+    """A display that records the calls of ``update``."""
 
     def __init__(self):
         self.steps: list[str] = []
@@ -25,7 +25,7 @@ class Shown:
 
 @pytest.fixture
 def shown(monkeypatch) -> Shown:
-    monkeypatch.setattr(progress, "_display", progress._display)  # which is put back at the end
+    monkeypatch.setattr(progress, "_display", progress._display)  # monkeypatch restores it at the end
     display = Shown()
     progress.show_with(display)
     return display

@@ -1,4 +1,4 @@
-"""A simulated chip saved and resumed: it goes on as if nothing had been, and golden with it; a wrong file is refused."""
+"""A simulated chip that is saved and resumed: it equals a chip that was not interrupted, and golden; wrong files are refused."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def adapter_of(config, seed: int) -> PeftAdapter:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """``out``: a chip with all that holds state, of ``talker``; two adapters for it; ``saved``, after 12 tokens of a text."""
+    """``out``: a chip of ``talker`` with every memory that holds state; two adapters for it; ``saved``, after 12 tokens."""
     folder = tmp_path_factory.mktemp("save")
     talker = write_talker(folder / "talker")
     small = {"block_lanes": 4, "vector_lanes": 2, "attention_heads": 1, "attention_lanes": 4}
@@ -72,7 +72,7 @@ def refused(hardwire: Hardwire, complaint: str, *arguments: object, stdin: str =
 
 
 def test_two_sequences_and_an_adapter(folder):
-    """The chip alone: after restoring, tokens, logits and cycles are those of the chip that went on, and of golden."""
+    """Tokens, logits and cycles of a restored chip equal those of the chip that went on; its logits equal golden's."""
     output, subject = CompiledModel(folder / "out"), Target(str(folder / "out"), adapter=folder / "adapter")
     integers, config = subject.integer_adapter, output.config
     chip, other = output.chip(), output.chip()
@@ -80,7 +80,7 @@ def test_two_sequences_and_an_adapter(folder):
     chip.load(load_image(integers, output.format, 2, config.lora_lanes, config.vector_lanes))
 
     def go_on(chip, first: int, last: int) -> list:
-        """Both sequences in turns, the second with the adapter."""
+        """Give both sequences a token alternately, the second with the adapter."""
         replies = []
         for i in range(first, last):
             for sequence in (0, 1):
@@ -108,7 +108,7 @@ def test_two_sequences_and_an_adapter(folder):
 
 @pytest.mark.parametrize("adapter", [None, "adapter"])
 def test_a_resumed_run_is_the_uninterrupted_one(hardwire, folder, tmp_path, adapter):
-    """In three parts, the second of which begins within the window and ends beyond: every logit checked against golden."""
+    """A run in three parts, of which the second leaves the window; every logit is compared with golden's."""
     given = ("--adapter", folder / adapter) if adapter else ()
     options = (folder / "out", "--temperature", 0.8, "--seed", 5, *given)
     whole = run(hardwire, *options, "--prompt", "The dog", "--tokens", 70)
@@ -155,7 +155,7 @@ def test_an_adapter_stays_with_the_chip(hardwire, folder, tmp_path, saved):
 
 
 def test_no_rom_is_in_the_file(folder, saved):
-    """Where a chip holds its weights, the difference that is saved is nothing."""
+    """The saved difference is zero in the bytes of the state that hold the weights."""
     output = CompiledModel(folder / "out")
     chip = output.chip()
     state = chip.state().tobytes()
@@ -196,10 +196,10 @@ def test_a_damaged_file_is_refused(hardwire, folder, saved, tmp_path):
 
 
 def test_another_chip_is_refused(hardwire, folder, saved, tmp_path, monkeypatch):
-    """The same Verilog with other weights; and a simulation whose state is another one, as of another Verilator."""
+    """A chip with the same Verilog and other weights is refused, and so is a state of another build of the simulation."""
     out = shutil.copytree(folder / "out", tmp_path / "out")
     config = open_checkpoint(folder / "talker").config
-    verilog = (out / "chip.v").read_text()  # of this shape, and generating it takes long
+    verilog = (out / "chip.v").read_text()  # the Verilog depends on the shape alone, and generating it again takes long
     monkeypatch.setattr(hdl.verilog, "chip_verilog", lambda *arguments: verilog)
     respin(out, Source.open(str(write_model(tmp_path / "model", 3, config))))
     refused(hardwire, f"{saved}: was saved with another chip than {out} (model.safetensors, rom", "run", out, "--resume", saved)
@@ -243,7 +243,7 @@ def chat(hardwire: Hardwire, *arguments: object, lines: str) -> list[dict]:
 
 
 def test_a_chat_goes_on(hardwire, folder, tmp_path):
-    """On the chip, saved by command and at the end, it says what golden says without a break."""
+    """A chat on the chip, saved by /save and by --save, gives the answers that golden gives without an interruption."""
     out, file, end = folder / "out", tmp_path / "file", tmp_path / "end"
     whole = chat(hardwire, out, "--backend", "golden", lines="Hi\nSo?\nNo\nYes\n")
     parts = chat(hardwire, out, "--save", end, lines=f"Hi\nSo?\n/save {file}\nNo\n")
@@ -256,7 +256,7 @@ def test_a_chat_goes_on(hardwire, folder, tmp_path):
     assert said(chat(hardwire, out, "--resume", file, lines="No\nYes\n")) == said(whole[2:])
     assert said(chat(hardwire, out, "--resume", end, lines="Yes\n")) == said(whole[3:])
     refused(hardwire, "leave one of them out", "chat", out, "--resume", end, "--system", "Be a dog.")
-    # A run goes on with a chat as well, and a chat with a run's.
+    # A run resumes the file of a chat, and a chat resumes the file of a run.
     options = ("--chat", "--tokens", 10, "--check", "--json")
     figures = json.loads(hardwire("run", out, *options, "--resume", end, "--prompt", "Yes", "--save", file).out)
     assert (figures["prompt_tokens"], figures["tokens"]) == said(whole)[3][:2]

@@ -1,4 +1,4 @@
-"""Sessions of one model by every maker: they agree, and each is refused where it cannot be made."""
+"""Sessions of every backend of one model: they agree, and a session that cannot be opened is refused."""
 
 from pathlib import Path
 

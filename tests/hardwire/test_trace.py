@@ -1,4 +1,4 @@
-"""``hardwire trace``: the waves that it writes, read back."""
+"""``hardwire trace``: its VCD files are read back, and compared with golden."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def hardwire(capsys, monkeypatch) -> Hardwire:
 
 
 def read_vcd(text: str) -> tuple[set[str], dict[str, list[int]]]:
-    """Scopes that hold signals, and the values of the signals of the outermost of them at each time."""
+    """Return the scopes that hold signals, and the values at each time of the signals of the outermost scope."""
     scope, scopes, names = [], set(), {}
     declarations, changes = text.split("$enddefinitions $end", 1)
     for line in declarations.splitlines():
@@ -70,7 +70,7 @@ def read_vcd(text: str) -> tuple[set[str], dict[str, list[int]]]:
 
 
 def golden_results(out, position: int) -> tuple[list[int], dict[Step, np.ndarray]]:
-    """The tokens read up to a position, and golden's results of the fabric there, rows in the chip's order."""
+    """Return the tokens up to a position, and golden's results of the fabric at that position, rows in the chip's order."""
     output = CompiledModel(out)
     llama, tokens, seen = GoldenLlama(output.model), list(PROMPT), {}
     first = {"k": Step.QKV, "o": Step.O, "gate": Step.GATE_UP, "down": Step.DOWN, "embed": Step.HEAD}
@@ -91,7 +91,7 @@ def golden_results(out, position: int) -> tuple[list[int], dict[Step, np.ndarray
 
 
 def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
-    """The queue behind the fabric, in a token of the continuation: cycles, scopes, and every beat against golden."""
+    """The fabric's result queue in a token of the continuation: cycles and scopes are right, and every beat equals golden's."""
     position = 5
     file = tmp_path / "waves.vcd"
     result = hardwire("trace", out, "--token", position, "--unit", "matvec.output", "--prompt", "7 9 30", "-o", file, "--json")
@@ -119,7 +119,7 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
     layout = result_beat(lanes, 32, TAG_BITS)
     beats = {step: [] for step in Step}
     for valid, ready, payload in zip(*(values[f"o__{part}"][::2] for part in ("valid", "ready", "payload")), strict=True):
-        if valid and ready:  # what the edge at the end of the low half sees
+        if valid and ready:  # the values at the rising edge, which ends the low half
             beat = layout.from_bits(payload)
             beats[Step(beat["tag"])] += list(beat["data"])
     for step, expected in rows.items():
@@ -127,7 +127,7 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
 
 
 def test_tokens_of_the_prompt_and_the_files_place(hardwire, out):
-    """The build is there: a token of the prompt, into the compiled model's own folder."""
+    """A token of the prompt is traced with the existing build, into the compiled model's own folder."""
     result = hardwire("trace", out, "--token", 1, "--unit", "matvec.output", "--prompt", "7 9 30")
     file = out / "traces" / "matvec.output-1.vcd"
     cycles = (len(read_vcd(file.read_text())[1]["core_clk"]) - 1) // 2
@@ -175,7 +175,7 @@ def test_bad_input_is_one_line_before_anything_is_built(hardwire, out, monkeypat
 
 
 def test_a_file_that_cannot_be_written_whole(hardwire, out):
-    """/dev/full takes no byte; the failure is said, and nothing is left."""
+    """/dev/full takes no byte: the command reports the failure, and leaves no file."""
     from sim.rtl.verilator import SimulationError
 
     chip = CompiledModel(out).chip(kind=sim.rtl.trace.traced("chip.core.stage.matvec.output"))

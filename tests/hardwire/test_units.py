@@ -1,4 +1,4 @@
-"""``hardwire verify --units``: equal at every unit's port, and the right unit named when it is not."""
+"""``hardwire verify --units``: every unit's port equals golden, and a difference names the right unit."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ KINDS = ("q", "k", "v", "o", "gate", "up", "down")
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """A chip with everything that changes what moves: several passes of attention, a window that slides, an adder."""
+    """A chip with every option that changes the beats: several passes of attention, a sliding window, a LoRA adder."""
     folder = tmp_path_factory.mktemp("sample")
     compile_model(
         Source.open(str(write_model(folder / "model", config=CONFIG))),
@@ -47,7 +47,7 @@ def out(tmp_path_factory):
 
 
 class WithAdapters(Target):
-    """The chip gets ``adapter``, golden ``golden_adapter``."""
+    """A target whose chip gets ``adapter``, and whose golden gets ``golden_adapter``."""
 
     def __init__(self, out, adapter, golden_adapter=None):
         super().__init__(str(out))
@@ -63,7 +63,7 @@ class WithAdapters(Target):
 
 @pytest.mark.parametrize("steps", [None, 15, 0b1010])
 def test_every_beat_at_every_port_is_goldens(out, steps):
-    """Beyond the context, too; with an adapter on some steps, on all, and with none."""
+    """The text is longer than the context; the adapter is on some projections, on all, or absent."""
     output = CompiledModel(out)
     rng = np.random.default_rng(1)
     adapter = None if steps is None else random_adapter(rng, output.format, RANK, steps)
@@ -96,18 +96,19 @@ def test_layers_that_are_chosen(out, tmp_path):
     every, some = (verify(Target(str(out)), [PROMPT], 3, layers)["sample"] for layers in ([], [2, 1, 2]))
     assert some["layers"] == [1, 2] and some["beats"] == some["identical_beats"]
     assert some["beats"]["attention"] == every["beats"]["attention"] * 2 // 3
-    assert some["beats"]["residual"] == every["beats"]["residual"] * (1 + 1 + 4) // 7  # embedding, what enters 1, both of 1, 2
+    # Of seven results: that of the embedding, the input of layer 1, and two of each of layers 1 and 2.
+    assert some["beats"]["residual"] == every["beats"]["residual"] * (1 + 1 + 4) // 7
     wrong = packed_wrong(out, tmp_path / "out", lambda model: changed(model, "layers.0.q", "e", lambda e: row_exponent(e, 3)))
     for layers, unit, layer, what in (([0], "matvec", 0, "q[3]"), ([2], "residual", 1, "not sampled")):
         first = verify(Target(str(wrong)), [PROMPT], 3, layers)["first_difference"]
         assert (first["unit"], first["layer"]) == (unit, layer) and what in first["what"]
 
 
-# What a packer can do wrong.  Each returns the spoilt model, and the unit, layer and element that must be named.
+# Faults of a packer.  Each returns the spoilt model, and the unit, layer and element that the difference must name.
 
 
 def changed(model, name, part, change):
-    """``change`` is applied to a copy of an array of a matrix."""
+    """Return the model with ``change`` applied to a copy of one array of one matrix."""
     matrix = model.matrices[name]
     array = getattr(matrix, part).copy()
     change(array)
@@ -115,7 +116,7 @@ def changed(model, name, part, change):
 
 
 def place(model, rng, kind=None):
-    """A block of a real row and a real column with a scale that is not zero: layer, kind, row, block, column within."""
+    """Choose a row whose first block has a scale that a fault visibly changes, and return its layer, kind and number."""
     layer, kind = int(rng.integers(model.format.n_layers)), kind or str(rng.choice(KINDS))
     matrix = model.matrices[f"layers.{layer}.{kind}"]
     row = int(rng.choice(np.flatnonzero((matrix.d[:, 0] > 8) & (matrix.m[:, 0] > 8))))
@@ -218,7 +219,7 @@ def test_a_wrong_rom_is_traced_to_its_unit(out, tmp_path, name):
 
 
 def watched(monkeypatch, tamper):
-    """From now on what the chip's ports show passes through ``tamper``: the units' names, their beats' words and their ends."""
+    """Let ``tamper`` change the recorded beats: it gets their words and their ends, by unit."""
     take = ObservedChip.take
 
     def tampered(chip):
@@ -251,7 +252,7 @@ PORTS = (
 @pytest.mark.parametrize("port", PORTS)
 @pytest.mark.parametrize("field", ["value", "exponent"])
 def test_one_bit_at_any_port_is_seen(out, monkeypatch, port, field):
-    """The last of the first chunk of two positions is changed; then that bit, and nothing else, is the difference."""
+    """One bit is changed in the second chunk, at its last position; the difference names that bit, and no other."""
     rng = np.random.default_rng(sum(port.encode()))
     output = CompiledModel(out)
     chip = output.chip(kind=ObservedChip)
@@ -259,7 +260,7 @@ def test_one_bit_at_any_port_is_seen(out, monkeypatch, port, field):
     chip.close()
     starts, width = (tap.values, tap.width) if field == "value" else (tap.exponents, 8)
     if not starts:
-        assert port in ("embedding", "residual", "matvec", "lora")  # of LSB 2**-12
+        assert port in ("embedding", "residual", "matvec", "lora")  # fixed point with LSB 2**-12, without exponents
         return
     bit = int(rng.integers(width))
     done = False
@@ -280,7 +281,7 @@ def test_one_bit_at_any_port_is_seen(out, monkeypatch, port, field):
     assert ("exponent of" in first["what"]) == (field == "exponent")
     sample = figures["sample"]
     assert {p: sample["beats"][p] - n for p, n in sample["identical_beats"].items() if n != sample["beats"][p]} == {port: 1}
-    assert figures["identical_logits"] == figures["logits_compared"]  # from outside nothing was seen
+    assert figures["identical_logits"] == figures["logits_compared"]  # the replies do not show the fault
 
 
 @pytest.mark.parametrize(("more", "what"), [(-1, "beats"), (1, "beats after the last result")])
@@ -325,7 +326,7 @@ def test_command(out, tmp_path, capsys, monkeypatch):
 
 
 def test_two_chips_are_closed_in_any_order(out):
-    """What a library with scopes can get wrong, by waiting for ever: in a process of its own."""
+    """A library with scopes can wait for ever when a chip closes, so the test closes two in a process of its own."""
     code = (
         "import sys; from hardwire.compiled import CompiledModel; from sim.rtl.observe import ObservedChip; "
         "out = CompiledModel(sys.argv[1]); first, second = (out.chip(kind=ObservedChip) for _ in range(2)); "

@@ -52,7 +52,7 @@ def small(tmp_path_factory) -> Path:
 
 
 def talk(hardwire: Hardwire, *arguments: object, lines=LINES) -> tuple[list[dict], str]:
-    """Answers, and what was said on stderr."""
+    """Return the answers, and the text on stderr."""
     result = hardwire("chat", *arguments, "--json", stdin="".join(f"{line}\n" for line in lines))
     assert result.code == 0, result.err
     return [json.loads(line) for line in result.out.splitlines()], result.err
@@ -65,7 +65,7 @@ def tokenizer_of(model: Path | str) -> Tokenizer:
 
 
 def greedy(llama: GoldenLlama, ids: list[int], n: int, stop=()) -> list[int]:
-    """Tokens of the integer model after it has read ``ids``."""
+    """Return tokens of the integer model after it has read ``ids``."""
     written: list[int] = []
     while len(written) < n and not (written and written[-1] in stop):
         written.append(int(np.argmax(llama.extend(ids, last_only=True)[0])))
@@ -107,7 +107,7 @@ def test_an_answer_ends_with_its_end_token(hardwire, talker, tmp_path):
 
 
 def test_a_template_that_does_not_go_on_is_read_again(hardwire, tmp_path):
-    """It forgets all but the last message: what was read does not help, and the person is told."""
+    """The template keeps the last message alone, so the session cannot go on from its tokens; a remark says so."""
     template = "{{ messages[-1].role }}: {{ messages[-1].content }}<|end|>assistant: "
     talker = write_talker(tmp_path / "talker", template=template)
     answers, err = talk(hardwire, talker, "--tokens", 6)
@@ -121,7 +121,7 @@ def test_a_template_that_does_not_go_on_is_read_again(hardwire, tmp_path):
 
 
 def test_an_answer_in_other_tokens_than_the_tokenizers_is_read_again(hardwire, talker, monkeypatch):
-    """The template of what was said is what counts."""
+    """The model's tokens must equal those of the template, not only spell the same text."""
     tokenizer = tokenizer_of(talker)
     first, second = (tokenizer.encode(letter, bos=False)[0] for letter in "th")
     assert len(tokenizer.encode("th", bos=False)) == 1
@@ -177,7 +177,7 @@ def test_a_full_context_says_so_and_what_to_do(hardwire, small):
 
 
 def test_a_text_that_fills_the_context_says_so_too(hardwire, tmp_path):
-    """There, a line of more characters than there are positions left is refused, and so is one without any once all are used."""
+    """A line with more characters than positions left is refused; so is an empty line once all positions are used."""
     lines = ("x" * 40, "y" * 10, "z" * 11, "y" * 3, "", "", "/reset", "", "w")
     out = small_chip(tmp_path, "stories-tiny")
     answers, err = talk(hardwire, out, "--backend", "golden", "--tokens", 5, lines=lines)
@@ -251,7 +251,7 @@ def test_ctrl_c_stops_a_prompt(hardwire, talker, monkeypatch):
     monkeypatch.setattr(GoldenSession, "feed", interrupted)
     long = "The dog was big. " * 20
     answers, err = talk(hardwire, talker, "--tokens", 4, lines=(long, "Hi", "So?"))
-    # What was read of the first line is of no use for the second.
+    # The tokens of the first line do not begin the conversation with the second, so they are read again.
     assert [(answer["prompt"], answer["read_again"]) for answer in answers] == [("Hi", True), ("So?", False)]
     assert "stopped before the answer" in err
     tokenizer = tokenizer_of(talker)
@@ -259,7 +259,7 @@ def test_ctrl_c_stops_a_prompt(hardwire, talker, monkeypatch):
 
 
 def test_ctrl_c_stops_a_line_that_is_continued(hardwire, monkeypatch):
-    """The last answer's end was read with what was read of the line, and is not read twice."""
+    """The end of the last answer was read with the first part of the line, and is not read twice."""
     feed, fed = GoldenSession.feed, []
 
     def interrupted(self, tokens):

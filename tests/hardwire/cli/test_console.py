@@ -1,4 +1,4 @@
-"""What a person sees of a step."""
+"""The output of a step on a terminal, and without a terminal."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The hardwire command, as a person or a program uses it."""
+"""The ``hardwire`` command: results on stdout, remarks on stderr, exit status, and one line for each error of input."""
 
 import json
 import shutil
@@ -132,7 +132,7 @@ def test_verify(hardwire, folder):
 
 
 def test_verify_names_a_wrong_weight(hardwire, folder, tmp_path):
-    """One bit of one code in ROM, with hashes that agree: verify must see it, and say where."""
+    """One bit of one code in a ROM is changed, with matching hashes: verify must see the difference and name its place."""
     out = shutil.copytree(folder / "out", tmp_path / "out")
     rom, manifest, about = out / "rom/weights_00.hex", out / "rom/manifest.json", out / "chip.json"
     words = rom.read_text().split("\n")
@@ -322,7 +322,7 @@ def test_bad_input_is_one_line(hardwire, folder, arguments, code, complaint):
 
 @pytest.mark.parametrize("error", [HardwireError("three words here"), OSError(2, "No such file", "x"), MemoryError()])
 def test_an_error_of_input_is_one_line(hardwire, monkeypatch, error):
-    """``--debug``, or the environment, shows where it came from."""
+    """``--debug``, or the environment variable, shows the traceback of an error."""
 
     def fail() -> list:
         raise error

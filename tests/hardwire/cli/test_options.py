@@ -1,4 +1,4 @@
-"""The options of a chip, made from ChipConfig: the same for every command, and all of them taken."""
+"""The options of a chip, made from the fields of ChipConfig: every command has the same ones, and uses all of them."""
 
 import json
 from dataclasses import fields
@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_a_chip_has_the_same_options_everywhere(hardwire):
-    """Those of ChipConfig, and the width of the residual stream, in the same words."""
+    """Every command has the fields of ChipConfig and the width of the residual stream as options, with the same help."""
     panels = []
     for name in (("compile",), ("explain",), ("fpga", "build")):
         text = hardwire(*name, "--help").out
@@ -36,7 +36,7 @@ def test_a_chip_has_the_same_options_everywhere(hardwire):
 
 
 def test_explain_takes_every_option_of_a_chip(hardwire, folder):
-    """The chip of a MODEL is the one that compile would make of it; a compiled one has options of its own."""
+    """explain takes the chip that compile would make of a MODEL; a compiled model has its own options already."""
     given = ("--row-lanes", 4, "--block-lanes", 16, "--n-sinks", 4, "--lora-rank", 4, "--sampler-lanes", 2, "--n-sequences", 3)
     figures = json.loads(hardwire("explain", folder / "model", *given, "--wide-bits", 24, "--json").out)
     lanes = {"row_lanes": 4, "block_lanes": 16, "n_sinks": 4, "lora_rank": 4, "sampler_lanes": 2, "n_sequences": 3}
