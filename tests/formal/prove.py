@@ -25,7 +25,7 @@ import lora_loader
 GROUPS = (kv_cache_writes, kv_cache_reads, kv_cache_progress, kv_cache_streams, lora_loader)
 TRACES = Path("build/formal")
 TOOLS = Path(sys.executable).parent
-TIMEOUT = 240
+TIMEOUT = 900
 """Seconds after which a proof is given up; the slowest one takes about ten."""
 
 
