@@ -26,7 +26,7 @@ GROUPS = (kv_cache_writes, kv_cache_reads, kv_cache_progress, kv_cache_streams, 
 TRACES = Path("build/formal")
 TOOLS = Path(sys.executable).parent
 TIMEOUT = 900
-"""Seconds after which a proof is given up; the slowest one takes about ten."""
+"""Seconds after which a proof is given up; the slowest one takes about a minute on an idle machine."""
 
 
 def run(harness, mode: str, depth: int, trace: str | None = None) -> tuple[str, set[str]]:
