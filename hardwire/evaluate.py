@@ -6,7 +6,7 @@ from pathlib import Path
 from hardwire.progress import step
 from hardwire.source import read_text
 from hardwire.target import Target
-from weights_to_rom.text.tokenizer import TokenizerError
+from weights_to_rom.text.errors import TokenizerError
 
 
 def evaluate(target: Target, text: Path, n_tokens: int, backend: str, window: int) -> dict:

@@ -14,7 +14,8 @@ from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
 from weights_to_rom.adapters.peft import PeftAdapter, open_peft
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import shape_of
-from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from hardwire.state import Saved

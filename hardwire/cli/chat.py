@@ -16,7 +16,7 @@ from hardwire.saved import check_writable, load, save
 from hardwire.state import SavedError
 from hardwire.target import Target
 from weights_to_rom.errors import HardwireError
-from weights_to_rom.text.tokenizer import TokenizerError
+from weights_to_rom.text.errors import TokenizerError
 
 if TYPE_CHECKING:
     from sim.session import Sampling, Session

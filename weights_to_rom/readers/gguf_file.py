@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType as Type
 
 from weights_to_rom.config import LlamaConfig, RopeScaling
 from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError, check_tensors, head_size, make_config
+from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer
 from weights_to_rom.row_order import half_rotation_rows
-from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
-from weights_to_rom.text.tokenizer_models import NORMAL, STARTS_WITH_BOS, byte_level_bpe, sentencepiece_bpe
+from weights_to_rom.text.tokenizer import Tokenizer
 
 _LAYER_NAMES = {
     "attn_norm": "attn_norm",
@@ -43,7 +43,7 @@ class GgufCheckpoint(Checkpoint):
         config = replace(config, rope_scaling=_rope_scaling(path, fields, config, self._tensors.get(_ROPE_FREQS)))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
         check_tensors(str(path), config, self._names, found, ignored={name for name in found if _BUFFERS.match(name)})
-        super().__init__(config, str(path), tokenizer or _tokenizer(path, fields))
+        super().__init__(config, str(path), tokenizer or gguf_tokenizer(path, fields))
         for name, file_name in self._names.items():
             kind = self._tensors[file_name].tensor_type
             if kind not in (*_FLOATS, *_KEPT):
@@ -226,32 +226,3 @@ def _candidates(plain: np.ndarray, divisors: np.ndarray, factor: float, original
             low = original * -offset / slope
             candidates.append(RopeScaling(factor, low, low + original / slope, original))
     return candidates
-
-
-def _tokenizer(path: Path, fields: dict[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the metadata, or None if there is none."""
-
-    def get(key: str, default: Any = None) -> Any:
-        return fields.get(f"tokenizer.ggml.{key}", default)
-
-    family, tokens = get("model"), get("tokens")
-    if family in (None, "none", "no_vocab") or tokens is None:
-        return None
-    kinds = get("token_type") or [NORMAL] * len(tokens)
-    pre = get("pre", "default")
-    try:
-        if family == "gpt2":
-            model = byte_level_bpe(tokens, get("merges", []), kinds, pre)
-        elif family == "llama":
-            scores = get("scores") or [0.0] * len(tokens)
-            model = sentencepiece_bpe(tokens, scores, kinds, add_space_prefix=get("add_space_prefix", True))
-        else:
-            raise TokenizerError(f"the tokenizer {family!r} is not supported: name another with --tokenizer")
-    except (TokenizerError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    numbers = {name: get(f"{key}_token_id") for name, key in names.items()}
-    special = {f"{name}_token": tokens[i] for name, i in numbers.items() if i is not None and i < len(tokens)}
-    starts = get("add_bos_token", family == "llama" or pre in STARTS_WITH_BOS)
-    template = fields.get("tokenizer.chat_template")
-    return Tokenizer(model, bos=numbers["bos"] if starts else None, chat_template=template, special=special)

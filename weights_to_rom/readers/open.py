@@ -7,8 +7,9 @@ from weights_to_rom.readers.gguf_file import GgufCheckpoint
 from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
 from weights_to_rom.readers.known_models import KnownModelError, is_known, known_names, resolve
 from weights_to_rom.readers.llama2c import Llama2cCheckpoint
+from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.open import read_tokenizer
-from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+from weights_to_rom.text.tokenizer import Tokenizer
 
 
 def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:

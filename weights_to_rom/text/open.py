@@ -6,7 +6,8 @@ from typing import Any
 import tokenizers
 
 from weights_to_rom.json_file import read_json_object
-from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.tokenizer import Tokenizer
 from weights_to_rom.text.tokenizer_models import read_llama2c, read_sentencepiece
 
 

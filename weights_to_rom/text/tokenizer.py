@@ -5,23 +5,16 @@ A tokenizer of any format becomes an object of Hugging Face's ``tokenizers``, be
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-import jinja2.ext
 import tokenizers
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from weights_to_rom.errors import HardwireError
+from weights_to_rom.text.chat_template import ChatTemplate
+from weights_to_rom.text.errors import TokenizerError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-class TokenizerError(HardwireError):
-    """A tokenizer cannot be read or used.  The message is one line: the file and the fault."""
 
 
 class Tokenizer:
@@ -83,26 +76,12 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise TokenizerError("this model has no chat template: prompt it without --chat")
-        try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self.special,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise TokenizerError(f"chat template: {error}") from None
+        return self._template.render(messages, add_generation_prompt, self.special)
 
     @cached_property
-    def _template(self) -> jinja2.Template:
-        # Templates are written for the environment of ``render_jinja_template`` in transformers, which this one repeats.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    def _template(self) -> ChatTemplate:
         assert self.chat_template is not None
-        return environment.from_string(self.chat_template)
+        return ChatTemplate(self.chat_template)
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which ``text.open.read_tokenizer`` and transformers read."""
@@ -159,12 +138,3 @@ class StreamDecoder:
         self._ids = self._ids[self._context :]
         self._context = len(self._ids)
         return text[len(done) :]
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own filter escapes HTML characters, and a prompt must not have such escapes.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)

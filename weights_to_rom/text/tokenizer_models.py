@@ -13,7 +13,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from weights_to_rom.text.tokenizer import Tokenizer, TokenizerError
+from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.tokenizer import Tokenizer
 
 # Kinds of tokens, by sentencepiece's numbers, which GGUF uses too.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

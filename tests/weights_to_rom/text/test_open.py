@@ -5,8 +5,8 @@ import json
 import pytest
 from tokenizers import Tokenizer, models
 
+from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.open import read_tokenizer, tokenizer_in
-from weights_to_rom.text.tokenizer import TokenizerError
 
 
 def write_folder(folder, **config):

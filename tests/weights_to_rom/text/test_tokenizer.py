@@ -16,8 +16,9 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from tests.support.checkpoints import SHAPE, random_weights, write_gguf, write_hugging_face, write_llama2c
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.readers.open import open_checkpoint
+from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.open import read_tokenizer, tokenizer_in
-from weights_to_rom.text.tokenizer import StreamDecoder, Tokenizer, TokenizerError
+from weights_to_rom.text.tokenizer import StreamDecoder, Tokenizer
 from weights_to_rom.text.tokenizer_models import PRE_TOKENIZERS, SPACE
 
 FIXTURES = Path(__file__).parents[2] / "data"
