@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Type
 
 from weights_to_rom.config import LlamaConfig, RopeScaling
 from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError, check_tensors, head_size, make_config
-from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer
+from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer, special_ids
 from weights_to_rom.row_order import half_rotation_rows
 from weights_to_rom.text.tokenizer import Tokenizer
 
@@ -43,7 +43,9 @@ class GgufCheckpoint(Checkpoint):
         config = replace(config, rope_scaling=_rope_scaling(path, fields, config, self._tensors.get(_ROPE_FREQS)))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
         check_tensors(str(path), config, self._names, found, ignored={name for name in found if _BUFFERS.match(name)})
-        super().__init__(config, str(path), tokenizer or gguf_tokenizer(path, fields))
+        ids = special_ids(path, fields)
+        ends = [ids[name] for name in ("eot", "eom") if name in ids]
+        super().__init__(config, str(path), gguf_tokenizer(path, fields, tokenizer), ends)
         for name, file_name in self._names.items():
             kind = self._tensors[file_name].tensor_type
             if kind not in (*_FLOATS, *_KEPT):
@@ -166,7 +168,7 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
             raise CheckpointError(f"{path}: llama.{key} is {get(key)}, not head_dim ({head_dim}): not supported")
     if len(found.get("token_embd.weight", ())) != 2:
         raise CheckpointError(f"{path}: the tensor token_embd.weight is missing")
-    eos = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ids = special_ids(path, fields)
     return make_config(
         str(path),
         dim=dim,
@@ -180,8 +182,8 @@ def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]
         norm_eps=number("attention.layer_norm_rms_epsilon"),
         rope_theta=number("rope.freq_base", 10000.0),
         tied="output.weight" not in found,
-        bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
-        eos_token_ids=tuple(dict.fromkeys(i for i in eos if i is not None)),
+        bos_token_id=ids.get("bos"),
+        eos_token_ids=(ids["eos"],) if "eos" in ids else (),
     )
 
 

@@ -46,7 +46,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         found = {name: file.entries[name].shape for name, file in self._files.items()}
         tied = self._is_tied(directory, raw)
         generation = directory / "generation_config.json"
-        config = _config(where, raw, read_json_object(generation, CheckpointError) if generation.is_file() else {}, tied)
+        generation = read_json_object(generation, CheckpointError) if generation.is_file() else {}
+        # As transformers has it, generation_config.json decides where a text ends.  A chat stops at the tokens of both files.
+        ends = _ends(where, raw), _ends(f"{directory}/generation_config.json", generation)
+        config = _config(where, raw, ends[0] if generation.get("eos_token_id") is None else ends[1], tied)
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
         ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")}
         check_tensors(str(directory), config, self._names, found, ignored | ({_HEAD} if tied else set()))
@@ -54,7 +57,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             dtype = self._files[name].entries[name].dtype
             if dtype not in ITEM_BYTES:
                 raise CheckpointError(f"{directory}: {name} is {dtype}, not {' or '.join(ITEM_BYTES)}")
-        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory))
+        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory), [*ends[0], *ends[1]])
 
     def _read(self, name: str) -> np.ndarray:
         file_name = self._names[name]
@@ -121,7 +124,11 @@ def _open_shards(directory: Path) -> dict[str, SafetensorsFile]:
         raise CheckpointError(str(error)) from None
 
 
-def _config(where: str, raw: dict[str, Any], generation: dict[str, Any], tied: bool) -> LlamaConfig:
+def _ends(where: str, raw: dict[str, Any]) -> tuple[int, ...]:
+    return _tokens(where, "eos_token_id", raw.get("eos_token_id"))
+
+
+def _config(where: str, raw: dict[str, Any], eos: tuple[int, ...], tied: bool) -> LlamaConfig:
     def integer(key: str, default: int | None = None) -> int:
         value = raw.get(key)
         value = default if value is None else value
@@ -131,7 +138,6 @@ def _config(where: str, raw: dict[str, Any], generation: dict[str, Any], tied: b
 
     dim, n_heads = integer("hidden_size"), integer("num_attention_heads")
     theta, scaling = _rope(where, raw)
-    eos = raw.get("eos_token_id") if generation.get("eos_token_id") is None else generation["eos_token_id"]
     return make_config(
         where,
         dim=dim,
@@ -147,7 +153,7 @@ def _config(where: str, raw: dict[str, Any], generation: dict[str, Any], tied: b
         rope_scaling=scaling,
         tied=tied,
         bos_token_id=next(iter(_tokens(where, "bos_token_id", raw.get("bos_token_id"))), None),
-        eos_token_ids=_tokens(where, "eos_token_id", eos),
+        eos_token_ids=eos,
     )
 
 
@@ -187,6 +193,6 @@ def _tokens(where: str, name: str, value: object) -> tuple[int, ...]:
         if isinstance(number, bool) or not isinstance(number, int):
             raise CheckpointError(f"{where}: {name} must be a token number, not {number!r}")
         # Some configurations say -1 for "none".
-        if number >= 0:
+        if number != -1:
             numbers.append(number)
     return tuple(numbers)

@@ -76,6 +76,8 @@ def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
         tokenizer.eos_ids = tuple(int(i) for i in eos_ids)
     elif (eos := token_id(tokenizer.special.get("eos_token", ""))) is not None:
         tokenizer.eos_ids = (eos,)
+    if isinstance(turn_end_ids := config.get("turn_end_ids"), list):
+        tokenizer.turn_end_ids = tuple(int(i) for i in turn_end_ids)
     template = config.get("chat_template")
     if isinstance(template, list):  # several templates by name
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")

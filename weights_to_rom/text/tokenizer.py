@@ -26,10 +26,12 @@ class Tokenizer:
     -------
     bos : int | None            the token that begins a text, or None if this model's texts begin without one
     eos_ids : tuple[int, ...]   tokens that end a text
+    turn_end_ids : tuple[...]   tokens of the model's files at which a chat stops, beside those of ``chat_stop_ids``
     vocab_size : int            token numbers are below this
     base_size : int             vocab_size without the tokens that were added after training
     chat_template : str | None  the chat template, in the language of jinja2
     special : dict[str, str]    the texts of bos_token, eos_token, ..., by the names that the template uses
+    warnings : list[str]        one line for each thing that a reader had to guess
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Tokenizer:
         self.eos_ids = tuple(eos_ids)
         self.chat_template = chat_template
         self.special = dict(special or {})
+        self.turn_end_ids: tuple[int, ...] = ()
+        self.warnings: list[str] = []
         self.vocab_size = max(model.get_vocab(True).values(), default=-1) + 1
         self.base_size = max(model.get_vocab(False).values(), default=-1) + 1
 
@@ -90,8 +94,9 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos is not None,
             "clean_up_tokenization_spaces": False,
-            # Only ``read_tokenizer`` reads this field: transformers has one eos_token and takes its number from the vocabulary.
+            # Only ``read_tokenizer`` reads these fields: transformers has one eos_token and takes its number from the vocabulary.
             "eos_token_ids": list(self.eos_ids),
+            "turn_end_ids": list(self.turn_end_ids),
         }
         if self.bos is not None:
             config["bos_token"] = self.model.id_to_token(self.bos)
