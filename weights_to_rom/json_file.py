@@ -7,14 +7,14 @@ from typing import Any
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.other_files import refuse_other_kind
 
-# The largest tokenizer.json of a published Llama has 30 MB.  Parsed JSON takes about ten times the memory of its text.
-MAX_BYTES = 64 << 20
+# Parsed JSON takes up to thirty times the memory of its text.  No configuration or index of a published model reaches 4 MB.
+MAX_BYTES = 32 << 20
 
 
 def read_json_object(path: Path, error: type[HardwireError]) -> dict[str, Any]:
     """Read the JSON object of a UTF-8 file.
 
-    Raises ``error``, which names the file, if the text is not JSON or not an object, or if it has more than 64 MiB.
+    Raises ``error``, which names the file, if the text is not JSON or not an object, or if it has more than 32 MiB.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise error(f"{path}: has {size} bytes: no configuration has more than {MAX_BYTES}")
@@ -25,10 +25,13 @@ def read_json_object(path: Path, error: type[HardwireError]) -> dict[str, Any]:
         raise
 
 
-def parse_json_object(text: bytes, where: str, error: type[HardwireError]) -> dict[str, Any]:
-    """Parse a JSON object in UTF-8.  Raises ``error``, which begins with ``where``, for anything else."""
+def parse_json_object(text: bytes, where: str, error: type[HardwireError], *, unique: bool = False) -> dict[str, Any]:
+    """Parse a JSON object in UTF-8; with ``unique``, no object in it may have a key twice.
+
+    Raises ``error``, which begins with ``where``, for anything else.
+    """
     try:
-        value = json.loads(text.decode("utf-8"))
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique if unique else None)
     except ValueError as reason:
         raise error(f"{where}: not JSON: {reason}") from None
     except RecursionError:
@@ -36,3 +39,12 @@ def parse_json_object(text: bytes, where: str, error: type[HardwireError]) -> di
     if not isinstance(value, dict):
         raise error(f"{where}: not a JSON object")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} occurs twice")
+        found[key] = value
+    return found

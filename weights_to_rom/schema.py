@@ -50,7 +50,6 @@ def checked(schema: type[S], raw: Mapping[str, Any], where: str, error: type[Har
     if value is None:
         raise error(f"{where}: {key} is missing")
     entry = ""
-    # The place within a union names the member of the union first.
     if isinstance(value, list) and isinstance(place[-1], int):
         value, entry = value[place[-1]], f" (entry {place[-1]})"
     words = next(_words(field) for name, field in schema.model_fields.items() if (field.alias or name) == key)

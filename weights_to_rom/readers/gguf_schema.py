@@ -109,8 +109,8 @@ def _check_is_llama(path: Path, fields: Mapping[str, Any]) -> None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise CheckpointError(f"{path}: {key} must be an integer, not {short(value)}")
     if (parts or 1) > 1 or (number or 0) > 0:
-        which = "one" if number is None else f"part {number + 1}"
-        raise CheckpointError(f"{path}: {which} of {parts or 'several'} split files: merge them with llama-gguf-split --merge")
+        which = "one part" if number is None else f"part {number + 1}"
+        raise CheckpointError(f"{path}: {which} of a model in {parts or 'several'} files: merge them with llama-gguf-split --merge")
     kind = fields.get("general.type", "model")
     if kind == "adapter" or "adapter.type" in fields:
         raise CheckpointError(f"{path}: a LoRA adapter, not a model: give its base model, and the adapter as peft writes it "

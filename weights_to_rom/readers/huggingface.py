@@ -114,6 +114,9 @@ def _open_shards(directory: Path) -> list[SafetensorsFile]:
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
     if single.is_file():
         return [SafetensorsFile(single)]
+    for path in (single, index):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{path}: a link to a file that is gone: download the model again")
     if not index.is_file():
         others = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt", "*.npz", "*.gguf") for path in directory.glob(pattern))
         hint = f" (of {others[0]} only the safetensors version is read)" if others else ""

@@ -20,8 +20,8 @@ from weights_to_rom.other_files import refuse_other_kind
 from weights_to_rom.schema import Schema, Text, checked, short
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-# The library has the same bound.
-MAX_HEADER_BYTES = 100_000_000
+# Headers of published models have less than 4 MB.  The library's bound is 100 MB, which would take gigabytes when parsed.
+MAX_HEADER_BYTES = 32 << 20
 # Elements that are converted at a time where a whole tensor is not needed.
 _PART = 1 << 22
 
@@ -68,9 +68,12 @@ class SafetensorsFile:
                 refuse_other_kind(path, SafetensorsError)
                 raise SafetensorsError(f"{path}: truncated: header of {length} bytes in a file of {size}")
             if length > MAX_HEADER_BYTES:
-                raise SafetensorsError(f"{path}: its header of {length} bytes is not that of a safetensors file")
+                raise SafetensorsError(
+                    f"{path}: its header has {length} bytes, more than {MAX_HEADER_BYTES}: not a safetensors file"
+                )
             text = file.read(length)
-        header = parse_json_object(text, f"{path}: its header is not that of a safetensors file", SafetensorsError)
+        where = f"{path}: its header is not that of a safetensors file"
+        header = parse_json_object(text, where, SafetensorsError, unique=True)
         header.pop("__metadata__", None)
         self.entries = {name: self._entry(name, raw, 8 + length, size) for name, raw in header.items()}
         end = 8 + length

@@ -167,7 +167,7 @@ def refused(path, message):
         ({"architecture": "qwen2"}, "not a Llama: general.architecture is 'qwen2'"),
         ({"fields": lambda w: w.add_expert_count(8)}, "llama.expert_count is 8"),
         ({"fields": lambda w: w.add_sliding_window(512)}, "llama.attention.sliding_window is 512"),
-        ({"fields": lambda w: w.add_uint16("split.count", 3)}, "one of 3 split files"),
+        ({"fields": lambda w: w.add_uint16("split.count", 3)}, "one part of a model in 3 files: merge them"),
         ({"fields": rope(type=gguf.RopeScalingType.YARN, factor=4.0)}, r"rope scaling 'yarn' \(factor 4.0\)"),
         (
             {"fields": rope(type=gguf.RopeScalingType.LINEAR, factor=2.0)},
