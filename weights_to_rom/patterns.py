@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.schema import short
 
-MATCH_SECONDS = 3.0
+MATCH_SECONDS = 5.0
 _MEMORY_BYTES = 256 << 20
 _MOST_CHARACTERS = 100_000
 

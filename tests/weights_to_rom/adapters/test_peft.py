@@ -11,6 +11,7 @@ import pytest
 from tests.data.generators.make_float_llama_reference import difference, random_tokens
 from tests.data.generators.make_peft_reference import ALL, CASES, FOLDER, LOGITS, base_weights
 from tests.support.checkpoints import write_safetensors
+from weights_to_rom import patterns
 from weights_to_rom.adapters.peft import CONFIG, WEIGHTS, AdapterError, open_peft
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.quantise.float_llama import FloatLlama
@@ -220,6 +221,56 @@ def test_refused_configurations(folder, changes, message):
 def test_refused_tensors(folder, tensors, message):
     rewrite(folder, **tensors)
     refuse(folder, message)
+
+
+def renamed(folder: Path, change) -> None:
+    """Write the tensors under other names."""
+    write_safetensors(folder / WEIGHTS, {change(name): t for name, t in tensors_of(folder).items()}, "float32")
+
+
+def test_the_name_default_may_stay_in_the_keys(folder):
+    """Programs that save a state dict themselves leave it in, and peft loads it."""
+    before = open_peft(folder, CASES["qv"][0])
+    renamed(folder, lambda name: name.replace(".weight", ".default.weight"))
+    after = open_peft(folder, CASES["qv"][0])
+    assert list(after.matrices) == list(before.matrices)
+    for name, pair in after.matrices.items():
+        np.testing.assert_array_equal(pair.a, before.matrices[name].a)
+        np.testing.assert_array_equal(pair.b, before.matrices[name].b)
+    tensors = tensors_of(folder)
+    write_safetensors(folder / WEIGHTS, tensors | {Q0.format("A"): tensors[Q0.format("A.default")]}, "float32")
+    refuse(folder, r"holds \S*q_proj\.lora_A\.weight twice: as \S*lora_A\.\S*weight and as ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("base_model.model.model.", "base_model.model."),
+        ("base_model.model.model.", "base_model.model._orig_mod.model."),
+        ("base_model.model.model.", "module.base_model.model.model."),
+        ("base_model.model.model.", "model."),
+        ("base_model.model.model.", "_orig_mod.base_model.model.model."),
+    ],
+)
+def test_names_that_peft_would_ignore(folder, old, new):
+    renamed(folder, lambda name: name.replace(old, new))
+    refuse(folder, rf"holds {new}layers.0\S*, which peft would ignore: .* this one to {old}layers.0.self_attn.")
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules", "rank_pattern", "layers_pattern"])
+def test_patterns_that_do_not_end(folder, field, monkeypatch):
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.5)
+    pattern = "(.*)*" * 12 + "!"
+    changes = {"rank_pattern": {pattern: 4}}.get(field, pattern)
+    edit(folder, **{"layers_to_transform": [0, 1]} | {field: changes})
+    refuse(folder, r"adapter_config.json: the pattern .* cannot be matched in 0.5 seconds")
+
+
+def test_a_pattern_without_a_number_names_no_layer(folder):
+    edit(folder, layers_to_transform=[0, 1], layers_pattern="(h|layers)", target_modules=["q_proj", "v_proj"])
+    assert len(open_peft(folder, CASES["qv"][0]).matrices) == 4
+    edit(folder, layers_pattern="model|layers")
+    refuse(folder, "target_modules names none of")
 
 
 def test_another_base_model(folder):
