@@ -1,6 +1,6 @@
 """The interface of checkpoints of every format, and the checks that all readers share."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -170,19 +170,23 @@ def check_tensors(
     config: LlamaConfig,
     names: Mapping[str, str],
     found: Mapping[str, Sequence[int]],
-    ignored: Collection[str] = (),
+    ignored: Collection[str],
+    is_zero: Callable[[str], bool],
 ) -> None:
     """Raise CheckpointError unless the tensors of a file have the names and shapes of the configuration.
 
     ``found`` maps the file's names to shapes, ``names`` maps canonical names to the file's.  Extra tensors are refused unless
-    they are ``ignored``, because the chip would not compute their part of the result.
+    they are ``ignored``, because the chip would not compute their part of the result.  A bias has no part if ``is_zero`` says
+    that it holds nothing but zeros.
     """
     shapes = config.tensor_shapes()
     expected = {names[name] for name in shapes}
     extra = [name for name in found if name not in expected and name not in ignored]
-    for name in extra:
-        if name.endswith(".bias"):
-            raise CheckpointError(f"{source}: holds the bias {name}: the chip has no biases")
+    for name in extra[:]:
+        if name.endswith(".bias") and name.removesuffix("bias") + "weight" in expected:
+            if not is_zero(name):
+                raise CheckpointError(f"{source}: holds the bias {name}, which is not zero: the chip has no biases")
+            extra.remove(name)
     for name, shape in shapes.items():
         if names[name] not in found:
             raise CheckpointError(f"{source}: the tensor {names[name]} is missing")

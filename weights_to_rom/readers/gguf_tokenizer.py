@@ -99,7 +99,8 @@ def gguf_tokenizer(path: Path, fields: dict[str, Any], given: Tokenizer | None =
 
 def _with_settings(tokenizer: Tokenizer, path: Path, fields: dict[str, Any]) -> Tokenizer:
     """Apply what the metadata states beside the tokens: special tokens, whether a text begins with one, the chat template."""
-    ids, tokens = special_ids(path, fields), fields.get("tokenizer.ggml.tokens") or []
+    ids, tokens = special_ids(path, fields), fields.get("tokenizer.ggml.tokens")
+    tokens = tokens if isinstance(tokens, list) else []
     tokenizer.special |= {f"{name}_token": tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
     usual = fields.get("tokenizer.ggml.model") == "llama" or fields.get("tokenizer.ggml.pre") in STARTS_WITH_BOS
     starts = fields.get("tokenizer.ggml.add_bos_token", usual or tokenizer.bos is not None)

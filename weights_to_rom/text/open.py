@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import models
 
 from weights_to_rom.json_file import read_json_object
+from weights_to_rom.other_files import refuse_other_kind
 from weights_to_rom.text.added_tokens import numbered_tokens, special_tokens
 from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.sentencepieces import read_llama2c, read_sentencepiece
@@ -40,6 +41,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such tokenizer file")
+    refuse_other_kind(path, TokenizerError, text=path.suffix == ".json")
     if path.suffix == ".bin":
         return read_llama2c(path)
     if path.suffix in (".model", ".json"):
