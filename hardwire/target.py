@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardwire.compiled import BACKENDS, CompiledError, CompiledModel, is_output
-from hardwire.progress import step
+from hardwire.progress import step, warn
 from hardwire.source import Source
 from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
 from weights_to_rom.adapters.peft import PeftAdapter, open_peft
@@ -52,6 +52,8 @@ class Target:
             self.output, name = name, name.folder
         elif is_output(Path(name)):
             self.output = CompiledModel(name)
+        for line in self.output.warnings if self.output else ():
+            warn(line)
         self.name, self._adapter = str(name), adapter
         if self.output is not None and tokenizer is not None:
             raise CompiledError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")

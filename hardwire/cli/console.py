@@ -19,6 +19,19 @@ def say(line: str) -> None:
     stderr.print(line, markup=False)
 
 
+class Warnings:
+    """Print a warning on stderr, once: a command may open the same file twice."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        """Print ``line``, unless it was printed before."""
+        if line not in self._said:
+            self._said.add(line)
+            say(f"warning: {line}")
+
+
 class Step:
     """A step on the screen: ``update`` moves its bar, or prints a line now and then."""
 

@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import models
 
 from weights_to_rom.json_file import read_json_object
+from weights_to_rom.other_files import refuse_other_kind
 from weights_to_rom.text.added_tokens import numbered_tokens, special_tokens
 from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.sentencepieces import read_llama2c, read_sentencepiece
@@ -40,6 +41,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such tokenizer file")
+    refuse_other_kind(path, TokenizerError, text=path.suffix == ".json")
     if path.suffix == ".bin":
         return read_llama2c(path)
     if path.suffix in (".model", ".json"):
@@ -129,15 +131,13 @@ def _configured(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -
         tokenizer.eos_ids = tuple(int(i) for i in eos_ids)
     elif eos is not None:
         tokenizer.eos_ids = (eos,)
+    if isinstance(turn_end_ids := config.get("turn_end_ids"), list):
+        tokenizer.turn_end_ids = tuple(int(i) for i in turn_end_ids)
     if adds_eos is not None:
         tokenizer.closing = eos if adds_eos else None
     if tokenizer.closing is not None:
         token = tokenizer.model.id_to_token(tokenizer.closing)
-        tokenizer.notes.append(f"tokenizer: puts {token!r} after every prompt, as its files say")
-    notes = config.get("notes")
-    for note in notes if isinstance(notes, list) else ():
-        if isinstance(note, str) and note not in tokenizer.notes:
-            tokenizer.notes.append(note)
+        tokenizer.warnings.append(f"tokenizer: puts {token!r} after every prompt, as its files say")
     template = config.get("chat_template")
     if isinstance(template, list):  # several templates by name
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
@@ -158,3 +158,6 @@ def _declare(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -> N
         if (found := tokenizer.model.token_to_id(token.content)) != number:
             raise TokenizerError(f"{directory}: its configuration has {token.content!r} as {number}, not {found}")
     tokenizer.special |= {key: token.content for key, token in named.items()}
+    ordinary = config.get("ordinary_tokens")  # in the files of ``Tokenizer.save``
+    for key, text in ordinary.items() if isinstance(ordinary, dict) else ():
+        tokenizer.special[key] = str(text)

@@ -32,6 +32,7 @@ class Tokenizer:
     -------
     bos : int | None            the token that begins a text, or None if this model's texts begin without one
     eos_ids : tuple[int, ...]   tokens that end a text
+    turn_end_ids : tuple[...]   tokens of the model's files at which a chat stops, beside those of ``chat_stop_ids``
     closing : int | None        the token that ``encode`` puts after a text (``add_eos_token``), for most models None
     vocab_size : int            token numbers are below this
     base_size : int             vocab_size without the tokens that were added after training
@@ -39,7 +40,7 @@ class Tokenizer:
     special : dict[str, str]    the texts of bos_token, eos_token, ..., by the names that the template uses
     pieces : Pieces | None      sentencepiece's encoder
     complete : bool             the file states every token of its model, so that the model has no more
-    notes : list[str]           one line for each thing that the reader guessed
+    warnings : list[str]        one line for each thing that a reader had to guess
     """
 
     def __init__(
@@ -53,7 +54,6 @@ class Tokenizer:
         pieces: "Pieces | None" = None,
         closing: int | None = None,
         complete: bool = False,
-        notes: Iterable[str] = (),
     ) -> None:
         model.no_truncation()
         model.no_padding()
@@ -62,10 +62,11 @@ class Tokenizer:
         self.eos_ids = tuple(eos_ids)
         self.chat_template = chat_template
         self.special = dict(special or {})
+        self.turn_end_ids: tuple[int, ...] = ()
+        self.warnings: list[str] = []
         self.pieces = pieces
         self.closing = closing
         self.complete = complete
-        self.notes = list(notes)
         self.vocab_size = max(model.get_vocab(True).values(), default=-1) + 1
         self.base_size = max(model.get_vocab(False).values(), default=-1) + 1
 
@@ -121,16 +122,21 @@ class Tokenizer:
 
         ``text.open.read_tokenizer`` and transformers read them.
         """
+        special = dict(self.special)
+        if self.bos is not None:
+            special["bos_token"] = self.model.id_to_token(self.bos)
+        added = {token.content for token in self.model.get_added_tokens_decoder().values()}
         config: dict[str, Any] = {
-            **self.special,
+            **{name: text for name, text in special.items() if text in added},
+            # Some GGUF files give such a name to an ordinary token: padding to "!".  Under its name it would become an added one.
+            "ordinary_tokens": {name: text for name, text in special.items() if text not in added},
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos is not None,
             "add_eos_token": self.closing is not None,
             "clean_up_tokenization_spaces": False,
-            # Only ``read_tokenizer`` reads these two fields: transformers has one eos_token and takes its number from the
-            # vocabulary.
+            # Only ``read_tokenizer`` reads these fields: transformers has one eos_token and takes its number from the vocabulary.
             "eos_token_ids": list(self.eos_ids),
-            "notes": self.notes,
+            "turn_end_ids": list(self.turn_end_ids),
         }
         if self.pieces is not None:
             config |= {
@@ -139,8 +145,6 @@ class Tokenizer:
                 "add_prefix_space": self.pieces.prefix,
                 "added_tokens_decoder": as_config(self.model.get_added_tokens_decoder()),
             }
-        if self.bos is not None:
-            config["bos_token"] = self.model.id_to_token(self.bos)
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         directory.mkdir(parents=True, exist_ok=True)

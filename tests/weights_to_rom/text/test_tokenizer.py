@@ -363,7 +363,7 @@ def test_the_post_processor_says_whether_texts_start_with_a_token(tmp_path):
     )
     hugging_face_with(tmp_path, tokenizer__json=model.to_str())
     assert read_tokenizer(tmp_path).encode("") == [0, 2]
-    assert read_tokenizer(tmp_path).notes == ["tokenizer: puts '<|im_end|>' after every prompt, as its files say"]
+    assert read_tokenizer(tmp_path).warnings == ["tokenizer: puts '<|im_end|>' after every prompt, as its files say"]
     (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false, "add_eos_token": false}')
     assert read_tokenizer(tmp_path).encode("") == []
 
