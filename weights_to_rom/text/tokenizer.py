@@ -70,9 +70,9 @@ class Tokenizer:
         self.vocab_size = max(model.get_vocab(True).values(), default=-1) + 1
         self.base_size = max(model.get_vocab(False).values(), default=-1) + 1
 
-    def declare(self, numbered: Mapping[int, AddedToken], others: Sequence[AddedToken], special: Iterable[str] = ()) -> None:
+    def declare(self, numbered: Mapping[int, AddedToken], special: Iterable[AddedToken | str]) -> None:
         """Take tokens out of the text before it is encoded (``added_tokens.declare``)."""
-        declare(self.model, numbered, others, special)
+        declare(self.model, numbered, special)
         self.vocab_size = max(self.model.get_vocab(True).values(), default=-1) + 1
         self.__dict__.pop("_splitter", None)
 
@@ -123,8 +123,8 @@ class Tokenizer:
         ``text.open.read_tokenizer`` and transformers read them.
         """
         special = dict(self.special)
-        if self.bos is not None:
-            special["bos_token"] = self.model.id_to_token(self.bos)
+        if self.bos is not None and (text := self.model.id_to_token(self.bos)):
+            special["bos_token"] = text
         added = {token.content for token in self.model.get_added_tokens_decoder().values()}
         config: dict[str, Any] = {
             **{name: text for name, text in special.items() if text in added},
@@ -137,6 +137,7 @@ class Tokenizer:
             # Only ``read_tokenizer`` reads these fields: transformers has one eos_token and takes its number from the vocabulary.
             "eos_token_ids": list(self.eos_ids),
             "turn_end_ids": list(self.turn_end_ids),
+            "closing_id": self.closing,
         }
         if self.pieces is not None:
             config |= {
