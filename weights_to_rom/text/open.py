@@ -1,5 +1,6 @@
 """Read a tokenizer: recognise the format of its file, and apply the configuration files of the same folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def _read_json_model(path: Path) -> Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        model = _numbered(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
     # The post-processor decides whether a text starts with a token, and which: encode a text with it and without it.
@@ -52,6 +53,17 @@ def _read_json_model(path: Path) -> Tokenizer:
     full = model.encode("a", add_special_tokens=True).ids
     added = full[: len(full) - len(plain)] if full[len(full) - len(plain) :] == plain else full[:1]
     return Tokenizer(model, bos=added[0] if added and added != plain[:1] else None)
+
+
+def _numbered(text: str) -> tokenizers.Tokenizer:
+    """Load a tokenizer.json, whose added tokens have the numbers that it states, also within those of the vocabulary."""
+    model, file = tokenizers.Tokenizer.from_str(text), json.loads(text)
+    stated = {token["content"]: token["id"] for token in file["added_tokens"]}
+    # The library numbers such tokens anew, from the size of the vocabulary on, unless the vocabulary itself has them.
+    if all(model.token_to_id(token) == number for token, number in stated.items()):
+        return model
+    file["model"]["vocab"] |= stated
+    return tokenizers.Tokenizer.from_str(json.dumps(file))
 
 
 def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
@@ -76,6 +88,8 @@ def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
         tokenizer.eos_ids = tuple(int(i) for i in eos_ids)
     elif (eos := token_id(tokenizer.special.get("eos_token", ""))) is not None:
         tokenizer.eos_ids = (eos,)
+    # transformers puts no such token before a chat.  A file that asks for it in so many words gets it, as in llama.cpp.
+    tokenizer.chat_bos = config.get("chat_bos", adds_bos) is True
     if isinstance(turn_end_ids := config.get("turn_end_ids"), list):
         tokenizer.turn_end_ids = tuple(int(i) for i in turn_end_ids)
     template = config.get("chat_template")
