@@ -20,8 +20,8 @@ BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
-        verilog sim bitstream flash clean
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal \
+        lint format docs printed lock verilog sim bitstream flash clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -67,6 +67,9 @@ test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in 
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel
+
+tokens-truth: $(TEST) ## compare the tokens of 5,000 texts with transformers', sentencepiece's and llama.cpp's (minutes)
+	$(BIN)/python tests/data/generators/tokens.py
 
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py
