@@ -18,9 +18,10 @@ PROMPT ?= Once upon a time
 TOKENS ?= 200
 BOARD ?= ulx3s-85f
 DEMO := build/demo
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel fuzz formal lint format docs printed lock \
         verilog sim bitstream flash clean
 
 help: ## list the targets
@@ -67,6 +68,9 @@ test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in 
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel
+
+fuzz: $(TEST) ## read 60,000 damaged and hostile files of every kind: SEED=... (about ten minutes)
+	$(BIN)/python -m tests.fuzz.run --seed $(SEED)
 
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py

@@ -15,14 +15,23 @@ from weights_to_rom.config import LlamaConfig
 WORDS = ["\u2581h", "he", "ll", "hell", "hello", "\u2581hello", "\u2581w", "or", "ld", "\u2581wor", "\u2581world",
          *"\u2581helowrdabctnisumxygpkfvz.,!"]  # fmt: skip
 TEMPLATES = [
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
-    "{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% else %}{{ raise_exception('role ' + m.role) }}{% endif %}{% endfor %}",
-    "{%- set ns = namespace(n=0) -%}{%- for m in messages -%}{%- set ns.n = ns.n + 1 -%}{{ ns.n ~ ': ' ~ m | tojson }}"
-    "{%- if loop.last %}{{ strftime_now('%d %b %Y') }}{% endif %}{%- endfor -%}",
-    "{% macro turn(m) %}{{ m.role | upper }}: {{ m.content }}{% endmacro %}{% for m in messages %}{{ turn(m) }}{% if loop.index > 9 %}"
-    "{% break %}{% endif %}{% endfor %}",
+    (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
+        "{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+        "{% else %}{{ raise_exception('role ' + m.role) }}{% endif %}{% endfor %}"
+    ),
+    (
+        "{%- set ns = namespace(n=0) -%}{%- for m in messages -%}{%- set ns.n = ns.n + 1 -%}{{ ns.n ~ ': ' ~ m | tojson }}"
+        "{%- if loop.last %}{{ strftime_now('%d %b %Y') }}{% endif %}{%- endfor -%}"
+    ),
+    (
+        "{% macro turn(m) %}{{ m.role | upper }}: {{ m.content }}{% endmacro %}"
+        "{% for m in messages %}{{ turn(m) }}{% if loop.index > 9 %}{% break %}{% endif %}{% endfor %}"
+    ),
 ]
 MESSAGES = [
     {"role": "user", "content": "Who are you?"},
@@ -101,7 +110,8 @@ def tokenizer_config() -> dict[str, Any]:
     return {
         "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False, "special": True},
         "unk_token": "<unk>", "pad_token": None, "add_bos_token": True, "add_eos_token": False, "legacy": False,
-        "add_prefix_space": True, "clean_up_tokenization_spaces": False, "additional_special_tokens": ["<s>"], "model_max_length": 64,
+        "add_prefix_space": True, "clean_up_tokenization_spaces": False,
+        "additional_special_tokens": ["<s>"], "model_max_length": 64,
         "added_tokens_decoder": {
             str(i): {"content": text, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
             for i, text in ((0, "<unk>"), (1, "<s>"), (2, "</s>"), (len(vocabulary()[0]), "<|im_end|>"))
@@ -117,8 +127,10 @@ def model_gguf(family: str, kind: int = 0) -> Gguf:
               Field("llama.context_length", UINT32, config.max_seq_len), Field("llama.embedding_length", UINT32, config.dim),
               Field("llama.block_count", UINT32, config.n_layers), Field("llama.feed_forward_length", UINT32, config.ffn_dim),
               Field("llama.attention.head_count", UINT32, config.n_heads), Field("llama.rope.freq_base", FLOAT32, 10000.0),
-              Field("llama.attention.head_count_kv", UINT32, config.n_kv_heads), Field("llama.attention.key_length", UINT32, 16),
-              Field("llama.attention.layer_norm_rms_epsilon", FLOAT32, 1e-5), Field("llama.rope.dimension_count", UINT32, 16)]  # fmt: skip
+              Field("llama.attention.head_count_kv", UINT32, config.n_kv_heads),
+              Field("llama.attention.key_length", UINT32, 16),
+              Field("llama.attention.layer_norm_rms_epsilon", FLOAT32, 1e-5),
+              Field("llama.rope.dimension_count", UINT32, 16)]  # fmt: skip
     tokens, scores, kinds = vocabulary()
     if family == "gpt2":
         tokens = ["<unk>", "<s>", "</s>", *_byte_alphabet(), "he", "ll", "hell"]

@@ -166,7 +166,8 @@ def run(kinds: Mapping[str, Kind], seed: int, cases: Iterable[int], n_workers: i
                     if fault is not None:
                         worker.end()
                         yield Result(case, names[case % len(names)], took, fault=fault)
-                        worker = workers[workers.index(worker)] = _Worker(kinds, seed, scratch)
+                        place = workers.index(worker)
+                        worker = workers[place] = _Worker(kinds, seed, scratch)
                     worker.case = None
                     feed(worker)
         finally:

@@ -1,4 +1,4 @@
-"""Reads changed files of every kind, and prints a table: python -m tests.fuzz.run --cases 27000 --seed 1
+"""Reads changed files of every kind, and prints a table: python -m tests.fuzz.run --seed 1
 
 No case may end in another exception than HardwireError, take 10 seconds or 2 GB, kill its process, write to the terminal, or let a
 number pass that is not finite.  Each fault is printed with the command that runs the case again:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the cases of a seed, or one of them.  Returns the exit code: 1 if there is a fault or a kind has too few cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cases", type=int, default=27_000, help="how many, over all kinds")
+    parser.add_argument("--cases", type=int, default=60_000, help="how many, over all kinds")
     parser.add_argument("--seconds", type=float, default=600.0, help="no case begins after this time")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--at-least", type=int, default=2000, help="cases of each kind that pass the first check")

@@ -137,8 +137,9 @@ def use_llama2c_tokenizer(folder: Path) -> None:
     use_tokenizer(read_tokenizer(folder / "tokenizer.bin"))
 
 
-_SETTINGS = ["bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token", "added_tokens_decoder", "chat_template",
-             "additional_special_tokens", "legacy", "add_prefix_space", "eos_token_ids", "extra_special_tokens"]  # fmt: skip
+_SETTINGS = ["bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token", "added_tokens_decoder",
+             "chat_template", "additional_special_tokens", "legacy", "add_prefix_space", "eos_token_ids",
+             "extra_special_tokens"]  # fmt: skip
 
 
 def make_tokenizer_config(rng: random.Random, folder: Path) -> bool:
@@ -169,18 +170,21 @@ def use_tokenizer_folder(folder: Path) -> None:
 
 # Chat templates
 
-_PIECES = ["{% for m in messages %}", "{% endfor %}", "{% if m.x %}", "{% else %}", "{% endif %}", "{{ m }}", "{{ messages[99].x }}",
-           "{{ messages | length }}", "{% break %}", "{% continue %}", "{% set x = 1 %}", "{{ 1 / 0 }}", "{{ x.y.z }}", "{{ undefined() }}",
-           "{{ raise_exception('a\\nb') }}", "{{ raise_exception(3) }}", "{{ 'a' * 100000 }}", "{{ messages | tojson(indent=4) }}",
-           "{{ [].append(1) }}", "{{ ''.__class__.__mro__ }}", "{{ '{0.__class__}'.format(1) }}", "{{ 'é' | upper }}", "{% generation %}",
-           "{% endgeneration %}", "{{ strftime_now('%Q') }}", "{{ strftime_now(3) }}", "{{ 'a' | int + [] }}", "{{ tools[0] }}", "{% raw %}",
-           "{{ range(5) | list }}", "{{ namespace(a=1).a }}", "{{ messages | map(attribute='role') | join }}", "{{ {} | first }}", "{{",
-           "{{ messages | sort }}", "{% include 'x' %}", "{% import 'x' as y %}", "{{ '%d' % 'x' }}", "{{ 'x'.center(9) }}", "{{ none + 1 }}",
-           "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "{% filter upper %}x{% endfilter %}", "{{ cycler('a').next() }}",
-           "{{ lipsum(n=2) }}", "{{ 2 ** 9 }}", "{{ messages[0] | xmlattr }}", "{{ 'a' | list | batch(2) | list }}", "{{ '\\ud800' }}"]  # fmt: skip
+_PIECES = ["{% for m in messages %}", "{% endfor %}", "{% if m.x %}", "{% else %}", "{% endif %}", "{{ m }}",
+           "{{ messages[99].x }}", "{{ messages | length }}", "{% break %}", "{% continue %}", "{% set x = 1 %}", "{{ 1 / 0 }}",
+           "{{ x.y.z }}", "{{ undefined() }}", "{{ raise_exception('a\\nb') }}", "{{ raise_exception(3) }}",
+           "{{ 'a' * 100000 }}", "{{ messages | tojson(indent=4) }}", "{{ [].append(1) }}", "{{ ''.__class__.__mro__ }}",
+           "{{ '{0.__class__}'.format(1) }}", "{{ 'é' | upper }}", "{% generation %}", "{% endgeneration %}",
+           "{{ strftime_now('%Q') }}", "{{ strftime_now(3) }}", "{{ 'a' | int + [] }}", "{{ tools[0] }}", "{% raw %}",
+           "{{ range(5) | list }}", "{{ namespace(a=1).a }}", "{{ messages | map(attribute='role') | join }}",
+           "{{ {} | first }}", "{{", "{{ messages | sort }}", "{% include 'x' %}", "{% import 'x' as y %}", "{{ '%d' % 'x' }}",
+           "{{ 'x'.center(9) }}", "{{ none + 1 }}", "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+           "{% filter upper %}x{% endfilter %}", "{{ cycler('a').next() }}", "{{ lipsum(n=2) }}", "{{ 2 ** 9 }}",
+           "{{ messages[0] | xmlattr }}", "{{ 'a' | list | batch(2) | list }}", "{{ '\\ud800' }}"]  # fmt: skip
 _ENDLESS = ["{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
             "{{ 'x' * 10 ** 10 }}", "{{ 'x' | center(10 ** 10) }}", "{{ range(99999) | list * 99999 }}", "{{ 9 ** 9 ** 9 }}",
-            "{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "{{ '%09999999999d' % 1 }}", "{{ '{:>9999999999}'.format(1) }}"]  # fmt: skip
+            "{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "{{ '%09999999999d' % 1 }}",
+            "{{ '{:>9999999999}'.format(1) }}"]  # fmt: skip
 
 
 def make_template(rng: random.Random, folder: Path) -> bool:
@@ -191,7 +195,7 @@ def make_template(rng: random.Random, folder: Path) -> bool:
         at = rng.choice([0, len(text), *starts]) if rng.random() < 0.95 else rng.randrange(len(text) + 1)
         what = rng.random()
         if what < 0.7:
-            piece = rng.choice(_ENDLESS) if rng.random() < 0.005 else rng.choice(_PIECES)
+            piece = rng.choice(_ENDLESS) if rng.random() < 0.002 else rng.choice(_PIECES)
             text = text[:at] + piece + text[at:]
         elif what < 0.9:
             names = [name for name in ("content", "role", "messages", "bos_token", "add_generation_prompt", "loop") if name in text]
