@@ -43,6 +43,7 @@ HASHED = (
     "model.safetensors",
     "rom/manifest.json",
     "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer.model",
     "tokenizer/tokenizer_config.json",
 )
 """The files whose SHA-256 is in chip.json.  A tokenizer's files are listed if they exist."""
@@ -157,6 +158,11 @@ class CompiledModel:
         """The file chip.v."""
         return self.folder / "chip.v"
 
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of the checkpoint when it was compiled; none in a folder of an earlier version."""
+        return self.about.get("warnings", [])
+
     def source(self) -> Source:
         """Open the checkpoint that the model was compiled from.  Raises CompiledError if the checkpoint is gone."""
         try:
@@ -203,7 +209,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: str, tokenizer: str | None) -> None:
+def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source) -> None:
     """Write chip.json of a folder in which all files are complete, except for the report and the simulation."""
     from sim.rtl.chip import harness_defines
 
@@ -211,8 +217,9 @@ def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: st
         folder / "chip.json",
         {
             "kind": KIND,
-            "source": source,
-            "tokenizer": tokenizer,
+            "source": source.name,
+            "tokenizer": source.tokenizer,
+            "warnings": source.checkpoint.warnings,
             "chip_config": config.as_dict(),
             "model_format": model.format.as_dict(),
             "ports": harness_defines(model.format, config),

@@ -154,7 +154,7 @@ def verilog(job: Job) -> None:
     if job.respun is not None and sha256(chip) != job.respun.about["files"]["chip.v"]:
         raise CompiledError(f"{job.out}: this version of hardwire generates other Verilog: compile it again")
     shutil.copymode(chip, job.folder / "model.safetensors")  # safetensors gives its file private permissions
-    describe(job.folder, job.model, job.config, job.source.name, job.source.tokenizer)
+    describe(job.folder, job.model, job.config, job.source)
     keep_builds(job.out, job.folder)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardwire.progress import step
+from hardwire.progress import step, warn
 from weights_to_rom.compile import class_bits, quantise_checkpoint
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel, matrix_names
@@ -34,8 +34,10 @@ class Source:
 
     @classmethod
     def open(cls, name: str, tokenizer: str | None = None) -> "Source":
-        """Open a model by path or known name.  Raises CheckpointError."""
+        """Open a model by path or known name, and report the checkpoint's warnings.  Raises CheckpointError."""
         checkpoint = open_checkpoint(name, tokenizer)
+        for line in checkpoint.warnings:
+            warn(line)
         return cls(checkpoint, _absolute(name), None if tokenizer is None else _absolute(tokenizer))
 
     def format(self, wide_bits: int = 32) -> ModelFormat:

@@ -137,6 +137,6 @@ def quantise_checkpoint(
         "blocks_requantised": requantised,
         "worst_block_error": worst[0],
         "worst_block_error_in": worst[1],
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.warnings, *checkpoint.notes],
     }
     return IntegerModel(fmt, matrices, norms, freq_q, shift, tuple(config.eos_token_ids), config.bos_token_id, report)

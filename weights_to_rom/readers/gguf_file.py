@@ -11,8 +11,8 @@ from gguf import GGMLQuantizationType as Type
 from weights_to_rom.config import LlamaConfig, RopeScaling
 from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError, check_tensors, head_size, make_config
 from weights_to_rom.readers.gguf_header import GgufTensor, read_header
-from weights_to_rom.readers.gguf_schema import Metadata, read_metadata
-from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer
+from weights_to_rom.readers.gguf_schema import Metadata, drop_unknown_ids, read_metadata
+from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer, special_ids
 from weights_to_rom.row_order import half_rotation_rows
 from weights_to_rom.text.tokenizer import Tokenizer
 
@@ -27,6 +27,7 @@ _LAYER_NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
+_EMBED = "token_embd.weight"
 _ROPE_FREQS = "rope_freqs.weight"
 _BUFFERS = re.compile(r"rope_freqs\.weight$|blk\.\d+\.attn_rot_embd")
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
@@ -39,14 +40,18 @@ class GgufCheckpoint(Checkpoint):
     def __init__(self, path: Path, tokenizer: Tokenizer | None = None) -> None:
         fields, self._tensors = read_header(path)
         self._path = path
-        metadata = read_metadata(path, fields, vocabulary=tokenizer is None)
         found = {name: tensor.shape for name, tensor in self._tensors.items()}
-        config = _config(path, metadata, found)
+        warnings = drop_unknown_ids(path, fields, next(iter(found.get(_EMBED, ())), 0))
+        metadata = read_metadata(path, fields, vocabulary=tokenizer is None)
+        ids = special_ids(path, fields)
+        config = _config(path, ids, metadata, found)
         config = replace(config, rope_scaling=self._rope_scaling(metadata, config))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
         buffers = {name for name in found if _BUFFERS.match(name)}
         check_tensors(str(path), config, self._names, found, buffers, self._is_zero)
-        super().__init__(config, str(path), tokenizer or gguf_tokenizer(path, fields))
+        ends = [ids[name] for name in ("eot", "eom") if name in ids]
+        super().__init__(config, str(path), gguf_tokenizer(path, fields, tokenizer), ends)
+        self.warnings = [*warnings, *self.warnings]
         for name, file_name in self._names.items():
             kind = self._tensors[file_name].kind
             if kind not in (*_FLOATS, *_KEPT):
@@ -136,13 +141,13 @@ def _check_dequantises(path: Path, name: str, kind: Type) -> None:
         raise CheckpointError(f"{path}: {name} has the unsupported type {kind.name}") from None
 
 
-def _config(path: Path, metadata: Metadata, found: dict[str, tuple[int, ...]]) -> LlamaConfig:
+def _config(path: Path, ids: dict[str, int], metadata: Metadata, found: dict[str, tuple[int, ...]]) -> LlamaConfig:
     head_dim = metadata.key_length or head_size(str(path), metadata.dim, metadata.n_heads)
     for key, value in (("attention.value_length", metadata.value_length), ("rope.dimension_count", metadata.rope_dimensions)):
         if value not in (None, head_dim):
             raise CheckpointError(f"{path}: llama.{key} is {value}, not head_dim ({head_dim}): not supported")
-    if len(found.get("token_embd.weight", ())) != 2:
-        raise CheckpointError(f"{path}: the tensor token_embd.weight is missing")
+    if len(found.get(_EMBED, ())) != 2:
+        raise CheckpointError(f"{path}: the tensor {_EMBED} is missing")
     return make_config(
         str(path),
         dim=metadata.dim,
@@ -151,13 +156,13 @@ def _config(path: Path, metadata: Metadata, found: dict[str, tuple[int, ...]]) -
         n_kv_heads=metadata.n_kv_heads or metadata.n_heads,
         head_dim=head_dim,
         ffn_dim=metadata.ffn_dim,
-        vocab_size=found["token_embd.weight"][0],
+        vocab_size=found[_EMBED][0],
         max_seq_len=metadata.max_seq_len,
         norm_eps=_shortest(metadata.norm_eps),
         rope_theta=_shortest(metadata.rope_theta),
         tied="output.weight" not in found,
-        bos_token_id=metadata.bos,
-        eos_token_ids=tuple(dict.fromkeys(i for i in (metadata.eos, metadata.eot, metadata.eom) if i is not None)),
+        bos_token_id=ids.get("bos"),
+        eos_token_ids=(ids["eos"],) if "eos" in ids else (),
     )
 
 

@@ -1,5 +1,6 @@
 """The metadata of a GGUF file of a Llama: the fields that are read, and the files that are no such model."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +13,6 @@ from weights_to_rom.schema import Count, Finite, Flag, Numbers, Positive, Schema
 _TypeNumbers = Annotated[
     list[Annotated[int, Field(ge=0, le=6)]], Field(fail_fast=True, description="a list of token types, 0 to 6")
 ]
-# Numbers that say that there is no such token: -1 as an int32 and as a uint32.
-_NO_TOKEN = (-1, 2**32 - 1)
 # Fields of architectures that share the code of llama in llama.cpp.  The chip computes none of them.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "llama.expert_count": (0,),
@@ -81,8 +80,6 @@ def read_metadata(path: Path, fields: dict[str, Any], *, vocabulary: bool) -> Me
         key = field.alias or ""
         if key.startswith("llama.") and isinstance(fields.get(key), list):
             fields[key] = _same_for_all(path, fields, key)
-        elif key.endswith("_token_id") and fields.get(key) in _NO_TOKEN:
-            del fields[key]
     metadata = checked(Metadata, fields, str(path), CheckpointError)
     if vocabulary:
         lists = checked(Vocabulary, fields, str(path), CheckpointError)
@@ -91,6 +88,16 @@ def read_metadata(path: Path, fields: dict[str, Any], *, vocabulary: bool) -> Me
                 raise CheckpointError(f"{path}: tokenizer.ggml.{key} has {len(entries)} entries, tokenizer.ggml.tokens "
                                       f"{len(lists.tokens or ())}: the file is damaged")  # fmt: skip
     return metadata
+
+
+def drop_unknown_ids(path: Path, fields: dict[str, Any], size: int) -> list[str]:
+    """Remove the numbers of special tokens that a vocabulary of ``size`` lacks from ``fields``, and return a warning for each.
+
+    Converters write such numbers, often -1 as an unsigned one, for "none".
+    """
+    keys = [key for key, value in fields.items() if re.fullmatch(r"tokenizer\.ggml\.\w+_token_id", key) and type(value) is int]
+    bad = [key for key in keys if not 0 <= fields[key] < size]
+    return [f"{path}: {key} is {fields.pop(key)}, but the model has {size} tokens: it is left out" for key in bad]
 
 
 def _same_for_all(path: Path, fields: Mapping[str, Any], key: str) -> Any:

@@ -54,7 +54,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         found = {name: file.entries[inner].shape for name, (file, inner) in self._files.items()}
         tied = self._is_tied(directory, fields)
         generation = directory / "generation_config.json"
-        config = _config(where, raw, fields, read_json_object(generation, CheckpointError) if generation.is_file() else {}, tied)
+        generation = read_json_object(generation, CheckpointError) if generation.is_file() else {}
+        # As transformers has it, generation_config.json decides where a text ends.  A chat stops at the tokens of both files.
+        ends = _ends(where, raw), _ends(f"{directory}/generation_config.json", generation)
+        config = _config(where, raw, fields, ends[0] if generation.get("eos_token_id") is None else ends[1], tied)
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
         ignored = {name for name in found if _BUFFERS.search(name)} | ({_HEAD} if tied else set())
         _check_biases(where, fields, found)
@@ -62,7 +65,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         for name in self._names.values():
             if (dtype := self._dtype(name)) not in ITEM_BYTES:
                 raise CheckpointError(f"{directory}: {name} is {short(dtype)[1:-1]}, not {' or '.join(ITEM_BYTES)}")
-        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory))
+        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory), [*ends[0], *ends[1]])
         if dropped:
             self.notes.append(f"names of tensors: without {dropped}")
 
@@ -140,6 +143,10 @@ def _open_shards(directory: Path) -> list[SafetensorsFile]:
     return list(files.values())
 
 
+def _ends(where: str, raw: dict[str, Any]) -> tuple[int, ...]:
+    return _tokens(where, "eos_token_id", raw.get("eos_token_id"))
+
+
 def _plain_names(directory: Path, files: Iterable[SafetensorsFile]) -> tuple[dict[str, tuple[SafetensorsFile, str]], str]:
     """Map the names that ``LlamaForCausalLM`` gives to tensors to their files and names there, and list the prefixes left out.
 
@@ -181,10 +188,9 @@ def _check_biases(where: str, fields: Config, found: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{where}: {key} is True, and the weights hold no such biases: the chip has none")
 
 
-def _config(where: str, raw: dict[str, Any], fields: Config, generation: dict[str, Any], tied: bool) -> LlamaConfig:
+def _config(where: str, raw: dict[str, Any], fields: Config, eos: tuple[int, ...], tied: bool) -> LlamaConfig:
     theta, scaling = read_rope(where, raw)
     dim, n_heads = fields.hidden_size, fields.num_attention_heads
-    eos = raw.get("eos_token_id") if generation.get("eos_token_id") is None else generation["eos_token_id"]
     return make_config(
         where,
         dim=dim,
@@ -200,7 +206,7 @@ def _config(where: str, raw: dict[str, Any], fields: Config, generation: dict[st
         rope_scaling=scaling,
         tied=tied,
         bos_token_id=next(iter(_tokens(where, "bos_token_id", raw.get("bos_token_id"))), None),
-        eos_token_ids=_tokens(where, "eos_token_id", eos),
+        eos_token_ids=eos,
     )
 
 
@@ -213,6 +219,6 @@ def _tokens(where: str, name: str, value: object) -> tuple[int, ...]:
         if isinstance(number, bool) or not isinstance(number, int):
             raise CheckpointError(f"{where}: {name} must be a token number, not {short(number)}")
         # Some configurations say -1 for "none".
-        if number >= 0:
+        if number != -1:
             numbers.append(number)
     return tuple(numbers)

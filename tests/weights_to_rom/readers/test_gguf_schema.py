@@ -113,7 +113,9 @@ def test_texts_in_place_of_numbers(tmp_path, key, message):
 @pytest.mark.parametrize("add", [lambda w: w.add_int32("tokenizer.ggml.eot_token_id", -1), lambda w: w.add_eot_token_id(2**32 - 1)])
 def test_minus_one_is_no_token(tmp_path, add):
     write_gguf(tmp_path / "model.gguf", fields=add)
-    assert open_checkpoint(tmp_path / "model.gguf").config == SHAPE
+    checkpoint = open_checkpoint(tmp_path / "model.gguf")
+    assert checkpoint.config == SHAPE
+    assert [line.partition(": ")[2][:30] for line in checkpoint.warnings] == ["tokenizer.ggml.eot_token_id is"]
 
 
 def test_a_damaged_tokenizer_may_be_replaced(tmp_path):
