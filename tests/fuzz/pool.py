@@ -1,5 +1,6 @@
 """Workers that are forked once and kept: each has a bound of memory, each case one of time, and a worker's death is a finding."""
 
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -89,6 +90,8 @@ def _work(kinds: Mapping[str, Kind], seed: int, connection: Connection, scratch:
     said = (scratch / f"said-{os.getpid()}").open("w+b")
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    faulthandler.disable()
     folder = scratch / f"case-{os.getpid()}"
     kept = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (kept + WORKER_BYTES, kept + WORKER_BYTES))
@@ -98,7 +101,6 @@ def _work(kinds: Mapping[str, Kind], seed: int, connection: Connection, scratch:
         folder.mkdir()
         before = said.seek(0, os.SEEK_END)
         result = run_case(kinds, seed, case, folder)
-        sys.stdout.flush()
         if (after := said.seek(0, os.SEEK_END)) > before and result.fault is None:
             said.seek(before)
             words = " ".join(said.read(after - before).decode(errors="replace").split())[:160]
