@@ -49,9 +49,10 @@ def use_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def use_tokenizer(tokenizer: Tokenizer) -> None:
-    """Encode and decode texts, and render the chat template."""
+    """Encode and decode texts, stop a chat, and render the chat template."""
+    assert all(0 <= token < tokenizer.vocab_size for token in tokenizer.chat_stop_ids)
     for text in bases.TEXTS:
         tokenizer.decode(tokenizer.encode(text))
     tokenizer.decode(list(range(min(tokenizer.vocab_size, 400))))
     if tokenizer.chat_template is not None:
-        tokenizer.encode(tokenizer.chat(bases.MESSAGES), bos=False)
+        tokenizer.encode_chat(bases.MESSAGES)
