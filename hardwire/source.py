@@ -21,7 +21,7 @@ CALIBRATION_TOKENS = 8192
 """GPTQ reads this many tokens of its text at most: sixteen windows."""
 
 RANGE_TEXT = "Once upon a time there was a little dog. 2 + 2 = 4, and the capital of France is Paris."
-N_RANGE_TOKENS = 48
+N_RANGE_TOKENS = 24
 """The text, and the number of tokens, on which every model's numbers are compared with the chip's range."""
 
 

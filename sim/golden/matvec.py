@@ -59,6 +59,8 @@ def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant: np.ndarray, exp: np.n
 
 def saturating_terms(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> int:
     """Count the terms of a ``matvec`` that saturate.  The arguments are those of ``matvec``."""
+    if not _may_saturate(matrix, exp, wide_bits):
+        return 0
     n_blocks = np.shape(mant)[-2]
     limit = float(1 << (wide_bits + 4))
     terms = _terms(matrix, np.reshape(mant, (-1, n_blocks, 32)), np.reshape(exp, (-1, n_blocks)), wide_bits)
@@ -75,6 +77,11 @@ def _matvec(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits
     return saturate(rshr(acc.astype(np.int64), 4), wide_bits)
 
 
+def _may_saturate(matrix: PreparedMatrix, exp: np.ndarray, wide_bits: int) -> bool:
+    """Whether a term of inputs with the exponents ``exp`` can reach twice the range of Wide: |T| < 2**25."""
+    return int(np.max(exp)) + 16 + matrix.top + 25 > wide_bits + 3
+
+
 def _terms(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> Iterator[tuple[np.ndarray, bool]]:
     """Yield the rounded terms [positions, rows] of each block and plane, and whether they may need saturation.
 
@@ -88,7 +95,7 @@ def _terms(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits:
     x[:, :, 33] = 1
     term = np.empty((n_positions, matrix.factors.shape[-1]))
     for b in range(n_blocks):
-        may_saturate = int(exp[:, b].max()) + 16 + matrix.top + 25 > wide_bits + 3  # |T| < 2**25
+        may_saturate = _may_saturate(matrix, exp[:, b], wide_bits)
         for plane in matrix.factors:
             np.matmul(x[b], plane[b], out=term)
             np.floor(term, out=term)
