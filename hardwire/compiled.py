@@ -43,6 +43,7 @@ HASHED = (
     "model.safetensors",
     "rom/manifest.json",
     "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer.model",
     "tokenizer/tokenizer_config.json",
 )
 """The files whose SHA-256 is in chip.json.  A tokenizer's files are listed if they exist."""
