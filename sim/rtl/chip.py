@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hdl.config import ChipConfig
-from hdl.interface import COMMAND, LOAD_REPLY, REPLY, Layout, LoadStatus, Status
+from hdl.interface import COMMAND, LOAD_REPLY, REPLY, TOP, Layout, LoadStatus, Status, rom_macro
 from sim.rtl.library import Statistics, open_library
-from sim.rtl.verilator import PLAIN, Addition, SimulationError
+from sim.rtl.verilator import Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 
 MAX_CYCLES = 1 << 26
@@ -91,8 +91,8 @@ class RtlChip:
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        """Name the additions that this kind of chip needs in its library."""
-        return PLAIN
+        """Return the parts of its library that this kind of chip needs besides its Verilog and the harness."""
+        return Addition(top=config.module(TOP), rom_macro=rom_macro(config.prefix))
 
     def token(
         self,

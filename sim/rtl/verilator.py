@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
+from hdl.interface import TOP, rom_macro
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.schedule import Step
 
@@ -60,7 +62,8 @@ SHARED = ("-fno-dfg", str(Path(__file__).with_name("verilator.vlt")))
 class Addition:
     """The parts of a build besides the chip and its harness: C++ sources, options and a configuration file of Verilator.
 
-    ``runtime`` names sources of Verilator itself.  Another ``harness`` drives the module ``top`` instead of the chip.
+    ``runtime`` names sources of Verilator itself.  Another ``harness`` drives the module ``top`` instead of the chip.  The harness
+    enters the folder of the ROM images, and ``rom_macro`` lets the Verilog look for them there.
     """
 
     source: Path | None = None
@@ -69,7 +72,8 @@ class Addition:
     cxx_flags: tuple[str, ...] = ("-DVM_TRACE=0",)
     runtime: tuple[str, ...] = ()
     harness: Path = HARNESS
-    top: str = "chip"
+    top: str = TOP
+    rom_macro: str = rom_macro()
 
 
 PLAIN = Addition()
@@ -149,13 +153,14 @@ def build_library(
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
         work = Path(scratch)
         progress(0.0, "verilating")
-        shared = SHARED if verilog.read_text().count("\n  row_lane lane_") >= MANY_LANES else ()
+        shared = SHARED if len(re.findall(r"^  \w*row_lane lane_", verilog.read_text(), re.MULTILINE)) >= MANY_LANES else ()
         configuration = work / "addition.vlt"
         configuration.write_text("`verilator_config\n" + addition.configuration)
         verilator(
             *VERILATOR_FLAGS,
             "--top-module",
             addition.top,
+            f'-D{addition.rom_macro}="./"',
             *shared,
             *addition.verilator_flags,
             "--Mdir",
