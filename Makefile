@@ -20,7 +20,7 @@ BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-kit test-wheel formal lint format docs printed lock \
         verilog sim bitstream flash clean
 
 help: ## list the targets
@@ -64,6 +64,10 @@ test-ice40: $(TEST) ## build iCE40 bitstreams, and compare contents, placed cell
 
 test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
 	$(BIN)/pytest -m ecp5
+
+test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare a synthesised netlist with the model (minutes)
+	@PYTHON=$(PYTHON) .ci/packages kit
+	$(BIN)/pytest -m kit
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel

@@ -62,7 +62,9 @@ def verify(
     units |= sample
     if layer and not units:
         raise typer.BadParameter("says which layers --units compares: add --units", param_hint="--layer")
-    figures = verify_model(Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if units else None, chat, verilog or [])
+    figures = verify_model(
+        Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if units else None, chat, verilog or []
+    )
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)

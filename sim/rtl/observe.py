@@ -105,7 +105,9 @@ class ObservedChip(RtlChip):
         for at in self.taps.values():
             ports = (f"{at.port}__{part}" for part in at.parts)
             if self._library.simulation_tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
-                raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again, or leave out --units")
+                raise SimulationError(
+                    f"the chip has no port {at.port} at {at.scope}, or another one: compile it again, or leave out --units"
+                )
         self._ends: list[list[int]] = []
 
     @classmethod

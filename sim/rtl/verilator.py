@@ -197,7 +197,13 @@ def build_library(
         include = verilator_root() / "include"
         runtime = [include / f"{name}.cpp" for name in ("verilated", "verilated_threads", "verilated_save")]
         runtime += [include / name for name in addition.runtime]
-        sources = [*sorted(work.glob("*.cpp")), *runtime, STOPPED, addition.harness, *([addition.source] if addition.source else [])]
+        sources = [
+            *sorted(work.glob("*.cpp")),
+            *runtime,
+            STOPPED,
+            addition.harness,
+            *([addition.source] if addition.source else []),
+        ]
         flags = [
             *CXX_FLAGS,
             *addition.cxx_flags,

@@ -16,7 +16,7 @@ import pytest
 import hdl
 from hdl.config import ChipConfig
 from hdl.interface import COMMAND, REPLY, Status
-from hdl.verilog import TOP, chip_verilog
+from hdl.verilog import TOP, _prefixed, chip_verilog
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
 from sim.rtl.verilator import SimulationError, verilator
@@ -226,6 +226,15 @@ def test_verilog_depends_on_the_format_alone(chip):
         stdout=subprocess.PIPE,
     )
     assert again.stdout == chip.verilog
+
+
+def test_the_prefix_is_all_that_differs(chip):
+    """Each module is renamed where it is declared and where it is instantiated, and nothing else is."""
+    named = re.compile(r"^(module |  )(\\?)left_", re.MULTILINE)
+    text = _prefixed(chip.verilog, "left_")
+    assert len(named.findall(text)) >= 2 * chip.verilog.count("\nendmodule") - 1
+    assert named.sub(r"\1\2", text) == chip.verilog
+    assert all(line.split()[1].lstrip("\\").startswith("left_") for line in text.splitlines() if line.startswith("module "))
 
 
 def test_verilog_speaks_of_no_machine(chip):
