@@ -22,7 +22,7 @@ SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal lint format \
-        docs printed lock verilog sim bitstream flash clean fuzz
+        docs printed lock verilog sim bitstream flash clean fuzz test-kit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -65,6 +65,10 @@ test-ice40: $(TEST) ## build iCE40 bitstreams, and compare contents, placed cell
 
 test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
 	$(BIN)/pytest -m ecp5
+
+test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare a synthesised netlist with the model (minutes)
+	@PYTHON=$(PYTHON) .ci/packages kit
+	$(BIN)/pytest -m kit
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel

@@ -151,6 +151,14 @@ def verilog(job: Job) -> None:
     keep_builds(job.out, job.folder)
 
 
+def kit(job: Job) -> None:
+    """Write the files with which others use chip.v (``hardwire.kit``)."""
+    from hardwire.kit.write import write_kit
+
+    with step("write the kit", job.seconds):
+        write_kit(CompiledModel(job.folder))
+
+
 def simulation(job: Job) -> None:
     """Build the library of the simulated chip, unless it was kept."""
     with step("build the simulation", job.seconds) as running:
@@ -166,7 +174,7 @@ def cycles(job: Job) -> None:
     job.report["measured"] |= measured
 
 
-STEPS: tuple[Callable[[Job], None], ...] = (quantise, pack, verilog, simulation, cycles)
+STEPS: tuple[Callable[[Job], None], ...] = (quantise, pack, verilog, kit, simulation, cycles)
 """The steps of a compilation in their order.  Each reads results of the earlier steps from the Job and its folder."""
 
 ON_THE_SIMULATION = (simulation, cycles)
