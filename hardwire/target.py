@@ -115,6 +115,10 @@ class Target:
             return self.tokenizer.eos_ids
         return self.output.model.eos_token_ids if self.output else self.source.checkpoint.config.eos_token_ids
 
+    def stops(self, chat: bool) -> Sequence[int]:
+        """Return the tokens that end an answer: in a chat those that end a turn, else those that end a text."""
+        return self.tokenizer.chat_stop_ids if chat and self.tokenizer is not None else self.eos_token_ids
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens."""
@@ -182,7 +186,7 @@ class Target:
         """
         if self.tokenizer is None:
             return self._fitting(self._numbers(prompt), before)
-        return self._fitting(self.tokenizer.encode(_unicode(prompt), bos=not before), before)
+        return self._fitting(self.tokenizer.encode(prompt, bos=not before), before)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the tokens of a conversation in the model's chat template, up to the point where the model answers.
@@ -191,7 +195,7 @@ class Target:
         """
         if self.tokenizer is None:
             raise TokenizerError(f"{self.name}: has no tokenizer, which a chat needs")
-        return self._fitting(self.tokenizer.encode(_unicode(self.tokenizer.chat(messages)), bos=False))
+        return self._fitting(self.tokenizer.encode_chat(messages))
 
     def _fitting(self, ids: list[int], before: Sequence[int] = ()) -> list[int]:
         if not ids:
@@ -213,12 +217,3 @@ class Target:
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise TokenizerError(f"token {outside[0]} is not in the vocabulary of {self.vocab_size}")
         return ids
-
-
-def _unicode(text: str) -> str:
-    """Return the text.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(f"the text is not UTF-8 (character {error.start})") from None
-    return text

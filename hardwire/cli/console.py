@@ -1,5 +1,6 @@
 """The console of the command line: progress and remarks go to stderr, text and figures to stdout."""
 
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -73,6 +74,17 @@ def step(name: str) -> Iterator[Step]:
     taken = time.monotonic() - start
     if taken >= PATIENCE:
         say(f"{name}: {taken:.1f} s")
+
+
+def take_any_text() -> None:
+    """Let no text end the command.
+
+    Bytes of stdin that are not text become lone surrogates, which ``unicode_of`` refuses line by line.  Characters that stdout or
+    stderr cannot show are written as their escapes.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def write(text: str) -> None:

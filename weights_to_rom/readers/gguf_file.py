@@ -81,7 +81,7 @@ class GgufCheckpoint(Checkpoint):
         Raises CheckpointError for scales that are not finite.
         """
         tensor = self._tensors[self._names[name]]
-        if tensor.kind not in _KEPT:
+        if tensor.kind not in _KEPT or len(tensor.shape) != 2:
             return None
         rows = self._rows(name)
         data = np.asarray(tensor.raw(self._path))

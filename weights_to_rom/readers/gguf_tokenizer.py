@@ -109,6 +109,7 @@ def _with_settings(tokenizer: Tokenizer, path: Path, fields: dict[str, Any]) -> 
     usual = fields.get("tokenizer.ggml.model") == "llama" or fields.get("tokenizer.ggml.pre") in STARTS_WITH_BOS
     starts = fields.get("tokenizer.ggml.add_bos_token", usual or tokenizer.bos is not None)
     tokenizer.bos = ids.get("bos", tokenizer.bos) if starts else None
+    tokenizer.chat_bos = tokenizer.bos is not None
     tokenizer.chat_template = fields.get("tokenizer.chat_template", tokenizer.chat_template)
     family, eos = fields.get("tokenizer.ggml.model"), ids.get("eos")
     if eos is not None and 0 <= eos < len(tokens) and fields.get("tokenizer.ggml.add_eos_token", family == "t5"):

@@ -1,5 +1,6 @@
 """Read a tokenizer: recognise the format of its file, and apply the configuration files of the same folder."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def _read_json_model(path: Path) -> Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        model = _numbered(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
     # The post-processor decides whether a text starts or ends with a token, and which: encode a text with it and without it.
@@ -67,6 +68,18 @@ def _read_json_model(path: Path) -> Tokenizer:
     before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
     after = full[before + len(plain) :]
     return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
+
+
+def _numbered(text: str) -> tokenizers.Tokenizer:
+    """Load a tokenizer.json, whose added tokens have the numbers that it states, also within those of the vocabulary."""
+    model, file = tokenizers.Tokenizer.from_str(text), json.loads(text)
+    stated = {token["content"]: token["id"] for token in file.get("added_tokens") or ()}
+    # The library numbers such tokens anew, from the size of the vocabulary on, unless the vocabulary itself has them.
+    vocabulary = file["model"].get("vocab")
+    if not isinstance(vocabulary, dict) or all(model.token_to_id(token) == number for token, number in stated.items()):
+        return model
+    vocabulary |= stated
+    return tokenizers.Tokenizer.from_str(json.dumps(file))
 
 
 def _check_merges(path: Path, tokenizer: Tokenizer) -> None:
@@ -131,6 +144,8 @@ def _configured(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -
         tokenizer.eos_ids = tuple(int(i) for i in eos_ids)
     elif eos is not None:
         tokenizer.eos_ids = (eos,)
+    # transformers puts no such token before a chat.  A file that asks for it in so many words gets it, as in llama.cpp.
+    tokenizer.chat_bos = config.get("chat_bos", adds_bos) is True
     if isinstance(turn_end_ids := config.get("turn_end_ids"), list):
         tokenizer.turn_end_ids = tuple(int(i) for i in turn_end_ids)
     if adds_eos is False:

@@ -4,7 +4,7 @@ Byte-level BPE is encoded by Hugging Face's ``tokenizers``, sentencepiece's mode
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,39 @@ from tokenizers import AddedToken
 from weights_to_rom.text.added_tokens import Splitter, as_config, declare
 from weights_to_rom.text.chat_template import ChatTemplate
 from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.unicode import unicode_of
 
 if TYPE_CHECKING:
     from weights_to_rom.text.sentencepieces import Pieces
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+TURN_ENDS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<end_of_utterance>",
+    "<\N{FULLWIDTH VERTICAL LINE}end\N{LOWER ONE EIGHTH BLOCK}of\N{LOWER ONE EIGHTH BLOCK}sentence\N{FULLWIDTH VERTICAL LINE}>",
+    "<EOT>",
+    "_<EOT>",
+    "\N{LOWER ONE EIGHTH BLOCK}<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "</s>",
+)
+"""Tokens that end a turn in the models that have them.  Many files of such models give only the token that ends a text."""
+
+_WORDS = "Certainly"
+"""What an assistant says to find the token that a template writes after its words."""
 
 
 class Tokenizer:
@@ -32,6 +60,7 @@ class Tokenizer:
     -------
     bos : int | None            the token that begins a text, or None if this model's texts begin without one
     eos_ids : tuple[int, ...]   tokens that end a text
+    chat_bos : bool             whether ``bos`` also begins a chat whose template does not write it
     turn_end_ids : tuple[...]   tokens of the model's files at which a chat stops, beside those of ``chat_stop_ids``
     closing : int | None        the token that ``encode`` puts after a text (``add_eos_token``), for most models None
     vocab_size : int            token numbers are below this
@@ -62,6 +91,7 @@ class Tokenizer:
         self.eos_ids = tuple(eos_ids)
         self.chat_template = chat_template
         self.special = dict(special or {})
+        self.chat_bos = False
         self.turn_end_ids: tuple[int, ...] = ()
         self.warnings: list[str] = []
         self.pieces = pieces
@@ -83,14 +113,17 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Return the token numbers of a text.
 
-        With ``bos``, ``self.bos`` comes first if the model's texts start with it, and ``self.closing`` last.  A chat needs False,
-        because its template writes those tokens.  The name of an added token in the text becomes that token.
+        With ``bos``, ``self.bos`` comes first if the model's texts start with it and this one does not, and ``self.closing`` last.
+        The end of a text needs False.  The name of an added token in the text becomes that token.
+
+        Raises TokenizerError for a text that is not Unicode, and for a token that the model lacks.
         """
+        text = unicode_of(text)
         if self.pieces is None:
             ids = self.model.encode(text, add_special_tokens=False).ids
         else:
             ids = self.pieces.encode(self._splitter.split(text))
-        if bos and self.bos is not None:
+        if bos and self.bos is not None and ids[:1] != [self.bos]:
             ids = [self.bos, *ids]
         if bos and self.closing is not None:
             ids = [*ids, self.closing]
@@ -106,11 +139,42 @@ class Tokenizer:
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """Apply the chat template to ``messages``, each ``{"role": ..., "content": ...}``, and return the text.
 
-        Encode the text with ``bos=False``.  Raises TokenizerError if there is no template, or if it refuses the messages.
+        Raises TokenizerError if there is no template, or if it refuses the messages.
         """
         if self.chat_template is None:
             raise TokenizerError("this model has no chat template: prompt it without --chat")
         return self._template.render(messages, add_generation_prompt, self.special)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the token numbers of ``messages`` in the chat template, up to the point where the model answers.
+
+        Raises the errors of ``chat`` and ``encode``.
+        """
+        return self.encode(self.chat(messages), bos=self.chat_bos)
+
+    @cached_property
+    def chat_stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer in a chat.
+
+        They are the tokens that end a text, ``turn_end_ids``, the tokens of TURN_ENDS, and the special token that the template
+        writes after the words of an assistant.
+        """
+        names = [self.special.get(name, "") for name in ("eos_token", "eot_token", "eom_token")]
+        ids = [*self.eos_ids, *self.turn_end_ids, *map(self.model.token_to_id, [*names, *TURN_ENDS]), *self._after_answers()]
+        return tuple(i for i in dict.fromkeys(ids) if i is not None and i < self.vocab_size)
+
+    def _after_answers(self) -> Iterator[int]:
+        """Yield the special tokens that follow an assistant's words: before the next turn, and at the end of a conversation."""
+        special = self.model.get_added_tokens_decoder()
+        said = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": _WORDS}, {"role": "user", "content": "Why?"}]
+        for messages in (said, said[:2]):
+            try:
+                _, found, after = self.chat(messages, add_generation_prompt=False).rpartition(_WORDS)
+                ids = self.encode(after.lstrip(), bos=False) if found else []
+            except TokenizerError:  # many templates refuse some conversations
+                continue
+            if ids and ids[0] in special:
+                yield ids[0]
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -136,6 +200,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             # Only ``read_tokenizer`` reads these fields: transformers has one eos_token and takes its number from the vocabulary.
             "eos_token_ids": list(self.eos_ids),
+            "chat_bos": self.chat_bos,
             "turn_end_ids": list(self.turn_end_ids),
             "closing_id": self.closing,
         }
