@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tests.support.checkpoints import SHAPE, write_gguf, write_hugging_face
 from weights_to_rom.readers.base import Checkpoint, CheckpointError
@@ -90,9 +90,9 @@ def test_a_chat_stops_at_the_token_that_the_template_writes_after_an_answer(temp
 
 
 def test_a_chat_stops_at_no_token_that_the_model_lacks():
-    tokenizer = talker(talk("<stop>"), eos_ids=[5])
-    tokenizer.vocab_size = STOP
-    assert tokenizer.chat_stop_ids == (5,)
+    tokenizer = talker(None, "<|im_end|>", "<|eot_id|>", eos_ids=[5])
+    tokenizer.vocab_size = 257
+    assert tokenizer.chat_stop_ids == (5, 256)
 
 
 def test_a_chat_stops_at_the_ends_of_all_files_and_a_text_at_its_own(tmp_path):
@@ -212,10 +212,15 @@ def test_a_begin_token_that_a_text_spells_is_not_doubled():
 @pytest.mark.parametrize(("template", "written"), [(talk(""), []), ("{{ bos_token }}" + talk(""), [BEGIN])])
 @pytest.mark.parametrize("add_bos", [None, True, False])
 def test_a_begin_token_that_files_ask_for_comes_before_a_chat(tmp_path, template, written, add_bos):
-    """Without the setting a chat is the template alone, as in transformers."""
+    """Without the setting a chat is the template alone, as in transformers, also if a text begins with the token."""
     config = {"bos_token": "<begin>", "eos_token": "<stop>", "chat_template": template}
     config |= {} if add_bos is None else {"add_bos_token": add_bos}
-    tokenizer = the_tokenizer(hugging_face(tmp_path / "model", config))
+    hugging_face(tmp_path / "model", config)
+    model = byte_model(*SPECIAL)
+    model.post_processor = processors.TemplateProcessing(single="<begin> $A", special_tokens=[("<begin>", BEGIN)])
+    model.save(str(tmp_path / "model" / "tokenizer.json"))
+    tokenizer = the_tokenizer(open_checkpoint(tmp_path / "model"))
+    assert tokenizer.encode("a") == [*([] if add_bos is False else [BEGIN]), *letters("a")]
     expected = [*(written or ([BEGIN] if add_bos else [])), TURN, *letters("user: a"), TURN]
     said = [{"role": "user", "content": "a"}]
     assert tokenizer.encode_chat(said) == expected
@@ -225,7 +230,7 @@ def test_a_begin_token_that_files_ask_for_comes_before_a_chat(tmp_path, template
 
 def test_a_saved_tokenizer_begins_and_ends_as_before(tmp_path):
     first = talker(talk("<stop>"), bos=BEGIN, eos_ids=[LAST, 3], special={"eos_token": "<last>"})
-    first.turn_end_ids, first.chat_bos = (MORE, 9), True
+    first.turn_end_ids = MORE, 9
     first.save(tmp_path)
     second = tokenizer_in(tmp_path)
     assert second is not None and first.chat_stop_ids == (LAST, 3, MORE, 9, STOP)
