@@ -132,6 +132,6 @@ def test_special_tokens_that_the_model_lacks_are_left_out_with_a_warning(tmp_pat
     checkpoint = open_checkpoint(tmp_path / "model.gguf")
     assert (checkpoint.config.bos_token_id, checkpoint.config.eos_token_ids) == (None, (2,))
     assert [line.split(": ")[1].split(",")[0] for line in checkpoint.warnings] == [
-        "bos_token_id is 4294967295",
-        "eos_token_id is 4294967295",
+        "tokenizer.ggml.bos_token_id is 4294967295",
+        "tokenizer.ggml.eot_token_id is 4294967295",
     ]
