@@ -27,6 +27,7 @@ USES = {
     "fpga": ("core", "For bitstreams: synthesis, place and route, and the program that loads a board."),
     "test": ("fpga", "For the test suite and the proofs."),
     "docs": ("core", "For the site of the documentation."),
+    "bench": ("core", "For the comparison with llama.cpp."),
     "lint": ("core", "For the linter, the formatter, the type checker and the commit hooks."),
 }
 
