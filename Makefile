@@ -18,10 +18,11 @@ PROMPT ?= Once upon a time
 TOKENS ?= 200
 BOARD ?= ulx3s-85f
 DEMO := build/demo
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-kit test-wheel formal lint format docs printed lock \
-        verilog sim bitstream flash clean
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal lint format \
+        docs printed lock verilog sim bitstream flash clean fuzz test-kit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -71,6 +72,12 @@ test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel
+
+tokens-truth: $(TEST) ## compare the tokens of 5,000 texts with transformers', sentencepiece's and llama.cpp's (minutes)
+	$(BIN)/python tests/data/generators/tokens.py
+
+fuzz: $(TEST) ## read 60,000 damaged and hostile files of every kind: SEED=... (about ten minutes)
+	$(BIN)/python -m tests.fuzz.run --seed $(SEED)
 
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py

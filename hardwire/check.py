@@ -22,6 +22,7 @@ from sim.session import Sampling, Session
 from weights_to_rom.adapters.lora import IntegerAdapter
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
+from weights_to_rom.text.unicode import unicode_of
 
 PROMPTS = ("Once upon a time", "The little dog was", "One day, a girl named Lily")
 """The texts that are compared unless others are given."""
@@ -184,7 +185,7 @@ def verify(
         raise HardwireError(
             f"{compiled.folder}: has one engine for all units, and no ports between them to look at: leave out --units"
         )
-    texts = list(prompts) or default_prompts(target)
+    texts = [*map(unicode_of, prompts)] or default_prompts(target)
     questions = ([{"role": "user", "content": text}] for text in texts)
     encoded = [*map(target.encode_chat, questions)] if chat else [*map(target.encode, texts)]
     golden, sample = target.golden(), None

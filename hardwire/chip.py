@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.board_session import board_session
-from hardwire.compiled import CompiledModel
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.target import Target
 
 if TYPE_CHECKING:
@@ -32,16 +32,21 @@ class Chip(CompiledModel):
         backend : str    "rtl" (the simulated chip, the default), "golden" (the integer model in numpy, whose replies equal the
                          chip's to the bit) or "float" (the checkpoint in floating point)
         adapter : Path   a folder that peft wrote; the chip needs ``lora_rank``
-        port : str       the serial port of a board that holds this model, or "auto" to look for the board.  With a port,
-                         ``backend`` and ``adapter`` have no effect
+        port : str       the serial port of a board that holds this model, or "auto" to look for the board; it takes the place of
+                         a backend, and a board gets no adapter
 
         Raises
         ------
-        CompiledError     if the backend is unknown, no board answers, or the chip does not take the adapter
+        CompiledError     if the backend is unknown, no board answers, the chip does not take the adapter, or a port is given
+                          with a backend or an adapter
         AdapterError      if the adapter does not fit the model
         SimulationError   if the simulation cannot be built
         """
         if port is not None:
+            if backend is not None:
+                raise CompiledError(f"port {port!r} and backend {backend!r} are two ways: choose one")
+            if adapter is not None:
+                raise CompiledError(f"{adapter}: an adapter is not sent to a board: leave the port out")
             return board_session(self, port)
         return Target(self, adapter=adapter).session(backend)
 

@@ -45,6 +45,7 @@ HASHED = (
     "model.safetensors",
     "rom/manifest.json",
     "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer.model",
     "tokenizer/tokenizer_config.json",
 )
 """The files whose SHA-256 is in chip.json.  A tokenizer's files are listed if they exist."""
@@ -159,6 +160,11 @@ class CompiledModel:
         """The file chip.v."""
         return self.folder / "chip.v"
 
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of the checkpoint when it was compiled; none in a folder of an earlier version."""
+        return self.about.get("warnings", [])
+
     def source(self) -> Source:
         """Open the checkpoint that the model was compiled from.  Raises CompiledError if the checkpoint is gone."""
         try:
@@ -222,14 +228,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: str, tokenizer: str | None) -> None:
+def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source) -> None:
     """Write chip.json of a folder in which all files are complete, except for the report and the simulation."""
     write_json(
         folder / "chip.json",
         {
             "kind": KIND,
-            "source": source,
-            "tokenizer": tokenizer,
+            "source": source.name,
+            "tokenizer": source.tokenizer,
+            "warnings": source.checkpoint.warnings,
             "chip_config": config.as_dict(),
             "model_format": model.format.as_dict(),
             "module": config.module(TOP),

@@ -118,13 +118,6 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
 def quantise(job: Job) -> None:
     """Write the integer model and the tokenizer."""
     job.model = job.source.quantise(job.wide_bits, job.gptq_text, job.seconds)
-    for name, norm in job.model.norms.items():
-        # The shared engine reads an epsilon as a signed word of 32 bits.
-        if job.config.shared and norm.eps_q >= 1 << 31:
-            raise CompiledError(
-                f"{job.source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: "
-                "compile without --shared"
-            )
     job.model.save(job.folder / "model.safetensors")
     if job.source.checkpoint.tokenizer is not None:
         job.source.checkpoint.tokenizer.save(job.folder / "tokenizer")
@@ -154,7 +147,7 @@ def verilog(job: Job) -> None:
     if job.respun is not None and sha256(chip) != job.respun.about["files"]["chip.v"]:
         raise CompiledError(f"{job.out}: this version of hardwire generates other Verilog: compile it again")
     shutil.copymode(chip, job.folder / "model.safetensors")  # safetensors gives its file private permissions
-    describe(job.folder, job.model, job.config, job.source.name, job.source.tokenizer)
+    describe(job.folder, job.model, job.config, job.source)
     keep_builds(job.out, job.folder)
 
 
