@@ -132,7 +132,7 @@ def convert(component: wiring.Component, name: str, roms: Iterable[Rom | RomSpec
 
 
 def chip_verilog(model: ModelFormat, config: ChipConfig) -> str:
-    """The chip for a model's format: top module ``config.module(TOP)``.  Its ROM images lie in ``rom``, in the folder of the file."""
+    """The chip for a model's format: top module ``config.module(TOP)``.  Its ROM images lie in the folder ``rom`` next to it."""
     return whole_verilog(Chip(model=model, config=config), TOP, rom_map(model, **config.rom_lanes).values(), config.prefix)
 
 
