@@ -21,8 +21,8 @@ DEMO := build/demo
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel fuzz formal lint format docs printed lock \
-        verilog sim bitstream flash clean
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal lint format \
+        docs printed lock verilog sim bitstream flash clean fuzz test-kit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -66,8 +66,15 @@ test-ice40: $(TEST) ## build iCE40 bitstreams, and compare contents, placed cell
 test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
 	$(BIN)/pytest -m ecp5
 
+test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare a synthesised netlist with the model (minutes)
+	@PYTHON=$(PYTHON) .ci/packages kit
+	$(BIN)/pytest -m kit
+
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel
+
+tokens-truth: $(TEST) ## compare the tokens of 5,000 texts with transformers', sentencepiece's and llama.cpp's (minutes)
+	$(BIN)/python tests/data/generators/tokens.py
 
 fuzz: $(TEST) ## read 60,000 damaged and hostile files of every kind: SEED=... (about ten minutes)
 	$(BIN)/python -m tests.fuzz.run --seed $(SEED)

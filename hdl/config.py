@@ -1,5 +1,6 @@
 """How much hardware a chip has: the choices of an engineer, their defaults and their limits."""
 
+import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
@@ -94,6 +95,7 @@ class ChipConfig:
         "and at most 256 positions, and its sampling is greedy.",
         False,
     )
+    prefix: str = option("Begins the names of all Verilog modules, so that several chips fit into one design.", "", shown="none")
 
     @classmethod
     def for_model(cls, model: ModelFormat, **given: Any) -> "ChipConfig":
@@ -176,6 +178,8 @@ class ChipConfig:
             )
         if self.n_adapters > MAX_ADAPTERS:
             raise ConfigError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
+        if self.prefix and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", self.prefix):
+            raise ConfigError(f"prefix must be a Verilog name of at most 64 letters, digits and underscores, not {self.prefix!r}")
         return self
 
     def _check_shared(self, model: ModelFormat) -> None:
@@ -210,6 +214,10 @@ class ChipConfig:
     def rom_lanes(self) -> dict[str, int]:
         """The lanes that the ROM layout depends on, as ``weights_to_rom.rom_map`` and the packers take them."""
         return {"row_lanes": self.row_lanes, "block_lanes": self.block_lanes, "vector_lanes": self.vector_lanes}
+
+    def module(self, name: str) -> str:
+        """The name of a module in this chip's Verilog: ``name``, or PREFIX_name."""
+        return f"{self.prefix}_{name}" if self.prefix else name
 
     @property
     def x_lanes(self) -> int:

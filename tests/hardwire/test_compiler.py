@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hardwire.check import verify
-from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
@@ -30,10 +30,11 @@ def test_a_chip_on_the_shared_engine(tmp_path):
     assert "module spram" in (out.folder / "chip.v").read_text()
 
 
-def test_an_epsilon_that_is_too_large(tmp_path):
-    with pytest.raises(CompiledError, match=r"the epsilon of .*norm is too large for the shared engine: compile without --shared"):
-        compiled(tmp_path, norm_eps=5.0)
-    assert not (tmp_path / "out").exists()
+def test_a_large_epsilon(tmp_path):
+    """The engine reads an epsilon as a signed word: the residual stream is scaled so that the word holds it."""
+    model = CompiledModel(compiled(tmp_path, norm_eps=5.0)).model
+    assert model.residual_shift == -1
+    assert {norm.eps_q for norm in model.norms.values()} == {32 * 5 * 2**24 // 4}
 
 
 def test_units_that_cannot_be_looked_at(tmp_path):

@@ -1,7 +1,7 @@
 """The tokenizer that the metadata of a GGUF file describes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ _LOOKS_SPECIAL = re.compile(
     r"<\|[^\s<>|]([^<>|]*[^\s<>|])?\|>|<｜[^<>｜]+｜>|<(start|end)_of_(turn|text|utterance)>|_?<EOT>|\[EO[ST]\]"
     r"|<fim[_-](prefix|middle|suffix|pad)>|<repo_?name>|<file_sep>"
 )
+_BRACKETED = re.compile(r"<.+>|\[.+\]")
+_STATED = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # The numbers of special tokens that a sentencepiece model need not state: those of Llama and of T5.
 _DEFAULTS = {"llama": {"unk": 0, "bos": 1, "eos": 2}, "t5": {"pad": 0, "eos": 1, "unk": 2}}
@@ -67,20 +69,22 @@ def gguf_tokenizer(path: Path, fields: dict[str, Any], given: Tokenizer | None =
         return None
     warnings: list[str] = []
     pieces, pre, ids = None, get("pre"), special_ids(path, fields)
+    stated = {value for key, value in fields.items() if _STATED.fullmatch(key)}
     try:
+        kinds = _kinds(tokens, get("token_type"), stated)
         if family == "gpt2":
             if pre in (None, "default"):
                 warnings.append(f"tokenizer: {path.name} does not say how words are split (tokenizer.ggml.pre), which is guessed")
-            kinds = _kinds(tokens, get("token_type"))
             model = byte_level_bpe(tokens, get("merges"), kinds, pre or "default")
         elif family in _DEFAULTS:
             tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
-            kinds = _piece_kinds(tokens, get("token_type"), ids["unk"])
+            kinds = _piece_kinds(tokens, kinds, ids)
+            # The tokens that are whole are cut out of a text before sentencepiece gets it.  T5's tokens of bytes are never used.
+            stands_for = {USER_DEFINED: NORMAL} | ({BYTE: CONTROL} if family == "t5" else {})
             proto = sentencepiece_model(
                 tokens,
                 get("scores") or [0.0] * len(tokens),
-                # The tokens that are whole are cut out of a text before sentencepiece gets it.
-                [NORMAL if kind == USER_DEFINED else kind for kind in kinds],
+                [stands_for.get(kind, kind) for kind in kinds],
                 algorithm=BPE if family == "llama" else UNIGRAM,
                 charsmap=bytes(get("precompiled_charsmap") or b""),
                 collapse_spaces=family == "t5" and get("remove_extra_whitespaces", False),
@@ -114,28 +118,30 @@ def _with_settings(tokenizer: Tokenizer, path: Path, fields: dict[str, Any]) -> 
     return tokenizer
 
 
-def _kinds(tokens: Sequence[str], given: Sequence[int] | None) -> list[int]:
-    """Return the kind of each token: the file's, but a token that looks special is."""
+def _kinds(tokens: Sequence[str], given: Sequence[int] | None, stated: Collection[object]) -> list[int]:
+    """Return the kind of each token: the file's, but normal ones are special if they look so.
+
+    ``stated`` are the numbers of tokens with a role.  Some files give a role to an ordinary token: padding to "!", number 0.
+    """
     kinds = list(given or [NORMAL] * len(tokens))
     if len(kinds) != len(tokens):
         raise TokenizerError(f"{len(tokens)} tokens have {len(kinds)} types")
     for i, token in enumerate(tokens):
-        if kinds[i] == NORMAL and _LOOKS_SPECIAL.fullmatch(token):
+        if kinds[i] == NORMAL and (_LOOKS_SPECIAL.fullmatch(token) or (i in stated and _BRACKETED.fullmatch(token))):
             kinds[i] = CONTROL
     return kinds
 
 
-def _piece_kinds(tokens: Sequence[str], given: Sequence[int] | None, unknown: int) -> list[int]:
+def _piece_kinds(tokens: Sequence[str], kinds: Sequence[int], ids: Mapping[str, int]) -> list[int]:
     """Return the kind of each piece.  Files without types, converted long ago, have Llama's bytes and special tokens."""
-    kinds = [kind if NORMAL <= kind <= BYTE else NORMAL for kind in _kinds(tokens, given)]
+    kinds = [kind if NORMAL <= kind <= BYTE else NORMAL for kind in kinds]
     bytes_found = [i for i, token in enumerate(tokens) if _BYTE.fullmatch(token)]
     for i in bytes_found if len(bytes_found) == 256 else ():
         kinds[i] = BYTE
+    for role, i in ids.items():
+        if 0 <= i < len(tokens) and tokens[i] in ("<unk>", "<s>", "</s>", "<pad>"):
+            kinds[i] = UNKNOWN if role == "unk" and UNKNOWN not in kinds else CONTROL if kinds[i] == NORMAL else kinds[i]
     for i, token in enumerate(tokens):
         if token == f"[EMPTY_{i}]":
             kinds[i] = UNUSED
-        elif not given and token in ("<s>", "</s>"):
-            kinds[i] = CONTROL
-    if UNKNOWN not in kinds and isinstance(unknown, int) and 0 <= unknown < len(tokens) and tokens[unknown] in ("<unk>", "<UNK>"):
-        kinds[unknown] = UNKNOWN
     return kinds

@@ -118,8 +118,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
     config |= older | ({LIST: both} if both else {})
     if added := read("added_tokens.json"):
         named, others = special_tokens(config, str(directory))
-        special = {token.content for token in [*named.values(), *others]}
-        config["added_tokens_decoder"] = {
+        special = {str(token) for token in [*named.values(), *others]}
+        config["added_tokens"] = {
             str(number): {"content": text, "normalized": text not in special, "special": text in special}
             for text, number in added.items()
         }
@@ -152,8 +152,13 @@ def _configured(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -
     tokenizer.chat_bos = config.get("chat_bos", adds_bos) is True
     if isinstance(turn_end_ids := config.get("turn_end_ids"), list):
         tokenizer.turn_end_ids = tuple(int(i) for i in turn_end_ids)
-    if adds_eos is not None:
-        tokenizer.closing = eos if adds_eos else None
+    if adds_eos is False:
+        tokenizer.closing = None
+    elif adds_eos and (tokenizer.pieces or config.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast")):
+        # Other classes of transformers leave that to the post-processor of tokenizer.json.
+        tokenizer.closing = eos
+    if isinstance(closing := config.get("closing_id"), int):
+        tokenizer.closing = closing
     if tokenizer.closing is not None:
         token = tokenizer.model.id_to_token(tokenizer.closing)
         tokenizer.warnings.append(f"tokenizer: puts {token!r} after every prompt, as its files say")
@@ -168,12 +173,17 @@ def _configured(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -
 
 def _declare(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -> None:
     """Let the tokens that the configuration declares be whole.  Numbers that it states must be those of the vocabulary."""
-    numbered = numbered_tokens(config, str(directory))
+    numbered = numbered_tokens(config, "added_tokens_decoder", str(directory))
+    present = tokenizer.model.get_added_tokens_decoder()  # those of tokenizer.json, which added_tokens.json does not change
+    older = numbered_tokens(config, "added_tokens", str(directory))
+    numbered |= {number: token for number, token in older.items() if number not in present}
     named, others = special_tokens(config, str(directory))
     by_text = {token.content: token for token in numbered.values()}
-    tokens = [by_text.get(token.content, token) for token in [*named.values(), *others]]
-    tokenizer.declare(numbered, tokens, [token.content for token in tokens])
+    tokenizer.declare(numbered, [by_text.get(str(token), token) for token in [*named.values(), *others]])
     for number, token in numbered.items():
         if (found := tokenizer.model.token_to_id(token.content)) != number:
             raise TokenizerError(f"{directory}: its configuration has {token.content!r} as {number}, not {found}")
-    tokenizer.special |= {key: token.content for key, token in named.items()}
+    tokenizer.special |= {key: str(token) for key, token in named.items()}
+    ordinary = config.get("ordinary_tokens")  # in the files of ``Tokenizer.save``
+    for key, text in ordinary.items() if isinstance(ordinary, dict) else ():
+        tokenizer.special[key] = str(text)

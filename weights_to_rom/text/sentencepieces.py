@@ -34,7 +34,7 @@ class Pieces:
     ----------
     proto : bytes     the contents of a tokenizer.model
     prefix : bool     put a space before a text; by default as the model says
-    legacy : bool     put it also before a text that follows an added token
+    legacy : bool     put it also before a text that begins with a space, or that follows an added token
 
     Members
     -------
@@ -64,7 +64,9 @@ class Pieces:
             if isinstance(part, int):
                 ids.append(part)
             else:
-                source = self._with if self.prefix and (self.legacy or i == 0) else self._without
+                # transformers' new behaviour: only the text's begin gets a space, if it has none.
+                new = i == 0 and not part.startswith((" ", SPACE))
+                source = self._with if self.prefix and (self.legacy or new) else self._without
                 ids += source.encode(part)
         if self.tokens[-1] == _NO_UNKNOWN and len(self.tokens) - 1 in ids:
             raise TokenizerError("the text has characters that the vocabulary lacks")

@@ -100,9 +100,9 @@ class Tokenizer:
         self.vocab_size = max(model.get_vocab(True).values(), default=-1) + 1
         self.base_size = max(model.get_vocab(False).values(), default=-1) + 1
 
-    def declare(self, numbered: Mapping[int, AddedToken], others: Sequence[AddedToken], special: Iterable[str] = ()) -> None:
+    def declare(self, numbered: Mapping[int, AddedToken], special: Iterable[AddedToken | str]) -> None:
         """Take tokens out of the text before it is encoded (``added_tokens.declare``)."""
-        declare(self.model, numbered, others, special)
+        declare(self.model, numbered, special)
         self.vocab_size = max(self.model.get_vocab(True).values(), default=-1) + 1
         self.__dict__.pop("_splitter", None)
 
@@ -186,8 +186,14 @@ class Tokenizer:
 
         ``text.open.read_tokenizer`` and transformers read them.
         """
+        special = dict(self.special)
+        if self.bos is not None and (text := self.model.id_to_token(self.bos)):
+            special["bos_token"] = text
+        added = {token.content for token in self.model.get_added_tokens_decoder().values()}
         config: dict[str, Any] = {
-            **self.special,
+            **{name: text for name, text in special.items() if text in added},
+            # Some GGUF files give such a name to an ordinary token: padding to "!".  Under its name it would become an added one.
+            "ordinary_tokens": {name: text for name, text in special.items() if text not in added},
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos is not None,
             "add_eos_token": self.closing is not None,
@@ -196,6 +202,7 @@ class Tokenizer:
             "eos_token_ids": list(self.eos_ids),
             "chat_bos": self.chat_bos,
             "turn_end_ids": list(self.turn_end_ids),
+            "closing_id": self.closing,
         }
         if self.pieces is not None:
             config |= {
@@ -204,8 +211,6 @@ class Tokenizer:
                 "add_prefix_space": self.pieces.prefix,
                 "added_tokens_decoder": as_config(self.model.get_added_tokens_decoder()),
             }
-        if self.bos is not None:
-            config["bos_token"] = self.model.id_to_token(self.bos)
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         directory.mkdir(parents=True, exist_ok=True)
