@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hardwire.check import verify
-from hardwire.compiled import CompiledModel
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
