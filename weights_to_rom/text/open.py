@@ -10,8 +10,10 @@ from tokenizers import AddedToken, models
 
 from weights_to_rom.json_file import read_json_object
 from weights_to_rom.other_files import refuse_other_kind
+from weights_to_rom.schema import short
 from weights_to_rom.text.added_tokens import numbered_tokens, special_tokens
 from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.regular_expressions import endless_pattern
 from weights_to_rom.text.sentencepieces import read_llama2c, read_sentencepiece
 from weights_to_rom.text.tokenizer import Tokenizer
 
@@ -62,6 +64,8 @@ def _read_json_model(path: Path) -> Tokenizer:
         model = _numbered(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
+    if (pattern := endless_pattern(model)) is not None:
+        raise TokenizerError(f"{path}: its pattern {short(pattern)} may take exponential time: name another with --tokenizer")
     # The post-processor decides whether a text starts or ends with a token, and which: encode a text with it and without it.
     plain = model.encode("a", add_special_tokens=False).ids
     full = model.encode("a", add_special_tokens=True).ids
