@@ -132,7 +132,7 @@ def convert(component: wiring.Component, name: str, roms: Iterable[Rom | RomSpec
 
 
 def chip_verilog(model: ModelFormat, config: ChipConfig) -> str:
-    """The chip for a model's format: top module ``config.module(TOP)``, with the ROM images in the folder ``rom`` beside the file."""
+    """The chip for a model's format: top module ``config.module(TOP)``.  Its ROM images lie in the folder ``rom`` next to it."""
     return whole_verilog(Chip(model=model, config=config), TOP, rom_map(model, **config.rom_lanes).values(), config.prefix)
 
 
@@ -146,7 +146,7 @@ def whole_verilog(component: wiring.Component, name: str, roms: Iterable[Rom | R
 
 
 def _prefixed(text: str, prefix: str) -> str:
-    """The same Verilog with ``prefix`` at the beginning of each name of a module, where it is declared and where it is instantiated."""
+    """The same Verilog with ``prefix`` at the beginning of each name of a module, in declarations and in instances."""
     names = set(re.findall(r"^module (\\?[^\s(]+)", text, flags=re.MULTILINE))
 
     def renamed(match: re.Match) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tokenizers
 from pydantic import Field
-from tokenizers import models
+from tokenizers import AddedToken, models
 
 from weights_to_rom.json_file import read_json_object
 from weights_to_rom.other_files import refuse_other_kind
@@ -204,13 +204,20 @@ def _configured(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -
 
 def _declare(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -> None:
     """Let the tokens that the configuration declares be whole.  Numbers that it states must be those of the vocabulary."""
-    numbered = numbered_tokens(config, "added_tokens_decoder", str(directory))
-    present = tokenizer.model.get_added_tokens_decoder()  # those of tokenizer.json, which added_tokens.json does not change
-    older = numbered_tokens(config, "added_tokens", str(directory))
-    numbered |= {number: token for number, token in older.items() if number not in present}
     named, others = special_tokens(config, str(directory))
+    numbered = numbered_tokens(config, "added_tokens_decoder", str(directory))
+    if "added_tokens_decoder" not in config:
+        # What tokenizer.json states prevails over the files of older releases.
+        stated = {} if tokenizer.pieces else tokenizer.model.get_added_tokens_decoder()
+        older = numbered_tokens(config, "added_tokens", str(directory))
+        numbered = {number: token for number, token in older.items() if number not in stated}
+        texts = {token.content for token in stated.values()}
+        named = {key: str(token) if str(token) in texts else token for key, token in named.items()}
     by_text = {token.content: token for token in numbered.values()}
-    tokenizer.declare(numbered, [by_text.get(str(token), token) for token in [*named.values(), *others]])
+    special: dict[str, AddedToken | str] = {}
+    for token in [*named.values(), *others]:  # of two entries with one text the first counts
+        special.setdefault(str(token), by_text.get(str(token), token))
+    tokenizer.declare(numbered, special.values())
     for number, token in numbered.items():
         if (found := tokenizer.model.token_to_id(token.content)) != number:
             raise TokenizerError(f"{directory}: its configuration has {token.content!r} as {number}, not {found}")

@@ -113,8 +113,8 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Return the token numbers of a text.
 
-        With ``bos``, ``self.bos`` comes first if the model's texts start with it and this one does not, and ``self.closing`` last.
-        The end of a text needs False.  The name of an added token in the text becomes that token.
+        With ``bos``, ``self.bos`` comes first if the model's texts start with it, and ``self.closing`` last; a chat needs False,
+        because its template writes these tokens.  The name of an added token in the text becomes that token.
 
         Raises TokenizerError for a text that is not Unicode, and for a token that the model lacks.
         """
@@ -123,7 +123,7 @@ class Tokenizer:
             ids = self.model.encode(text, add_special_tokens=False).ids
         else:
             ids = self.pieces.encode(self._splitter.split(text))
-        if bos and self.bos is not None and ids[:1] != [self.bos]:
+        if bos and self.bos is not None:
             ids = [self.bos, *ids]
         if bos and self.closing is not None:
             ids = [*ids, self.closing]
@@ -131,6 +131,14 @@ class Tokenizer:
             token = self.model.id_to_token(max(ids))
             raise TokenizerError(f"the token {token!r} ({max(ids)}) is beyond the model's {self.vocab_size}")
         return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the token numbers of a text that a person writes, as ``encode`` does.
+
+        A text that spells ``self.bos`` at its beginning does not get that token twice.
+        """
+        spelt = self.bos is not None and self.encode(text, bos=False)[:1] == [self.bos]
+        return self.encode(text)[1:] if spelt else self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token numbers, without special tokens.  Bytes that are no UTF-8 become U+FFFD."""
@@ -150,7 +158,8 @@ class Tokenizer:
 
         Raises the errors of ``chat`` and ``encode``.
         """
-        return self.encode(self.chat(messages), bos=self.chat_bos)
+        ids = self.encode(self.chat(messages), bos=False)
+        return [self.bos, *ids] if self.chat_bos and self.bos is not None and ids[:1] != [self.bos] else ids
 
     @cached_property
     def chat_stop_ids(self) -> tuple[int, ...]:
