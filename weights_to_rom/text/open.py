@@ -13,7 +13,7 @@ from weights_to_rom.json_file import read_json_object
 from weights_to_rom.other_files import refuse_other_kind
 from weights_to_rom.schema import Flag, Schema, Text, TokenId, checked, short
 from weights_to_rom.text.added_tokens import numbered_tokens, special_tokens
-from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.errors import TokenizerError, library_errors
 from weights_to_rom.text.regular_expressions import endless_pattern
 from weights_to_rom.text.sentencepieces import read_llama2c, read_sentencepiece
 from weights_to_rom.text.tokenizer import Tokenizer
@@ -88,15 +88,15 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _read_json_model(path: Path) -> Tokenizer:
-    try:
-        model = _numbered(_read_text(path))
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
+    text = _read_text(path)
+    with library_errors(f"{path}: not a tokenizer.json"):
+        model = _numbered(text)
     if (pattern := endless_pattern(model)) is not None:
         raise TokenizerError(f"{path}: its pattern {short(pattern)} may take exponential time: name another with --tokenizer")
     # The post-processor decides whether a text starts or ends with a token, and which: encode a text with it and without it.
-    plain = model.encode("a", add_special_tokens=False).ids
-    full = model.encode("a", add_special_tokens=True).ids
+    with library_errors(f"{path}: cannot encode a text"):
+        plain = model.encode("a", add_special_tokens=False).ids
+        full = model.encode("a", add_special_tokens=True).ids
     before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
     after = full[before + len(plain) :]
     return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
