@@ -36,7 +36,7 @@ FILLED_IN = "069f0a71"
 
 def filled_in(model: ModelFormat, given: dict) -> dict | None:
     try:
-        return ChipConfig.for_model(model, **given).as_dict()
+        return {name: of for name, of in ChipConfig.for_model(model, **given).as_dict().items() if name != "prefix"}
     except ConfigError:
         return None
 
@@ -91,6 +91,12 @@ def test_a_context_that_the_shared_engine_cannot_sum():
         ({"lora_rank": 4, "lora_lanes": 8}, r"lora_lanes must be a power of two that divides lora_rank \(4\), not 8"),
         ({"n_adapters": 16}, "n_adapters must be at most 15, not 16"),
         ({"sampler_lanes": 3}, r"sampler_lanes must divide vector_lanes \(4\), or be 0 for as many, not 3"),
+        ({"prefix": "2nd"}, "prefix must be a Verilog name of at most 64 letters, digits and underscores, not '2nd'"),
+        ({"prefix": "a b"}, "prefix must be a Verilog name"),
+        ({"prefix": "größer"}, "prefix must be a Verilog name"),
+        ({"prefix": "a" * 65}, "prefix must be a Verilog name"),
+        ({"prefix": "a\n"}, "prefix must be a Verilog name"),
+        ({"prefix": 3}, "prefix must be a Verilog name"),
         ({"lanes": 4}, "a chip has no option lanes: it has row_lanes, block_lanes,"),
         ({"shared": True}, "the shared engine does not fit the model: wide_bits must be 24, not 32"),
     ],
