@@ -135,6 +135,21 @@ def test_flags_of_the_configuration_prevail_over_those_of_tokenizer_json(tmp_pat
     assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 11, 14]
 
 
+def test_flags_of_tokenizer_json_prevail_over_added_tokens_json(tmp_path):
+    json_folder(tmp_path, added=[AddedToken(MARK, lstrip=True)])
+    write(tmp_path, added_tokens__json={MARK: 14})
+    assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 14]
+    write(tmp_path, tokenizer_config__json={"eos_token": {"content": MARK, **FLAGS}})
+    assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 14]
+
+
+def test_a_token_that_is_declared_twice_has_the_flags_of_its_own_name(tmp_path):
+    json_folder(tmp_path)
+    both = {"eos_token": {"content": MARK, **FLAGS, "rstrip": True}, "additional_special_tokens": [{"content": MARK, **FLAGS}]}
+    write(tmp_path, tokenizer_config__json=both)
+    assert read_tokenizer(tmp_path).encode(f"{MARK} a") == [14, 0]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
