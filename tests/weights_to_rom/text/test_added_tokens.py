@@ -101,6 +101,18 @@ def test_a_token_that_the_vocabulary_lacks_follows_it(tmp_path, make, way):
     assert tokenizer.vocab_size == number + 1 and tokenizer.base_size == number
 
 
+def test_a_placeholder_has_the_text_that_the_configuration_gives_it(tmp_path):
+    number = model_folder(tmp_path)
+    numbered = {str(number): {"content": "<|im_start|>", **FLAGS, "special": True}, "2": {"content": "</s>", "special": True}}
+    write(tmp_path, tokenizer_config__json={"added_tokens_decoder": numbered})
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.encode("a<|im_start|>b", bos=False).count(number) == 1
+    assert tokenizer.vocab_size == number + 1
+    assert tokenizer.model.id_to_token(number) == "<|im_start|>"
+    tokenizer.save(tmp_path / "saved")
+    assert read_tokenizer(tmp_path / "saved").encode("a<|im_start|>b") == tokenizer.encode("a<|im_start|>b")
+
+
 def test_user_defined_and_control_pieces_are_whole(tmp_path):
     for kind in (USER_DEFINED, CONTROL):
         number = model_folder(tmp_path, kind)
