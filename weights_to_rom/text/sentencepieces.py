@@ -27,7 +27,7 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 sentencepiece.set_min_log_level(2)
 
 # The unknown token of a vocabulary that has none: sentencepiece wants one.
-_NO_UNKNOWN = "\0unknown"
+_NO_UNKNOWN = "\uffffunknown"
 
 
 class Pieces:
@@ -144,6 +144,8 @@ def sentencepiece_model(
     """
     if not len(tokens) == len(scores) == len(kinds):
         raise TokenizerError(f"{len(tokens)} tokens have {len(scores)} scores and {len(kinds)} types")
+    if (wrong := next((i for i, token in enumerate(tokens) if not token or "\0" in token), None)) is not None:
+        raise TokenizerError(f"the token {wrong} is empty or has a zero in it")
     if not all(math.isfinite(score) for score in scores):
         raise TokenizerError("a token's score is not finite")
     if len(numbers := {token: i for i, token in enumerate(tokens)}) < len(tokens):
