@@ -93,6 +93,7 @@ def _read_json_model(path: Path) -> Tokenizer:
         model = _numbered(text)
     if (pattern := endless_pattern(model)) is not None:
         raise TokenizerError(f"{path}: its pattern {short(pattern)} may take exponential time: name another with --tokenizer")
+    _check_template(path, model)
     # The post-processor decides whether a text starts or ends with a token, and which: encode a text with it and without it.
     with library_errors(f"{path}: cannot encode a text"):
         plain = model.encode("a", add_special_tokens=False).ids
@@ -100,6 +101,19 @@ def _read_json_model(path: Path) -> Tokenizer:
     before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
     after = full[before + len(plain) :]
     return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
+
+
+def _check_template(path: Path, model: tokenizers.Tokenizer) -> None:
+    """Raise TokenizerError for a template that writes a token which it does not define: the library would panic."""
+    waiting = [json.loads(model.post_processor.__getstate__())] if model.post_processor else []
+    while waiting:
+        part = waiting.pop()
+        waiting += part.get("processors", ())
+        if part["type"] == "TemplateProcessing":
+            for piece in [*part["single"], *part["pair"]]:
+                name = piece.get("SpecialToken", {}).get("id")
+                if name is not None and name not in part["special_tokens"]:
+                    raise TokenizerError(f"{path}: its post-processor writes {short(name)}, which its special_tokens do not define")
 
 
 def _numbered(text: str) -> tokenizers.Tokenizer:

@@ -108,6 +108,22 @@ def test_a_panic_of_the_library(tmp_path):
         read_tokenizer(path).encode("a" * 60 + "!")
 
 
+def test_a_template_of_an_unknown_token(folder, capfd):
+    """The library itself would load it, and panic at the first text."""
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": single,
+                "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [3], "tokens": ["<s>"]}}}  # fmt: skip
+    for processor in (template, {"type": "Sequence", "processors": [template]}):
+        path.write_text(json.dumps(raw | {"post_processor": processor}))
+        assert read_tokenizer(path).encode("ab") == [3, 2]
+        wrong = json.dumps(raw | {"post_processor": processor}).replace('{"id": "<s>", "type_id"', '{"id": "<x>", "type_id"')
+        path.write_text(wrong)
+        refused(path, r"tokenizer\.json: its post-processor writes '<x>', which its special_tokens do not define")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_interrupt_is_none_of_its_errors():
     with pytest.raises(KeyboardInterrupt), library_errors("x"):
         raise KeyboardInterrupt
