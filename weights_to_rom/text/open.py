@@ -22,8 +22,8 @@ LIST = "additional_special_tokens"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-# The largest tokenizer.json of a published Llama has 30 MB.
-_MOST_BYTES = 256 << 20
+# The largest tokenizer of a published model has 35 MB.
+_MOST_BYTES = 64 << 20
 
 
 class _Template(Schema):
@@ -73,6 +73,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise TokenizerError(f"{path}: no such tokenizer file")
     refuse_other_kind(path, TokenizerError, text=path.suffix == ".json")
+    _check_size(path)
     if path.suffix == ".bin":
         return read_llama2c(path)
     if path.suffix in (".model", ".json"):
@@ -142,10 +143,14 @@ def _check_merges(path: Path, tokenizer: Tokenizer) -> None:
         )
 
 
-def _read_text(path: Path) -> str:
-    """Read a text in UTF-8.  Raises TokenizerError for any other, and for one that no tokenizer has the size of."""
+def _check_size(path: Path) -> None:
     if (size := path.stat().st_size) > _MOST_BYTES:
-        raise TokenizerError(f"{path}: has {size} bytes, more than {_MOST_BYTES}")
+        raise TokenizerError(f"{path}: has {size} bytes, and no tokenizer has more than {_MOST_BYTES}")
+
+
+def _read_text(path: Path) -> str:
+    """Read a text in UTF-8.  Raises TokenizerError for any other, and for one that is too large."""
+    _check_size(path)
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:

@@ -65,6 +65,15 @@ def test_a_tokenizer_that_is_not_utf8(folder):
     refused(folder, r"tokenizer\.json: not UTF-8: invalid start byte at byte 7")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "tokenizer.bin", "chat_template.jinja"])
+def test_files_that_are_too_large(folder, name):
+    """They hold nothing, which takes no room on the disk."""
+    with (folder / name).open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    path = folder / ("tokenizer.json" if name.endswith("jinja") else name)
+    refused(path, rf"{name}: has 67108865 bytes, and no tokenizer has more than 67108864")
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
 def test_scores_of_a_tokenizer_model(tmp_path, score):
     path = tmp_path / "tokenizer.model"
