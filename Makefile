@@ -11,6 +11,7 @@ FPGA := $(VENV)/.fpga-done
 TEST := $(VENV)/.test-done
 DOCS := $(VENV)/.docs-done
 LINT := $(VENV)/.lint-done
+BENCH := $(VENV)/.bench-done
 
 MODEL ?= stories-260k
 OUT ?= build/$(MODEL)
@@ -22,7 +23,7 @@ SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal lint format \
-        docs printed lock verilog sim bitstream flash clean fuzz test-kit
+        docs printed lock verilog sim bitstream flash clean fuzz test-kit bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -98,12 +99,18 @@ docs: $(DOCS) ## build the site of the documentation in build/site; printed page
 	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/figures.py --check
 	$(BIN)/python tools/pictures.py --check
+	$(BIN)/python tools/bench.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 printed: $(CORE) ## print the pages and pictures again that are made from code and from reports
 	$(BIN)/python tools/reference.py
 	$(BIN)/python tools/figures.py
 	$(BIN)/python tools/pictures.py
+	$(BIN)/python tools/bench.py
+
+bench: $(BENCH) ## measure llama.cpp on this machine, and print the page that compares it with the chip and with published boards
+	$(BIN)/python tools/bench.py --measure
+	@cat docs/explanation/comparison.md
 
 lock: $(CORE) ## resolve the files of requirements/ again, all together
 	$(BIN)/python tools/lock.py

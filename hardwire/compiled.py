@@ -2,6 +2,7 @@
 
 chip.json           shape, lanes, ports, where the model came from, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
+chip_axis.v         a wrapper of chip.v with AXI4-Stream ports
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
@@ -42,6 +43,7 @@ KIND = "hardwire output 1"
 
 HASHED = (
     "chip.v",
+    "chip_axis.v",
     "model.safetensors",
     "rom/manifest.json",
     "tokenizer/tokenizer.json",

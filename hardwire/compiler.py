@@ -138,12 +138,14 @@ def pack(job: Job) -> None:
 
 
 def verilog(job: Job) -> None:
-    """Write chip.v, and chip.json with the hashes of all files so far.  Builds of the same Verilog are kept."""
+    """Write chip.v and chip_axis.v, and chip.json with the hashes of all files so far.  Builds of the same Verilog are kept."""
     chip = job.folder / "chip.v"
     with step("generate Verilog", job.seconds):
+        from hdl.axi_stream import axi_stream_verilog
         from hdl.verilog import chip_verilog
 
         chip.write_text(chip_verilog(job.model.format, job.config))
+        (job.folder / "chip_axis.v").write_text(axi_stream_verilog(job.model.format, job.config))
     if job.respun is not None and sha256(chip) != job.respun.about["files"]["chip.v"]:
         raise CompiledError(f"{job.out}: this version of hardwire generates other Verilog: compile it again")
     shutil.copymode(chip, job.folder / "model.safetensors")  # safetensors gives its file private permissions

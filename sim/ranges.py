@@ -17,13 +17,16 @@ from weights_to_rom.integer_model import IntegerModel
 KINDS = ("residual", "terms", "results", "scores", "logits")
 """What is counted: elements of the residual stream, terms and results of the layers, attention scores, results of the head."""
 
-FEW_STEPS = 16
-"""Logits that differ by fewer LSBs name no likeliest token, and an embedding of fewer LSBs names no token."""
+FLAT = 256
+"""Logits that lie within so many LSBs, a sixteenth of a nat, name no likeliest token."""
+
+COARSE, LOST = 128, 16
+"""An embedding whose largest element is below 128 LSBs has fewer bits than an MX block holds; below 16 it is lost."""
 
 ROOM = 1 / 4
 """The fraction of Wide's range that the residual stream may reach: other texts reach further than the one that is measured."""
 
-COARSE = 4
+STRIDE = 4
 """The step in which ``fit_residual`` looks for a shift that holds the residual stream."""
 
 
@@ -44,7 +47,7 @@ class Ranges:
     first : str             the first place with such a number; empty if there is none
     first_in_stream : str   the first such place in the residual stream or a matrix that adds to it: the shift can mend these
     embedded : np.ndarray   the largest magnitude of each token's embedding, in LSBs
-    flat : int              tokens whose logits lie within FEW_STEPS of their LSB
+    flat : int              tokens whose logits lie within FLAT
     """
 
     n_tokens: int
@@ -61,6 +64,12 @@ class Ranges:
         """Whether the residual stream stays within ROOM, and nothing that is added to it saturates."""
         return self.peak < ROOM and not self.first_in_stream
 
+    @property
+    def coarse(self) -> int:
+        """Number of tokens whose embedding is below COARSE; 0 if they are a half or fewer, because some tokens have none."""
+        coarse = int((self.embedded < COARSE).sum())
+        return coarse if 2 * coarse > self.n_tokens else 0
+
     def as_dict(self) -> dict:
         """Return the figures for report.json."""
         return {
@@ -69,6 +78,7 @@ class Ranges:
             "residual_peak": round(self.peak, 6),
             "saturated": {kind: self.saturated[kind] for kind in KINDS},
             "first_saturated": self.first,
+            "coarse_embeddings": self.coarse,
             "flat_logits": self.flat,
         }
 
@@ -76,8 +86,10 @@ class Ranges:
         """Return one line that says which numbers do not fit the chip; it is empty if all do."""
         counts = [f"{self.saturated[kind]:,} {kind}" for kind in KINDS if self.saturated[kind]]
         faults = [f"saturate ({', '.join(counts)}; the first in {self.first})"] if counts else []
-        if self.flat:
-            faults.append(f"are too small (the logits of {self.flat} tokens lie within {FEW_STEPS} steps of each other)")
+        small = [f"the embeddings of {self.coarse} tokens have fewer than 7 bits"] if self.coarse else []
+        small += [f"the logits of {self.flat} tokens lie within {FLAT} steps of each other"] if self.flat else []
+        if small:
+            faults.append(f"are too small ({', and '.join(small)})")
         if not faults:
             return ""
         return f"the chip's answers may be wrong: on {self.n_tokens} tokens its numbers {' and '.join(faults)}"
@@ -90,7 +102,7 @@ def measure_ranges(model: IntegerModel, tokens: Sequence[int]) -> Ranges:
     """
     watched = _Watched(model, Ranges(len(tokens), model.residual_shift))
     logits = watched.extend(tokens)
-    watched.ranges.flat = int((np.ptp(logits, axis=-1) < FEW_STEPS).sum())
+    watched.ranges.flat = int((np.ptp(logits, axis=-1) < FLAT).sum())
     return watched.ranges
 
 
@@ -125,13 +137,13 @@ def fit_residual(model: IntegerModel, eps: float, tokens: Sequence[int]) -> tupl
         return lower, measure_ranges(lower, tokens)
 
     while not ranges.holds_residual:
-        model, ranges = shifted(model.residual_shift - COARSE)
+        model, ranges = shifted(model.residual_shift - STRIDE)
     # Now the peak is known, and the shift goes up again as far as the peak allows.
     spare = int(np.ceil(np.log2(ROOM / ranges.peak))) - 1 if ranges.peak else RESIDUAL_SHIFTS[1]
     model, ranges = shifted(min(before.residual_shift - 1, model.residual_shift + spare))
     while not ranges.holds_residual:
         model, ranges = shifted(model.residual_shift - 1)
-    lost = (before.embedded >= FEW_STEPS) & (ranges.embedded < FEW_STEPS)
+    lost = (before.embedded >= LOST) & (ranges.embedded < LOST)
     if 2 * lost.sum() > len(tokens):
         if not before.first_in_stream:  # it holds the stream so far, without ROOM
             return given, before

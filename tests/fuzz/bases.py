@@ -38,7 +38,7 @@ MESSAGES = [
     {"role": "assistant", "content": "A chip."},
     {"role": "user", "content": "Why?"},
 ]
-TEXTS = ["hello world", " two  spaces ", "x\n\ty = 1234;", "你好 é 🐉", "<s>hello</s>", ""]
+TEXTS = ["hello world", " two  spaces ", "x\n\ty = 1234;", "你好 é 🐉", "<s>hello</s>", "a" * 60 + "!", ""]
 
 
 @cache

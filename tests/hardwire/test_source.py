@@ -47,7 +47,7 @@ def test_a_large_residual_gives_the_text_of_the_model_without_the_factor(hardwir
 
 def test_a_compiled_model_holds_a_large_residual_and_says_so(hardwire, tmp_path, monkeypatch):
     monkeypatch.setattr(hdl.verilog, "chip_verilog", lambda *arguments: "")
-    model = write_scaled(tmp_path / "model", dict.fromkeys(("o", "down"), 2.0**22))
+    model = write_scaled(tmp_path / "model", dict.fromkeys(("o", "down"), 2.0**19))
     result = hardwire("compile", model, "-o", tmp_path / "out", "--no-simulation", "--max-context", 16)
     assert result.code == 0 and "warning" not in result.err
     out = CompiledModel(tmp_path / "out")

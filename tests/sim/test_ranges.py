@@ -103,7 +103,21 @@ def test_terms_that_cancel():
 def test_logits_that_vanish():
     ranges = measure_ranges(quantise_checkpoint(Scaled({"head": 1e-6}, tied=False)), TOKENS)
     assert ranges.flat == len(TOKENS)
-    assert ranges.warning().endswith("are too small (the logits of 24 tokens lie within 16 steps of each other)")
+    assert ranges.warning().endswith("are too small (the logits of 24 tokens lie within 256 steps of each other)")
+
+
+def test_an_embedding_that_is_small_against_epsilon():
+    """The norm's epsilon leaves no room for the shift that the embedding needs."""
+    model = quantise_checkpoint(Scaled({"embed": 1e-6, "o": 1e-6, "down": 1e-6}, tied=False))
+    _, ranges = fit_residual(model, EPS, TOKENS)
+    assert ranges.coarse == len(TOKENS) and ranges.flat > 0
+    assert "its numbers are too small (the embeddings of 24 tokens have fewer than 7 bits, and the logits of " in ranges.warning()
+
+
+def test_a_residual_that_leaves_few_bits_of_its_embedding():
+    _, ranges = fit_residual(quantise_checkpoint(Scaled({"o": 3e6, "down": 3e6}, tied=False)), EPS, TOKENS)
+    assert ranges.holds_residual and 16 <= np.median(ranges.embedded) < 128
+    assert ranges.warning().endswith(f"are too small (the embeddings of {ranges.coarse} tokens have fewer than 7 bits)")
 
 
 @pytest.mark.parametrize(("wide_bits", "cure"), [(24, r"checkpoint, or compile with --wide-bits 32$"), (32, "checkpoint$")])

@@ -43,7 +43,7 @@ class GgufCheckpoint(Checkpoint):
         found = {name: tensor.shape for name, tensor in self._tensors.items()}
         warnings = drop_unknown_ids(path, fields, next(iter(found.get(_EMBED, ())), 0))
         metadata = read_metadata(path, fields, vocabulary=tokenizer is None)
-        ids = special_ids(path, fields)
+        ids = special_ids(fields)
         config = _config(path, ids, metadata, found)
         config = replace(config, rope_scaling=self._rope_scaling(metadata, config))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}

@@ -37,17 +37,14 @@ _SPECIAL = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unkn
 """The keys of special tokens in the metadata, by the names that chat templates use."""
 
 
-def special_ids(path: Path, fields: dict[str, Any]) -> dict[str, int]:
-    """The numbers of the special tokens, by name; they may be beyond the vocabulary.
+def special_ids(fields: dict[str, Any]) -> dict[str, int]:
+    """The numbers of the special tokens, by name.
 
-    A sentencepiece model that does not state them has llama.cpp's (``_DEFAULTS``).  Raises CheckpointError.
+    A sentencepiece model that does not state them has llama.cpp's (``_DEFAULTS``).
     """
     ids = dict(_DEFAULTS.get(fields.get("tokenizer.ggml.model", ""), {}))
     for name, key in _SPECIAL.items():
-        number = fields.get(f"tokenizer.ggml.{key}_token_id")
-        if isinstance(number, bool) or not isinstance(number, int | None):
-            raise CheckpointError(f"{path}: tokenizer.ggml.{key}_token_id must be a token number, not {number!r}")
-        if number is not None:
+        if (number := fields.get(f"tokenizer.ggml.{key}_token_id")) is not None:
             ids[name] = number
     return ids
 
@@ -68,7 +65,7 @@ def gguf_tokenizer(path: Path, fields: dict[str, Any], given: Tokenizer | None =
     if family in (None, "none", "no_vocab") or tokens is None:
         return None
     warnings: list[str] = []
-    pieces, pre, ids = None, get("pre"), special_ids(path, fields)
+    pieces, pre, ids = None, get("pre"), special_ids(fields)
     stated = {value for key, value in fields.items() if _STATED.fullmatch(key)}
     try:
         kinds = _kinds(tokens, get("token_type"), stated)
@@ -103,7 +100,7 @@ def gguf_tokenizer(path: Path, fields: dict[str, Any], given: Tokenizer | None =
 
 def _with_settings(tokenizer: Tokenizer, path: Path, fields: dict[str, Any]) -> Tokenizer:
     """Apply what the metadata states beside the tokens: special tokens, whether a text begins with one, the chat template."""
-    ids, tokens = special_ids(path, fields), fields.get("tokenizer.ggml.tokens")
+    ids, tokens = special_ids(fields), fields.get("tokenizer.ggml.tokens")
     tokens = tokens if isinstance(tokens, list) else []
     tokenizer.special |= {f"{name}_token": tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
     usual = fields.get("tokenizer.ggml.model") == "llama" or fields.get("tokenizer.ggml.pre") in STARTS_WITH_BOS

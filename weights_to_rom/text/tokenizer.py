@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 
 from weights_to_rom.text.added_tokens import Splitter, as_config, declare
 from weights_to_rom.text.chat_template import ChatTemplate
-from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.errors import TokenizerError, library_errors
 from weights_to_rom.text.unicode import unicode_of
 
 if TYPE_CHECKING:
@@ -113,17 +113,18 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Return the token numbers of a text.
 
-        With ``bos``, ``self.bos`` comes first if the model's texts start with it and this one does not, and ``self.closing`` last.
-        The end of a text needs False.  The name of an added token in the text becomes that token.
+        With ``bos``, ``self.bos`` comes first if the model's texts start with it, and ``self.closing`` last; a chat needs False,
+        because its template writes these tokens.  The name of an added token in the text becomes that token.
 
-        Raises TokenizerError for a text that is not Unicode, and for a token that the model lacks.
+        Raises TokenizerError for a text that is not Unicode or that the tokenizer fails at, and for a token that the model lacks.
         """
         text = unicode_of(text)
-        if self.pieces is None:
-            ids = self.model.encode(text, add_special_tokens=False).ids
-        else:
-            ids = self.pieces.encode(self._splitter.split(text))
-        if bos and self.bos is not None and ids[:1] != [self.bos]:
+        with library_errors("the tokenizer cannot encode the text"):
+            if self.pieces is None:
+                ids = self.model.encode(text, add_special_tokens=False).ids
+            else:
+                ids = self.pieces.encode(self._splitter.split(text))
+        if bos and self.bos is not None:
             ids = [self.bos, *ids]
         if bos and self.closing is not None:
             ids = [*ids, self.closing]
@@ -132,9 +133,18 @@ class Tokenizer:
             raise TokenizerError(f"the token {token!r} ({max(ids)}) is beyond the model's {self.vocab_size}")
         return ids
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the token numbers of a text that a person writes, as ``encode`` does.
+
+        A text that spells ``self.bos`` at its beginning does not get that token twice.
+        """
+        spelt = self.bos is not None and self.encode(text, bos=False)[:1] == [self.bos]
+        return self.encode(text)[1:] if spelt else self.encode(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token numbers, without special tokens.  Bytes that are no UTF-8 become U+FFFD."""
-        return self.model.decode(list(ids), skip_special_tokens=True)
+        with library_errors("the tokenizer cannot decode its tokens"):
+            return self.model.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """Apply the chat template to ``messages``, each ``{"role": ..., "content": ...}``, and return the text.
@@ -150,7 +160,8 @@ class Tokenizer:
 
         Raises the errors of ``chat`` and ``encode``.
         """
-        return self.encode(self.chat(messages), bos=self.chat_bos)
+        ids = self.encode(self.chat(messages), bos=False)
+        return [self.bos, *ids] if self.chat_bos and self.bos is not None and ids[:1] != [self.bos] else ids
 
     @cached_property
     def chat_stop_ids(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tests.support.checkpoints import SHAPE, write_gguf, write_hugging_face
 from weights_to_rom.readers.base import Checkpoint, CheckpointError
@@ -90,9 +90,9 @@ def test_a_chat_stops_at_the_token_that_the_template_writes_after_an_answer(temp
 
 
 def test_a_chat_stops_at_no_token_that_the_model_lacks():
-    tokenizer = talker(talk("<stop>"), eos_ids=[5])
-    tokenizer.vocab_size = STOP
-    assert tokenizer.chat_stop_ids == (5,)
+    tokenizer = talker(None, "<|im_end|>", "<|eot_id|>", eos_ids=[5])
+    tokenizer.vocab_size = 257
+    assert tokenizer.chat_stop_ids == (5, 256)
 
 
 def test_a_chat_stops_at_the_ends_of_all_files_and_a_text_at_its_own(tmp_path):
@@ -160,11 +160,11 @@ def test_a_sentencepiece_gguf_file_that_states_no_numbers_has_those_of_llama_cpp
     assert (other.config.bos_token_id, other.config.eos_token_ids) == (None, ())
 
 
-def test_a_begin_token_beyond_the_vocabulary_begins_no_text(tmp_path):
+def test_a_begin_token_beyond_the_vocabulary_is_as_if_it_was_not_stated(tmp_path):
     checkpoint = open_checkpoint(gguf_file(tmp_path / "model.gguf", 2**32 - 1, 5, kind="llama"))
-    assert the_tokenizer(checkpoint).encode("a") == [259, 260]
+    assert the_tokenizer(checkpoint).encode("a") == [1, 259, 260]
     assert checkpoint.warnings == [
-        f"{tmp_path}/model.gguf: bos_token_id is 4294967295, but the model has 262 tokens: it is left out"
+        f"{tmp_path}/model.gguf: tokenizer.ggml.bos_token_id is 4294967295, but the model has 262 tokens: it is left out"
     ]
 
 
@@ -201,21 +201,27 @@ def test_the_tokenizer_that_is_named_keeps_what_a_gguf_file_does_not_say(tmp_pat
     assert tokenizer.special["bos_token"] == "<begin>"
 
 
-def test_a_begin_token_that_a_text_spells_is_not_doubled():
-    tokenizer = talker(None, bos=BEGIN)
-    assert tokenizer.encode("<begin>a") == tokenizer.encode("a") == [BEGIN, *letters("a")]
-    assert tokenizer.encode("a<begin>") == [BEGIN, *letters("a"), BEGIN]
-    assert tokenizer.encode("<begin><begin>") == [BEGIN, BEGIN]
-    assert tokenizer.encode("<begin>", bos=False) == [BEGIN]
+def test_a_begin_token_that_a_prompt_spells_is_not_doubled():
+    tokenizer = talker(None, bos=BEGIN, closing=BEGIN)
+    for text, ids in (("<begin>a", letters("a")), ("a", letters("a")), ("a<begin>", [*letters("a"), BEGIN]), ("", [])):
+        assert tokenizer.encode_prompt(text) == [BEGIN, *ids, BEGIN]
+    assert tokenizer.encode_prompt("<begin><begin>") == [BEGIN] * 3
+    assert tokenizer.encode("<begin>a") == [BEGIN, BEGIN, *letters("a"), BEGIN]  # as transformers
+    assert talker(None).encode_prompt("<begin>a") == [BEGIN, *letters("a")]
 
 
 @pytest.mark.parametrize(("template", "written"), [(talk(""), []), ("{{ bos_token }}" + talk(""), [BEGIN])])
 @pytest.mark.parametrize("add_bos", [None, True, False])
 def test_a_begin_token_that_files_ask_for_comes_before_a_chat(tmp_path, template, written, add_bos):
-    """Without the setting a chat is the template alone, as in transformers."""
+    """Without the setting a chat is the template alone, as in transformers, also if a text begins with the token."""
     config = {"bos_token": "<begin>", "eos_token": "<stop>", "chat_template": template}
     config |= {} if add_bos is None else {"add_bos_token": add_bos}
-    tokenizer = the_tokenizer(hugging_face(tmp_path / "model", config))
+    hugging_face(tmp_path / "model", config)
+    model = byte_model(*SPECIAL)
+    model.post_processor = processors.TemplateProcessing(single="<begin> $A", special_tokens=[("<begin>", BEGIN)])
+    model.save(str(tmp_path / "model" / "tokenizer.json"))
+    tokenizer = the_tokenizer(open_checkpoint(tmp_path / "model"))
+    assert tokenizer.encode("a") == [*([] if add_bos is False else [BEGIN]), *letters("a")]
     expected = [*(written or ([BEGIN] if add_bos else [])), TURN, *letters("user: a"), TURN]
     said = [{"role": "user", "content": "a"}]
     assert tokenizer.encode_chat(said) == expected
@@ -223,9 +229,17 @@ def test_a_begin_token_that_files_ask_for_comes_before_a_chat(tmp_path, template
     assert read_tokenizer(tmp_path / "saved").encode_chat(said) == expected
 
 
+def test_a_chat_does_not_end_where_the_model_answers():
+    """Some models' texts end with a token of their own, but a conversation goes on."""
+    tokenizer = talker(talk(""), bos=BEGIN, closing=LAST)
+    tokenizer.chat_bos = True
+    assert tokenizer.encode("a") == [BEGIN, *letters("a"), LAST]
+    assert tokenizer.encode_chat([{"role": "user", "content": "a"}]) == [BEGIN, TURN, *letters("user: a"), TURN]
+
+
 def test_a_saved_tokenizer_begins_and_ends_as_before(tmp_path):
     first = talker(talk("<stop>"), bos=BEGIN, eos_ids=[LAST, 3], special={"eos_token": "<last>"})
-    first.turn_end_ids, first.chat_bos = (MORE, 9), True
+    first.turn_end_ids = MORE, 9
     first.save(tmp_path)
     second = tokenizer_in(tmp_path)
     assert second is not None and first.chat_stop_ids == (LAST, 3, MORE, 9, STOP)
@@ -253,3 +267,15 @@ def test_bytes_that_are_not_utf8_are_refused_and_ascii_locales_are_understood():
     for text, place in (("caf\udce9", "byte 3"), ("a\ud800", "character 1"), ("\udcff", "byte 0")):
         with pytest.raises(TokenizerError, match=rf"^the text is not UTF-8 \({place}\): write it in UTF-8$"):
             tokenizer.encode(text)
+
+
+def test_a_begin_token_that_the_tokenizer_alone_has_begins_no_text(tmp_path):
+    write_hugging_face(tmp_path, replace(SHAPE, vocab_size=256), bos_token_id=None, eos_token_id=None)
+    byte_model(*SPECIAL).save(str(tmp_path / "tokenizer.json"))
+    config = {"bos_token": "<begin>", "eos_token": "<stop>", "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    checkpoint = open_checkpoint(tmp_path)
+    lacks = f"{tmp_path}: {{}} is {{}}, but the model has 256 tokens: it is left out"
+    assert checkpoint.warnings == [lacks.format("bos_token_id", BEGIN), lacks.format("eos_token_id", STOP)]
+    tokenizer = the_tokenizer(checkpoint)
+    assert tokenizer.encode("a") == letters("a") and tokenizer.eos_ids == tokenizer.chat_stop_ids == ()
