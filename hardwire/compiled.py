@@ -107,7 +107,8 @@ class CompiledModel:
             if not path.is_file():
                 raise CompiledError(f"{self.folder}: {name} is missing: compile it again")
             if sha256(path) != digest:
-                raise CompiledError(f"{self.folder}: {name} is not the file that was compiled: compile it again")
+                edited = f", or verify an edited copy: hardwire verify {self.folder} --verilog FILE" if name == "chip.v" else ""
+                raise CompiledError(f"{self.folder}: {name} is not the file that was compiled: compile it again{edited}")
 
     @cached_property
     def manifest(self) -> dict[str, dict]:

@@ -110,6 +110,7 @@ def verilator(*arguments: str, cwd: Path | None = None) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="backslashreplace",  # a person's Verilog may have any bytes
     )
     if result.returncode:
         lines = result.stdout.splitlines()
@@ -165,8 +166,10 @@ def build_library(
     SimulationError
         If Verilator or g++ is missing or fails, or if the top module lacks a port or has one of another width.
     """
-    files = [verilog] if isinstance(verilog, Path) else list(verilog)
-    text = "".join(file.read_text("latin-1") for file in files)
+    files = [verilog.resolve()] if isinstance(verilog, Path) else [file.resolve() for file in verilog]
+    # The files of a person may include others, on which the result depends, too.
+    read = [f'-D{addition.rom_macro}="./"', *dict.fromkeys(f"-I{file.parent}" for file in files), *map(str, files)]
+    text = verilator("-E", *read) if ports else "".join(file.read_text() for file in files)
     target = folder / f"{content_key(text, defines, addition)}.so"
     if target.exists():
         return target
@@ -184,12 +187,11 @@ def build_library(
             *VERILATOR_FLAGS,
             "--top-module",
             addition.top,
-            f'-D{addition.rom_macro}="./"',
             *shared,
             *addition.verilator_flags,
             "--Mdir",
             str(work),
-            *(str(file.resolve()) for file in files),
+            *read,
             str(configuration),
         )
         if ports:
