@@ -11,6 +11,7 @@ FPGA := $(VENV)/.fpga-done
 TEST := $(VENV)/.test-done
 DOCS := $(VENV)/.docs-done
 LINT := $(VENV)/.lint-done
+LITEX := $(VENV)/.litex-done
 
 MODEL ?= stories-260k
 OUT ?= build/$(MODEL)
@@ -20,7 +21,7 @@ BOARD ?= ulx3s-85f
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel test-litex formal lint format docs printed lock \
         verilog sim bitstream flash clean
 
 help: ## list the targets
@@ -40,6 +41,8 @@ $(VENV)/.%-done: requirements/%.txt $(CORE)
 	@touch $@
 
 $(TEST): requirements/fpga.txt
+
+$(LITEX): requirements/fpga.txt requirements/test.txt
 
 demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
@@ -67,6 +70,10 @@ test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in 
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	$(BIN)/pytest -m wheel
+
+test-litex: $(LITEX) ## write the LiteX system of examples/litex, simulate it, and compare its tokens with golden's
+	@PYTHON=$(PYTHON) .ci/packages test
+	$(BIN)/pytest -m litex
 
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py
