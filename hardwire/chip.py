@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.board_session import board_session
-from hardwire.compiled import CompiledModel
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.target import Target
 
 if TYPE_CHECKING:
@@ -32,16 +32,21 @@ class Chip(CompiledModel):
         backend : str    "rtl" (the simulated chip, the default), "golden" (the integer model in numpy, whose replies equal the
                          chip's to the bit) or "float" (the checkpoint in floating point)
         adapter : Path   a folder that peft wrote; the chip needs ``lora_rank``
-        port : str       the serial port of a board that holds this model, or "auto" to look for the board.  With a port,
-                         ``backend`` and ``adapter`` have no effect
+        port : str       the serial port of a board that holds this model, or "auto" to look for the board; it takes the place of
+                         a backend, and a board gets no adapter
 
         Raises
         ------
-        CompiledError     if the backend is unknown, no board answers, or the chip does not take the adapter
+        CompiledError     if the backend is unknown, no board answers, the chip does not take the adapter, or a port is given
+                          with a backend or an adapter
         AdapterError      if the adapter does not fit the model
         SimulationError   if the simulation cannot be built
         """
         if port is not None:
+            if backend is not None:
+                raise CompiledError(f"port {port!r} and backend {backend!r} are two ways: choose one")
+            if adapter is not None:
+                raise CompiledError(f"{adapter}: an adapter is not sent to a board: leave the port out")
             return board_session(self, port)
         return Target(self, adapter=adapter).session(backend)
 
@@ -53,6 +58,7 @@ class Chip(CompiledModel):
         layers: Sequence[int] | None = None,
         chat: bool = False,
         adapter: Path | None = None,
+        verilog: Sequence[Path] = (),
     ) -> dict:
         """Compare every token and logit of the simulated chip with the integer model; see ``hardwire.check.verify``.
 
@@ -63,9 +69,10 @@ class Chip(CompiledModel):
         layers : Sequence[int]    compare the results of these layers' units, too; an empty sequence stands for all layers
         chat : bool               the prompts are questions, in the model's chat template
         adapter : Path            a folder that peft wrote; chip and integer model include this adapter
+        verilog : Sequence[Path]  files that stand for chip.v: an edited chip.v, or a netlist of a synthesis tool and its cells
 
         Returns counts; "first_difference" is None if all is equal.
         """
         from hardwire.check import verify  # a program that talks to a board needs no simulator
 
-        return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat)
+        return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat, verilog)

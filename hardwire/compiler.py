@@ -118,13 +118,6 @@ def respin(out: Path, source: Source, gptq_text: Path | None = None) -> dict:
 def quantise(job: Job) -> None:
     """Write the integer model and the tokenizer."""
     job.model = job.source.quantise(job.wide_bits, job.gptq_text, job.seconds)
-    for name, norm in job.model.norms.items():
-        # The shared engine reads an epsilon as a signed word of 32 bits.
-        if job.config.shared and norm.eps_q >= 1 << 31:
-            raise CompiledError(
-                f"{job.source.checkpoint.source}: the epsilon of {name} is too large for the shared engine: "
-                "compile without --shared"
-            )
     job.model.save(job.folder / "model.safetensors")
     if job.source.checkpoint.tokenizer is not None:
         job.source.checkpoint.tokenizer.save(job.folder / "tokenizer")
@@ -156,8 +149,16 @@ def verilog(job: Job) -> None:
     if job.respun is not None and sha256(chip) != job.respun.about["files"]["chip.v"]:
         raise CompiledError(f"{job.out}: this version of hardwire generates other Verilog: compile it again")
     shutil.copymode(chip, job.folder / "model.safetensors")  # safetensors gives its file private permissions
-    describe(job.folder, job.model, job.config, job.source.name, job.source.tokenizer)
+    describe(job.folder, job.model, job.config, job.source)
     keep_builds(job.out, job.folder)
+
+
+def kit(job: Job) -> None:
+    """Write the files with which others use chip.v (``hardwire.kit``)."""
+    from hardwire.kit.write import write_kit
+
+    with step("write the kit", job.seconds):
+        write_kit(CompiledModel(job.folder))
 
 
 def simulation(job: Job) -> None:
@@ -175,7 +176,7 @@ def cycles(job: Job) -> None:
     job.report["measured"] |= measured
 
 
-STEPS: tuple[Callable[[Job], None], ...] = (quantise, pack, verilog, simulation, cycles)
+STEPS: tuple[Callable[[Job], None], ...] = (quantise, pack, verilog, kit, simulation, cycles)
 """The steps of a compilation in their order.  Each reads results of the earlier steps from the Job and its folder."""
 
 ON_THE_SIMULATION = (simulation, cycles)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hardwire.target import Target
+from weights_to_rom.text.unicode import unicode_of
 
 if TYPE_CHECKING:
     from hardwire.state import Saved
@@ -53,7 +54,7 @@ class Conversation:
 
     def __init__(self, target: Target, chat: bool, system: str | None = None, saved: "Saved | None" = None):
         self.target, self.chat = target, chat
-        self._opening = [] if system is None else [{"role": "system", "content": system}]
+        self._opening = [] if system is None else [{"role": "system", "content": unicode_of(system)}]
         self.clear()
         if saved is not None:
             self.messages, self.read, self.pending = list(saved.messages), list(saved.read), list(saved.pending)
@@ -71,6 +72,7 @@ class Conversation:
 
         Raises TokenizerError, and ContextFull if the prompt takes more positions than are left.
         """
+        text = unicode_of(text)
         if self.chat:
             ids = self.target.encode_chat([*self.messages, {"role": "user", "content": text}])
             n = len(self.read)

@@ -1,4 +1,4 @@
-"""Progress of long steps.  The library reports it; the command line, or a server, shows it."""
+"""Progress of long steps, and warnings.  The library reports them; the command line, or a server, shows them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +27,23 @@ def silent(name: str) -> AbstractContextManager[Step]:
     return nullcontext(_Silent())
 
 
+def _ignore(line: str) -> None:
+    pass
+
+
 _display: Display = silent
+_warn: Callable[[str], None] = _ignore
 
 
-def show_with(display: Display) -> None:
-    """Show every step from now on with ``display``.  Without this call steps are silent."""
-    global _display
-    _display = display
+def show_with(display: Display, warning: Callable[[str], None] = _ignore) -> None:
+    """Show every step from now on with ``display``, and every warning with ``warning``.  Without this call both are silent."""
+    global _display, _warn
+    _display, _warn = display, warning
+
+
+def warn(line: str) -> None:
+    """Tell a person, in one line, about something that may make the model's answers wrong.  A display may say a line once."""
+    _warn(line)
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def run(
         raise SavedError(f"{resume}: was saved with an adapter, and --check needs it: give --adapter")
     conversation = Conversation(target, chat, saved=saved)
     asked = conversation.prompt(prompt)
+    prompt = asked.text
     before = [] if asked.again else [*conversation.read]
     session = target.session(backend, saved)
     if asked.again:
@@ -74,7 +75,7 @@ def run(
         )
     middle = time.monotonic()
     write(prompt + ("\n" if chat else ""))
-    stop = () if ignore_end else target.eos_token_ids
+    stop = () if ignore_end else target.stops(chat)
     replies = [*conversation.answer(session, asked, n_tokens, sampling, stop, write)]
     write("\n")
     end = time.monotonic()

@@ -28,6 +28,12 @@ VERSION = b"1"
 def check_writable(path: Path, backend: str) -> None:
     """Raises SavedError if a session cannot be saved to ``path``.  Callers ask before a long run, not after it."""
     _check_backend(path, backend)
+    try:
+        path.lstat()
+    except ValueError:  # a name with a NUL, or with characters that the locale has not
+        raise SavedError(f"{str(path)!r}: no file can have this name") from None
+    except OSError:
+        pass  # there is no such file yet
     if path.is_dir():
         raise SavedError(f"{path}: is a folder: name a file")
     if not path.parent.is_dir():

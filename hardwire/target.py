@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardwire.compiled import BACKENDS, CompiledError, CompiledModel, is_output
-from hardwire.progress import step
+from hardwire.progress import step, warn
 from hardwire.source import Source
 from weights_to_rom.adapters.lora import RANKS, IntegerAdapter, quantise_adapter
 from weights_to_rom.adapters.peft import PeftAdapter, open_peft
@@ -52,6 +52,8 @@ class Target:
             self.output, name = name, name.folder
         elif is_output(Path(name)):
             self.output = CompiledModel(name)
+        for line in self.output.warnings if self.output else ():
+            warn(line)
         self.name, self._adapter = str(name), adapter
         if self.output is not None and tokenizer is not None:
             raise CompiledError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
@@ -112,6 +114,10 @@ class Target:
         if self.tokenizer is not None:
             return self.tokenizer.eos_ids
         return self.output.model.eos_token_ids if self.output else self.source.checkpoint.config.eos_token_ids
+
+    def stops(self, chat: bool) -> Sequence[int]:
+        """Return the tokens that end an answer: in a chat those that end a turn, else those that end a text."""
+        return self.tokenizer.chat_stop_ids if chat and self.tokenizer is not None else self.eos_token_ids
 
     @property
     def vocab_size(self) -> int:
@@ -180,7 +186,8 @@ class Target:
         """
         if self.tokenizer is None:
             return self._fitting(self._numbers(prompt), before)
-        return self._fitting(self.tokenizer.encode(_unicode(prompt), bos=not before), before)
+        tokenizer = self.tokenizer
+        return self._fitting(tokenizer.encode(prompt, bos=False) if before else tokenizer.encode_prompt(prompt), before)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the tokens of a conversation in the model's chat template, up to the point where the model answers.
@@ -189,7 +196,7 @@ class Target:
         """
         if self.tokenizer is None:
             raise TokenizerError(f"{self.name}: has no tokenizer, which a chat needs")
-        return self._fitting(self.tokenizer.encode(_unicode(self.tokenizer.chat(messages)), bos=False))
+        return self._fitting(self.tokenizer.encode_chat(messages))
 
     def _fitting(self, ids: list[int], before: Sequence[int] = ()) -> list[int]:
         if not ids:
@@ -211,12 +218,3 @@ class Target:
         if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise TokenizerError(f"token {outside[0]} is not in the vocabulary of {self.vocab_size}")
         return ids
-
-
-def _unicode(text: str) -> str:
-    """Return the text.  Raises TokenizerError for bytes that are not UTF-8: Python passes them on as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(f"the text is not UTF-8 (character {error.start})") from None
-    return text

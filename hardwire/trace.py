@@ -7,6 +7,7 @@ from hardwire.check import default_prompts
 from hardwire.progress import step
 from hardwire.sessions import rtl_session
 from hardwire.target import Target
+from hdl.verilog import TOP
 from sim.rtl.trace import TracedChip, find_unit, traced, units
 from sim.session import ContextFull
 from weights_to_rom.errors import HardwireError
@@ -26,7 +27,7 @@ def trace(target: Target, prompt: str, token: int, unit: str, file: Path | None 
     Returns the figures that ``hardwire trace --json`` prints.
     """
     compiled = target.compiled()
-    scope = find_unit(unit, units(compiled.verilog.read_text()))
+    scope = find_unit(unit, units(compiled.verilog.read_text(), compiled.config.module(TOP)))
     ids = target.encode(prompt or default_prompts(target)[0])
     if token >= target.max_context and not target.slides:
         raise ContextFull(f"there is no token {token}: the context holds {target.max_context}, the first of which is 0")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import figures, pictures, reference
+from tools import bench, figures, pictures, reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md"), *ROOT.glob("fpga/**/*.md")])
@@ -91,3 +91,7 @@ def test_pictures_are_what_the_script_draws() -> None:
 
 def test_reference_is_what_the_code_says() -> None:
     assert list(reference.differing()) == []
+
+
+def test_the_comparison_is_what_the_reports_say() -> None:
+    assert list(bench.differing()) == []

@@ -44,7 +44,8 @@ class HardwireChip(LiteXModule):
     """
 
     def __init__(self, platform, folder: Path):
-        self.lora = hardwire.open(folder).config.lora_rank > 0
+        config = hardwire.open(folder).config
+        self.lora = config.lora_rank > 0
         self.command = endpoint(COMMAND, "command")
         self.reply = endpoint(REPLY, "reply")
         ports = {"i_aclk": ClockSignal(), "i_aresetn": ~ResetSignal()}
@@ -59,7 +60,7 @@ class HardwireChip(LiteXModule):
                 "i_s_axis_load_tlast": self.load.last,
             }
             ports |= self._master("load_reply", self.load_reply, LOAD_REPLY)
-        self.specials += Instance(AXI_TOP, **ports)
+        self.specials += Instance(config.module(AXI_TOP), **ports)
         for name in ("chip.v", "chip_axis.v"):
             platform.add_source(str(folder / name))
 

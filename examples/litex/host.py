@@ -6,6 +6,7 @@ python -m examples.litex.host OUT BUILD/csr.csv "Once upon a time"
 
 import argparse
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,8 @@ from sim.session import Reply, Sampling, Session, SessionError
 STATUS_BITS = ("command_ready", "reply_valid", "load_ready", "load_reply_valid")
 """The bits of the register ``hardwire_status``, from bit 0 up."""
 
-PATIENCE = 1_000_000
-"""Reads of the status after which a chip that does not answer is given up."""
+PATIENCE = 60
+"""Seconds after which a chip that does not answer is given up."""
 
 
 def packed(layout: Layout, names: tuple[str, ...], **values: int) -> int:
@@ -108,10 +109,10 @@ class LitexSession(Session):
     def _wait(self, name: str) -> None:
         """Wait for a bit of the status.  Raises SessionError if it stays 0."""
         bit = STATUS_BITS.index(name)
-        for _ in range(PATIENCE):
-            if self._register("status").read() >> bit & 1:
-                return
-        raise SessionError(f"the chip does not answer: {name} stays 0")
+        end = time.monotonic() + PATIENCE
+        while not self._register("status").read() >> bit & 1:
+            if time.monotonic() > end:
+                raise SessionError(f"the chip does not answer: {name} is 0 since {PATIENCE} seconds")
 
 
 def main() -> None:
@@ -126,7 +127,10 @@ def main() -> None:
         chip, bus = hardwire.open(given.out), RemoteClient(csr_csv=given.csr)
         if chip.tokenizer is None:
             raise SessionError(f"{given.out}: the model has no tokenizer, and a prompt needs one")
-        bus.open()
+        try:
+            bus.open()
+        except OSError as error:
+            raise SessionError(f"no litex_server answers at {bus.host}:{bus.port} ({error.strerror}): start one") from None
         session = LitexSession(bus.regs, chip.format.vocab_size, chip.config.max_context, chip.config.n_sinks > 0)
         replies = hardwire.generate(session, chip.tokenizer.encode(given.prompt), given.tokens, stop=chip.tokenizer.eos_ids)
         print(given.prompt + chip.tokenizer.decode([reply.token for reply in replies]))

@@ -15,7 +15,6 @@ from hardwire.progress import step
 from hardwire.saved import check_writable, load, save
 from hardwire.state import SavedError
 from hardwire.target import Target
-from weights_to_rom.errors import HardwireError
 from weights_to_rom.text.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ class _Chat:
             return
         if asked.again:
             say(READ_AGAIN)
-        replies, stop = [], self._target.eos_token_ids
+        replies, stop = [], self._target.stops(conversation.chat)
         with _stoppable() as stopped:
             start = time.monotonic()
             with step("read the prompt") as running:
@@ -174,7 +173,7 @@ class _Chat:
         self._answers.append(figures)
         if self._as_json:
             ids = {"prompt_ids": asked.ids, "ids": [reply.token for reply in replies], "read_again": asked.again}
-            write(json.dumps({"prompt": line, "answer": conversation.text} | ids | {"measured": figures}) + "\n")
+            write(json.dumps({"prompt": asked.text, "answer": conversation.text} | ids | {"measured": figures}) + "\n")
         self._write("\n")
         stderr.print(f"{_line(figures)}; {self._context()}", style="dim", markup=False)
         ended = replies[-1].token in stop
@@ -200,10 +199,7 @@ class _Chat:
 def _lines() -> Iterator[str]:
     """Yield the lines that a person types, with line editing, or that come through a pipe."""
     if not sys.stdin.isatty():
-        try:
-            yield from (line.rstrip("\r\n") for line in sys.stdin)
-        except UnicodeDecodeError as error:
-            raise HardwireError(f"stdin: is not UTF-8 text ({error.reason})") from None
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
     with suppress(ImportError):  # not every Python has readline
         import readline  # noqa: F401 (input uses it)

@@ -1,5 +1,6 @@
 """The console of the command line: progress and remarks go to stderr, text and figures to stdout."""
 
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,19 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(line: str) -> None:
     """Print one line on stderr.  Brackets in it are text, not markup."""
     stderr.print(line, markup=False)
+
+
+class Warnings:
+    """Print a warning on stderr, once: a command may open the same file twice."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        """Print ``line``, unless it was printed before."""
+        if line not in self._said:
+            self._said.add(line)
+            say(f"warning: {line}")
 
 
 class Step:
@@ -60,6 +74,17 @@ def step(name: str) -> Iterator[Step]:
     taken = time.monotonic() - start
     if taken >= PATIENCE:
         say(f"{name}: {taken:.1f} s")
+
+
+def take_any_text() -> None:
+    """Let no text end the command.
+
+    Bytes of stdin that are not text become lone surrogates, which ``unicode_of`` refuses line by line.  Characters that stdout or
+    stderr cannot show are written as their escapes.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def write(text: str) -> None:

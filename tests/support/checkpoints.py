@@ -157,6 +157,8 @@ def write_gguf(
     architecture: str = "llama",
     extra: dict[str, np.ndarray] | None = None,
     fields: Any = lambda writer: None,
+    bos: int | None = 1,
+    eos: int | None = 2,
 ) -> None:
     """Write a GGUF file.  Its matrices have the type ``kind``, or that of ``kinds`` by name; its norms are F32."""
     writer = gguf.GGUFWriter(path, architecture)
@@ -171,8 +173,10 @@ def write_gguf(
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    if bos is not None:
+        writer.add_bos_token_id(bos)
+    if eos is not None:
+        writer.add_eos_token_id(eos)
     fields(writer)
     for name, array in interleaved(config, random_weights(config) if weights is None else weights).items():
         one = Type.F32 if array.ndim == 1 else (kinds or {}).get(name, kind)

@@ -37,7 +37,8 @@ class Hardwire:
 
     def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
         self._capsys, self._monkeypatch = capsys, monkeypatch
-        monkeypatch.setattr(progress, "_display", progress.silent)  # the command replaces it until the test ends
+        for name in ("_display", "_warn"):  # the command replaces them until the test ends
+            monkeypatch.setattr(progress, name, getattr(progress, name))
 
     def __call__(self, *arguments: object, stdin: str = "") -> Result:
         self._monkeypatch.setattr(sys, "argv", ["hardwire", *map(str, arguments)])

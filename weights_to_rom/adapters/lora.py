@@ -124,6 +124,9 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
     worst = (0.0, "")
     for name, pair in adapter.matrices.items():
         kind = name.rpartition(".")[2]
+        if pair.rank > RANKS[-1]:
+            raise AdapterError(f"{adapter.source}: {name} has rank {pair.rank}, and no chip has more than {RANKS[-1]}: "
+                               "train a smaller adapter, or reduce this one by a singular value decomposition")  # fmt: skip
         if pair.rank > rank:
             raise AdapterError(f"{adapter.source}: {name} has rank {pair.rank}, the chip's adder only {rank}: "
                                "compile a chip with a larger --lora-rank, or train a smaller adapter")  # fmt: skip

@@ -10,15 +10,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.json_file import read_json_object
+from weights_to_rom.patterns import Answer, Question, matches
 from weights_to_rom.projections import MODULES
 from weights_to_rom.readers.safetensors_file import SafetensorsError, SafetensorsFile
+from weights_to_rom.schema import Count, Finite, Flag, Schema, TextOrTexts, checked, short
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -74,6 +77,25 @@ class PeftAdapter:
         return [kind for kind in MODULES if kind in found]
 
 
+_Layers = Annotated[int | list[int], Field(description="a layer's number or a list of them")]
+_Ranks = Annotated[dict[str, Count], Field(description="an object of positive integers by pattern")]
+_Alphas = Annotated[dict[str, Finite], Field(description="an object of finite numbers by pattern")]
+
+
+class _Config(Schema):
+    """The fields of adapter_config.json that decide about matrices, ranks and scales.  The defaults are peft's."""
+
+    r: Count = 8
+    lora_alpha: Finite = 8
+    use_rslora: Flag = False
+    rank_pattern: _Ranks = Field(default_factory=dict)
+    alpha_pattern: _Alphas = Field(default_factory=dict)
+    target_modules: TextOrTexts
+    exclude_modules: TextOrTexts = Field(default_factory=list)
+    layers_to_transform: _Layers = Field(default_factory=list)
+    layers_pattern: TextOrTexts = Field(default_factory=list)
+
+
 def open_peft(folder: str | Path, config: LlamaConfig) -> PeftAdapter:
     """Read a folder that ``peft``'s ``save_pretrained`` wrote for a base model of the shape ``config``.
 
@@ -81,57 +103,76 @@ def open_peft(folder: str | Path, config: LlamaConfig) -> PeftAdapter:
     and for tensors that do not fit the base model.
     """
     folder = Path(folder)
-    raw = _read_config(folder)
     try:
-        return _read(folder, raw, config)
-    except re.error as error:
-        raise AdapterError(f"{folder}/{CONFIG}: {error.pattern!r} is no regular expression: {error.msg}") from None
+        return _read(folder, _read_config(folder), config)
+    except OSError as error:
+        raise AdapterError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> _Config:
     path = folder / CONFIG
     if not path.is_file():
-        raise AdapterError(f"{folder}: {CONFIG} is missing: no folder that peft wrote")
+        raise AdapterError(f"{folder}: {_other_folder(folder)}")
     raw = read_json_object(path, AdapterError)
     if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"{path}: peft_type is {raw.get('peft_type')!r}, not 'LORA': only LoRA adapters can be loaded")
+        raise AdapterError(f"{path}: peft_type is {short(raw.get('peft_type'))}, not 'LORA': only LoRA adapters can be loaded")
     if raw.get("bias", "none") != "none":
-        raise AdapterError(f"{path}: bias is {raw['bias']!r}: {_PLAIN}")
+        raise AdapterError(f"{path}: bias is {short(raw['bias'])}: {_PLAIN}")
     for key in sorted(set(raw) - _READ - _WITHOUT_EFFECT):
         if raw[key] not in (None, False, [], {}, ""):
-            raise AdapterError(f"{path}: {key} is {_short(raw[key])}: {_PLAIN}")
+            raise AdapterError(f"{path}: {key} is {short(raw[key])}: {_PLAIN}")
     if raw.get("init_lora_weights") not in _KEEP_THE_BASE:
-        raise AdapterError(f"{path}: init_lora_weights is {_short(raw['init_lora_weights'])}, which changes the base model "
+        raise AdapterError(f"{path}: init_lora_weights is {short(raw['init_lora_weights'])}, which changes the base model "
                            "as well: convert the adapter to one of the unchanged base (see peft's save_pretrained)")  # fmt: skip
-    for key, kinds in (("rank_pattern", dict), ("alpha_pattern", dict), ("exclude_modules", str | list),
-                       ("layers_to_transform", int | list), ("layers_pattern", str | list)):  # fmt: skip
-        if raw.get(key) is not None and not isinstance(raw[key], kinds):
-            raise AdapterError(f"{path}: {key} cannot be {_short(raw[key])}")
-    if not isinstance(raw.get("target_modules"), str | list):
-        raise AdapterError(f"{path}: target_modules must be a name or a list of names, not {_short(raw.get('target_modules'))}")
-    return raw
+    return checked(_Config, raw, str(path), AdapterError)
 
 
-def _read(folder: Path, raw: dict[str, Any], config: LlamaConfig) -> PeftAdapter:
+def _other_folder(folder: Path) -> str:
+    """Say which other thing a path without adapter_config.json is."""
+    if folder.is_file():
+        hint = ": give the folder that peft wrote"
+        return "a GGUF file" + hint if folder.suffix == ".gguf" else f"a file{hint}, with {CONFIG}"
+    if (folder / "config.json").is_file():
+        return f"a model, not an adapter ({CONFIG} is missing): give it as MODEL"
+    return f"{CONFIG} is missing: no folder that peft wrote"
+
+
+def _read(folder: Path, raw: _Config, config: LlamaConfig) -> PeftAdapter:
     path = folder / WEIGHTS
     if not path.is_file():
         hint = " (of adapter_model.bin only the safetensors version is read)" if (folder / "adapter_model.bin").is_file() else ""
         raise AdapterError(f"{folder}: {WEIGHTS} is missing{hint}")
     try:
         file = SafetensorsFile(path)
+        stored = _stored_names(path, file)
         shapes = {name: shape for name, shape in config.tensor_shapes().items() if name.rpartition(".")[2] in MODULES}
-        wanted = {name: module for name in shapes if _is_target(raw, module := _module(name))}
-        _check_names(path, wanted, {name: _module(name) for name in shapes}, file)
+        matched = matches(_questions(raw), [_module(name) for name in shapes], f"{folder}/{CONFIG}", AdapterError)
+        wanted = {name: module for name in shapes if _is_target(raw, module := _module(name), matched)}
+        _check_names(path, wanted, {name: _module(name) for name in shapes}, stored)
         matrices = {}
         for name, module in wanted.items():
-            rank, scale = _rank_and_scale(f"{folder}/{CONFIG}", raw, module)
+            rank, scale = _rank_and_scale(raw, module, matched)
             rows, inputs = shapes[name]
-            a = _tensor(file, _tensor_name(module, "A"), (rank, inputs), name)
-            b = _tensor(file, _tensor_name(module, "B"), (rows, rank), name)
+            a = _tensor(file, stored[_tensor_name(module, "A")], (rank, inputs), name)
+            b = _tensor(file, stored[_tensor_name(module, "B")], (rows, rank), name)
             matrices[name] = LoraPair(a, b, scale)
     except SafetensorsError as error:
         raise AdapterError(str(error)) from None
     return PeftAdapter(str(folder), matrices)
+
+
+def _stored_names(path: Path, file: SafetensorsFile) -> dict[str, str]:
+    """Map the names that peft expects to those of the file.
+
+    Programs that save a state dict themselves leave the adapter's name "default" in, and peft loads that.
+    """
+    stored: dict[str, str] = {}
+    for name in file.entries:
+        plain = re.sub(r"(\.lora_[AB])\.default\.weight$", r"\1.weight", name)
+        if plain in stored:
+            raise AdapterError(f"{path}: holds {plain} twice: as {stored[plain]} and as {name}")
+        stored[plain] = name
+    return stored
 
 
 def _module(name: str) -> str:
@@ -144,21 +185,30 @@ def _tensor_name(module: str, part: str) -> str:
     return f"base_model.model.{module}.lora_{part}.weight"
 
 
-def _check_names(path: Path, wanted: Mapping[str, str], all_modules: Mapping[str, str], file: SafetensorsFile) -> None:
+def _check_names(path: Path, wanted: Mapping[str, str], all_modules: Mapping[str, str], stored: Mapping[str, str]) -> None:
     """Raise AdapterError unless the file holds A and B of the targets, and nothing else."""
     if not wanted:
         raise AdapterError(f"{path.parent}/{CONFIG}: target_modules names none of {', '.join(MODULES.values())}")
     known = {_tensor_name(module, part) for module in all_modules.values() for part in "AB"}
     expected = [_tensor_name(module, part) for module in wanted.values() for part in "AB"]
-    for name in file.entries:
+    for name in stored:
         if name not in known:
+            if (plain := _plain_name(name)) in known:
+                raise AdapterError(f"{path}: holds {name}, which peft would ignore: the adapter was saved from another wrapper of "
+                                   f"the model; rename its tensors, this one to {plain}")  # fmt: skip
             raise AdapterError(f"{path}: holds {name}: the chip adds LoRA to the layers' {', '.join(MODULES)} "
                                f"of a base with {len(all_modules) // len(MODULES)} layers, and to nothing else")  # fmt: skip
         if name not in expected:
             raise AdapterError(f"{path}: holds {name}, which {CONFIG} does not name as a target: peft would ignore it")
     for name in expected:
-        if name not in file.entries:
+        if name not in stored:
             raise AdapterError(f"{path}: lacks {name}, which {CONFIG} promises")
+
+
+def _plain_name(name: str) -> str:
+    """The name that a tensor has if its model was wrapped by peft alone, and not by torch.compile, DataParallel or LlamaModel."""
+    inner = re.sub(r"(^|\.)(_orig_mod|module|base_model)(?=\.)", "", name).lstrip(".")
+    return "base_model.model.model." + re.sub(r"^(model\.)+", "", inner)
 
 
 def _tensor(file: SafetensorsFile, name: str, shape: tuple[int, int], base: str) -> np.ndarray:
@@ -171,46 +221,55 @@ def _tensor(file: SafetensorsFile, name: str, shape: tuple[int, int], base: str)
     return array
 
 
-def _rank_and_scale(where: str, raw: dict[str, Any], module: str) -> tuple[int, float]:
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _at_the_end(pattern: str) -> Question:
+    return "match", rf"(.*\.)?({pattern})$"
+
+
+def _of_layers(pattern: str) -> Question:
+    return "match", rf"(?:^|.*?\.){pattern}\.(\d+)\."
+
+
+def _questions(raw: _Config) -> list[Question]:
+    """The patterns of a configuration, as peft matches them with the names of modules."""
+    whole = [names for names in (raw.target_modules, raw.exclude_modules) if isinstance(names, str) and names != "all-linear"]
+    return [
+        *(("fullmatch", names) for names in whole),
+        *(_at_the_end(pattern) for pattern in (*raw.rank_pattern, *raw.alpha_pattern)),
+        *(_of_layers(pattern) for pattern in _list(raw.layers_pattern or r"[^.]*") if raw.layers_to_transform != []),
+    ]
+
+
+def _rank_and_scale(raw: _Config, module: str, matched: Mapping[Question, Answer]) -> tuple[int, float]:
     """A module's rank and factor; the first pattern that matches the end of its name counts, as in peft."""
 
-    def of(field: str, patterns: str) -> Any:
-        for pattern, value in (raw.get(patterns) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        return raw.get(field, 8)
+    def of(values: Mapping[str, Any], default: Any) -> Any:
+        return next((value for pattern, value in values.items() if module in matched[_at_the_end(pattern)]), default)
 
-    rank, alpha = of("r", "rank_pattern"), of("lora_alpha", "alpha_pattern")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise AdapterError(f"{where}: the rank of {module} must be a positive integer, not {_short(rank)}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise AdapterError(f"{where}: lora_alpha of {module} must be a number, not {_short(alpha)}")
-    return rank, alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
+    rank, alpha = of(raw.rank_pattern, raw.r), of(raw.alpha_pattern, raw.lora_alpha)
+    return rank, alpha / (math.sqrt(rank) if raw.use_rslora else rank)
 
 
-def _is_target(raw: dict[str, Any], module: str) -> bool:
+def _is_target(raw: _Config, module: str, matched: Mapping[Question, Answer]) -> bool:
     """Whether peft puts an adapter on a module: lists name the end of it, a string is a pattern for all of it."""
 
     def named(names: str | list[str]) -> bool:
         if isinstance(names, str):
-            return names == "all-linear" or re.fullmatch(names, module) is not None
+            return names == "all-linear" or module in matched["fullmatch", names]
         return any(f".{module}".endswith(f".{name}") for name in names)
 
-    if raw.get("exclude_modules") and named(raw["exclude_modules"]):
+    if raw.exclude_modules and named(raw.exclude_modules):
         return False
-    if not named(raw["target_modules"]):
+    if not named(raw.target_modules):
         return False
-    layers = raw.get("layers_to_transform")
-    if layers in (None, []) or isinstance(raw["target_modules"], str) or module in raw["target_modules"]:
+    if raw.layers_to_transform == [] or isinstance(raw.target_modules, str) or module in raw.target_modules:
         return True
-    patterns = raw.get("layers_pattern") or r"[^.]*"
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        if found := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module):
-            return int(found[1]) in (layers if isinstance(layers, list) else [layers])
+    for pattern in _list(raw.layers_pattern or r"[^.]*"):
+        groups = matched[_of_layers(pattern)].get(module)
+        # The last group is the number; a pattern with "|" may match without it.
+        if groups and groups[-1]:
+            return int(groups[-1]) in _list(raw.layers_to_transform)
     return False
-
-
-def _short(value: object) -> str:
-    """Shorten a value to 60 characters for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

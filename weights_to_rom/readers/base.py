@@ -1,6 +1,6 @@
 """The interface of checkpoints of every format, and the checks that all readers share."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,22 +39,40 @@ class BlockCodes:
 class Checkpoint:
     """One model on disk.  ``tensor`` and ``blocks`` read one tensor and keep no copy.
 
+    Parameters
+    ----------
+    config : LlamaConfig
+    source : str                  the name of the checkpoint in messages
+    tokenizer : Tokenizer         its tokenizer
+    turn_end_ids : Iterable[int]  tokens that the checkpoint's files give as ends: a chat stops at them, beside the tokenizer's own
+
     Members
     -------
     config : LlamaConfig
     source : str               the name of the checkpoint in messages
     notes : list[str]          one line for each tensor or token that the reader changes
+    warnings : list[str]       one line for each thing that may make the model's answers wrong; the tokenizer's are among them
     tokenizer : Tokenizer | None
     """
 
-    def __init__(self, config: LlamaConfig, source: str, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, config: LlamaConfig, source: str, tokenizer: Tokenizer | None = None, turn_end_ids: Iterable[int] = ()
+    ) -> None:
         self.config = config
         self.source = source
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.tokenizer: Tokenizer | None = None
         self._shapes = config.tensor_shapes()
+        bos = () if config.bos_token_id is None else (config.bos_token_id,)
+        self.config = replace(
+            config,
+            bos_token_id=next(iter(self._known("bos_token_id", bos)), None),
+            eos_token_ids=self._known("eos_token_id", config.eos_token_ids),
+        )
+        turn_end_ids = self._known("eos_token_id", turn_end_ids)
         if tokenizer is not None:
-            self._adopt(tokenizer)
+            self._adopt(tokenizer, turn_end_ids)
 
     def tensor(self, name: str) -> np.ndarray:
         """The tensor of a canonical name (``LlamaConfig.tensor_shapes``), as float32.
@@ -87,26 +105,46 @@ class Checkpoint:
                 f"(the first, {kind}, at {tuple(int(i) for i in where)}): the checkpoint is damaged"
             )
 
-    def _adopt(self, tokenizer: Tokenizer) -> None:
+    def _known(self, name: str, ids: Iterable[int]) -> tuple[int, ...]:
+        """The tokens of ``ids`` that the model has.  Each of the others is a warning: converters write such numbers for "none"."""
+        size, known = self.config.vocab_size, dict.fromkeys(ids)
+        for number in [number for number in known if not 0 <= number < size]:
+            del known[number]
+            line = f"{self.source}: {name} is {number}, but the model has {size} tokens: it is left out"
+            if line not in self.warnings:
+                self.warnings.append(line)
+        return tuple(known)
+
+    def _adopt(self, tokenizer: Tokenizer, turn_end_ids: Iterable[int]) -> None:
         """Take a tokenizer, and let it and the configuration agree on the tokens that begin and end a text."""
-        size = self.config.vocab_size
-        if tokenizer.base_size > size:
+        self._fit(tokenizer)
+        if tokenizer.bos is not None and not self._known("bos_token_id", [tokenizer.bos]):
+            tokenizer.bos = None
+        eos, config = self._known("eos_token_id", tokenizer.eos_ids), self.config
+        self.config = replace(
+            config,
+            bos_token_id=tokenizer.bos if config.bos_token_id is None else config.bos_token_id,
+            eos_token_ids=config.eos_token_ids or eos,
+        )
+        tokenizer.eos_ids = self.config.eos_token_ids
+        tokenizer.turn_end_ids = tuple(dict.fromkeys([*tokenizer.turn_end_ids, *turn_end_ids, *eos]))
+        self.warnings += [f"{self.source}: {line}" for line in tokenizer.warnings]
+        self.tokenizer = tokenizer
+
+    def _fit(self, tokenizer: Tokenizer) -> None:
+        """Compare the sizes of the vocabularies, and note a difference that can be lived with.  Raises CheckpointError."""
+        size, base = self.config.vocab_size, tokenizer.base_size
+        if base > size or (tokenizer.complete and base != size):
+            few = "only " if base > size else ""
             raise CheckpointError(
-                f"{self.source}: its tokenizer has {tokenizer.base_size} tokens, the model only {size}: "
-                "name the right one with --tokenizer"
+                f"{self.source}: its tokenizer has {base} tokens, the model {few}{size}: name the right one with --tokenizer"
             )
         if tokenizer.vocab_size > size:
             # Many published models have a padding token in the tokenizer that the embedding lacks.
             self.notes.append(f"tokenizer: tokens {size} to {tokenizer.vocab_size - 1} are not in the model")
             tokenizer.vocab_size = size
-        config = self.config
-        self.config = replace(
-            config,
-            bos_token_id=tokenizer.bos if config.bos_token_id is None else config.bos_token_id,
-            eos_token_ids=config.eos_token_ids or tokenizer.eos_ids,
-        )
-        tokenizer.eos_ids = self.config.eos_token_ids
-        self.tokenizer = tokenizer
+        elif tokenizer.vocab_size < size:
+            self.notes.append(f"tokenizer: tokens {tokenizer.vocab_size} to {size - 1} of the model have no text")
 
 
 def make_config(source: str, **fields: object) -> LlamaConfig:
@@ -132,19 +170,23 @@ def check_tensors(
     config: LlamaConfig,
     names: Mapping[str, str],
     found: Mapping[str, Sequence[int]],
-    ignored: Collection[str] = (),
+    ignored: Collection[str],
+    is_zero: Callable[[str], bool],
 ) -> None:
     """Raise CheckpointError unless the tensors of a file have the names and shapes of the configuration.
 
     ``found`` maps the file's names to shapes, ``names`` maps canonical names to the file's.  Extra tensors are refused unless
-    they are ``ignored``, because the chip would not compute their part of the result.
+    they are ``ignored``, because the chip would not compute their part of the result.  A bias has no part if ``is_zero`` says
+    that it holds nothing but zeros.
     """
     shapes = config.tensor_shapes()
     expected = {names[name] for name in shapes}
     extra = [name for name in found if name not in expected and name not in ignored]
-    for name in extra:
-        if name.endswith(".bias"):
-            raise CheckpointError(f"{source}: holds the bias {name}: the chip has no biases")
+    for name in extra[:]:
+        if name.endswith(".bias") and name.removesuffix("bias") + "weight" in expected:
+            if not is_zero(name):
+                raise CheckpointError(f"{source}: holds the bias {name}, which is not zero: the chip has no biases")
+            extra.remove(name)
     for name, shape in shapes.items():
         if names[name] not in found:
             raise CheckpointError(f"{source}: the tensor {names[name]} is missing")

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -11,7 +10,9 @@ from gguf import GGMLQuantizationType as Type
 
 from weights_to_rom.config import LlamaConfig, RopeScaling
 from weights_to_rom.readers.base import BlockCodes, Checkpoint, CheckpointError, check_tensors, head_size, make_config
-from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer
+from weights_to_rom.readers.gguf_header import GgufTensor, read_header
+from weights_to_rom.readers.gguf_schema import Metadata, drop_unknown_ids, read_metadata
+from weights_to_rom.readers.gguf_tokenizer import gguf_tokenizer, special_ids
 from weights_to_rom.row_order import half_rotation_rows
 from weights_to_rom.text.tokenizer import Tokenizer
 
@@ -26,6 +27,7 @@ _LAYER_NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
+_EMBED = "token_embd.weight"
 _ROPE_FREQS = "rope_freqs.weight"
 _BUFFERS = re.compile(r"rope_freqs\.weight$|blk\.\d+\.attn_rot_embd")
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
@@ -36,27 +38,41 @@ class GgufCheckpoint(Checkpoint):
     """One .gguf file of architecture ``llama``."""
 
     def __init__(self, path: Path, tokenizer: Tokenizer | None = None) -> None:
-        fields, self._tensors = _read(path)
-        _check_is_llama(path, fields)
-        found = {name: tuple(reversed(t.shape.tolist())) for name, t in self._tensors.items()}
-        config = _config(path, fields, found)
-        config = replace(config, rope_scaling=_rope_scaling(path, fields, config, self._tensors.get(_ROPE_FREQS)))
+        fields, self._tensors = read_header(path)
+        self._path = path
+        found = {name: tensor.shape for name, tensor in self._tensors.items()}
+        warnings = drop_unknown_ids(path, fields, next(iter(found.get(_EMBED, ())), 0))
+        metadata = read_metadata(path, fields, vocabulary=tokenizer is None)
+        ids = special_ids(fields)
+        config = _config(path, ids, metadata, found)
+        config = replace(config, rope_scaling=self._rope_scaling(metadata, config))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
-        check_tensors(str(path), config, self._names, found, ignored={name for name in found if _BUFFERS.match(name)})
-        super().__init__(config, str(path), tokenizer or gguf_tokenizer(path, fields))
+        buffers = {name for name in found if _BUFFERS.match(name)}
+        check_tensors(str(path), config, self._names, found, buffers, self._is_zero)
+        ends = [ids[name] for name in ("eot", "eom") if name in ids]
+        super().__init__(config, str(path), gguf_tokenizer(path, fields, tokenizer), ends)
+        self.warnings = [*warnings, *self.warnings]
         for name, file_name in self._names.items():
-            kind = self._tensors[file_name].tensor_type
+            kind = self._tensors[file_name].kind
             if kind not in (*_FLOATS, *_KEPT):
                 _check_dequantises(path, file_name, kind)
                 self.notes.append(f"{name}: {kind.name} is dequantised and requantised")
 
     def _read(self, name: str) -> np.ndarray:
-        tensor = self._tensors[self._names[name]]
-        with np.errstate(invalid="ignore"):  # An infinite scale times a code of 0 gives a NaN, which tensor() reports.
-            array = gguf.quants.dequantize(np.asarray(tensor.data), tensor.tensor_type)
+        array = _dequantise(self._tensors[self._names[name]], self._path)
         rows = self._rows(name)
         array = array.reshape(self._shapes[name])
         return array if rows is None else array[rows]
+
+    def _is_zero(self, name: str) -> bool:
+        tensor = self._tensors[name]
+        return tensor.kind in _FLOATS and not _dequantise(tensor, self._path).any()
+
+    def _rope_scaling(self, metadata: Metadata, config: LlamaConfig) -> RopeScaling | None:
+        freqs = self._tensors.get(_ROPE_FREQS)
+        if freqs is not None and freqs.kind != Type.F32:
+            raise CheckpointError(f"{self._path}: {_ROPE_FREQS} is {freqs.kind.name}, not F32")
+        return _rope_scaling(self._path, metadata, config, None if freqs is None else _dequantise(freqs, self._path))
 
     def blocks(self, name: str) -> BlockCodes | None:
         """The codes of a Q4_0, Q4_1 or Q8_0 tensor, rows in Hugging Face order.
@@ -65,11 +81,11 @@ class GgufCheckpoint(Checkpoint):
         Raises CheckpointError for scales that are not finite.
         """
         tensor = self._tensors[self._names[name]]
-        if tensor.tensor_type not in _KEPT:
+        if tensor.kind not in _KEPT or len(tensor.shape) != 2:
             return None
         rows = self._rows(name)
-        data = np.asarray(tensor.data)
-        codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.tensor_type)
+        data = np.asarray(tensor.raw(self._path))
+        codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.kind)
         self._check_finite(name, scale)
         self._check_finite(name, minimum)
         negative = np.signbit(scale)
@@ -112,31 +128,10 @@ def _file_name(name: str) -> str:
     return f"blk.{layer}.{_LAYER_NAMES[part]}.weight"
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
-    """Metadata and tensors by name; tensor data stays mapped."""
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise CheckpointError(f"{path}: not a GGUF file")
-    try:
-        reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        # The library does not check the size of the file, and raises one of these for a truncated one.
-        raise CheckpointError(f"{path}: truncated or damaged GGUF file ({error})") from None
-    if reader.endianess != gguf.GGUFEndian.LITTLE:
-        raise CheckpointError(f"{path}: a big-endian GGUF file: convert it to little-endian")
-    return fields, {tensor.name: tensor for tensor in reader.tensors}
-
-
-def _check_is_llama(path: Path, fields: dict[str, Any]) -> None:
-    architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise CheckpointError(f"{path}: not a Llama: general.architecture is {architecture!r}")
-    for field in ("llama.expert_count", "llama.attention.sliding_window"):
-        if fields.get(field):
-            raise CheckpointError(f"{path}: {field} is {fields[field]}: the chip has no such feature")
-    if (parts := fields.get("split.count", 1)) > 1:
-        raise CheckpointError(f"{path}: one of {parts} split files: merge them with llama-gguf-split")
+def _dequantise(tensor: GgufTensor, path: Path) -> np.ndarray:
+    # An infinite scale times a code of 0 gives a NaN, and a large one an infinity; tensor() reports both.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return gguf.quants.dequantize(np.asarray(tensor.raw(path)), tensor.kind)
 
 
 def _check_dequantises(path: Path, name: str, kind: Type) -> None:
@@ -146,60 +141,51 @@ def _check_dequantises(path: Path, name: str, kind: Type) -> None:
         raise CheckpointError(f"{path}: {name} has the unsupported type {kind.name}") from None
 
 
-def _config(path: Path, fields: dict[str, Any], found: dict[str, tuple[int, ...]]) -> LlamaConfig:
-    def get(key: str, default: Any = None) -> Any:
-        value = fields.get(f"llama.{key}", default)
-        if isinstance(value, list):
-            raise CheckpointError(f"{path}: llama.{key} differs between layers: the chip has one shape for all")
-        if value is None:
-            raise CheckpointError(f"{path}: llama.{key} is missing")
-        return value
-
-    def number(key: str, default: float | None = None) -> float:
-        # Stored as float32.  The shortest decimal with that value is the number that the writer meant.
-        return float(str(np.float32(get(key, default))))
-
-    dim, n_heads = get("embedding_length"), get("attention.head_count")
-    head_dim = fields.get("llama.attention.key_length") or head_size(str(path), dim, n_heads)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if get(key, head_dim) != head_dim:
-            raise CheckpointError(f"{path}: llama.{key} is {get(key)}, not head_dim ({head_dim}): not supported")
-    if len(found.get("token_embd.weight", ())) != 2:
-        raise CheckpointError(f"{path}: the tensor token_embd.weight is missing")
-    eos = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+def _config(path: Path, ids: dict[str, int], metadata: Metadata, found: dict[str, tuple[int, ...]]) -> LlamaConfig:
+    head_dim = metadata.key_length or head_size(str(path), metadata.dim, metadata.n_heads)
+    for key, value in (("attention.value_length", metadata.value_length), ("rope.dimension_count", metadata.rope_dimensions)):
+        if value not in (None, head_dim):
+            raise CheckpointError(f"{path}: llama.{key} is {value}, not head_dim ({head_dim}): not supported")
+    if len(found.get(_EMBED, ())) != 2:
+        raise CheckpointError(f"{path}: the tensor {_EMBED} is missing")
     return make_config(
         str(path),
-        dim=dim,
-        n_layers=get("block_count"),
-        n_heads=n_heads,
-        n_kv_heads=get("attention.head_count_kv", n_heads),
+        dim=metadata.dim,
+        n_layers=metadata.n_layers,
+        n_heads=metadata.n_heads,
+        n_kv_heads=metadata.n_kv_heads or metadata.n_heads,
         head_dim=head_dim,
-        ffn_dim=get("feed_forward_length"),
-        vocab_size=found["token_embd.weight"][0],
-        max_seq_len=get("context_length"),
-        norm_eps=number("attention.layer_norm_rms_epsilon"),
-        rope_theta=number("rope.freq_base", 10000.0),
+        ffn_dim=metadata.ffn_dim,
+        vocab_size=found[_EMBED][0],
+        max_seq_len=metadata.max_seq_len,
+        norm_eps=_shortest(metadata.norm_eps),
+        rope_theta=_shortest(metadata.rope_theta),
         tied="output.weight" not in found,
-        bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
-        eos_token_ids=tuple(dict.fromkeys(i for i in eos if i is not None)),
+        bos_token_id=ids.get("bos"),
+        eos_token_ids=(ids["eos"],) if "eos" in ids else (),
     )
 
 
-def _rope_scaling(path: Path, fields: dict[str, Any], config: LlamaConfig, freqs: gguf.ReaderTensor | None) -> RopeScaling | None:
+def _shortest(value: float) -> float:
+    """The shortest decimal with the same float32, because a file stores float32 and its writer meant that decimal."""
+    return float(str(np.float32(value)))
+
+
+def _rope_scaling(path: Path, metadata: Metadata, config: LlamaConfig, freqs: np.ndarray | None) -> RopeScaling | None:
     """Reconstruct Llama 3's scaling from the divisors of the frequencies, because a GGUF file holds nothing else of it."""
-    kind = fields.get("llama.rope.scaling.type", "linear")
-    stretch = fields.get("llama.rope.scaling.factor", fields.get("llama.rope.scale_linear", 1.0))
+    kind = metadata.rope_kind
+    stretch = metadata.rope_linear if metadata.rope_factor is None else metadata.rope_factor
     # A factor of 0 or 1 stretches nothing, and "none" forbids it.
     if kind not in ("none", "linear") or (kind == "linear" and stretch not in (0.0, 1.0)):
         raise CheckpointError(f"{path}: rope scaling {kind!r} (factor {stretch}) is not supported, only Llama-3's")
     if freqs is None:
         return None
-    divisors = np.asarray(freqs.data, np.float64)
+    divisors = freqs.astype(np.float64)
     if divisors.shape != (config.head_dim // 2,) or not np.isfinite(divisors).all() or divisors.min() < 1:
         raise CheckpointError(f"{path}: {_ROPE_FREQS} is not {config.head_dim // 2} numbers of 1 or more")
     if (divisors == 1).all():
         return None
-    original = int(fields.get("llama.rope.scaling.original_context_length", 8192))
+    original = metadata.rope_original
     factor = float(str(np.float32(divisors.max())))
     plain = config.rope_frequencies()
     for scaling in _candidates(plain, divisors, factor, original):

@@ -1,15 +1,19 @@
 """Hugging Face directories: config.json, and safetensors in one file or in shards."""
 
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weights_to_rom.config import LlamaConfig, RopeScaling
+from weights_to_rom.config import LlamaConfig
 from weights_to_rom.json_file import read_json_object
 from weights_to_rom.projections import MODULES
 from weights_to_rom.readers.base import Checkpoint, CheckpointError, check_tensors, head_size, make_config
-from weights_to_rom.readers.safetensors_file import ITEM_BYTES, SafetensorsError, SafetensorsFile
+from weights_to_rom.readers.huggingface_config import Config, read_config, read_rope
+from weights_to_rom.readers.safetensors_file import ITEM_BYTES, SafetensorsFile, equal_tensors
+from weights_to_rom.schema import short
 from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
 
@@ -20,17 +24,21 @@ _LAYER_NAMES = {
 }
 _HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
 
-# The values of each field for which the chip computes the model.  Other values are refused.
-_MUST_BE: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "sliding_window": (None,),
-    "num_local_experts": (None, 0, 1),
-    "num_experts": (None, 0, 1),
-    "hidden_act": ("silu", "swish"),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (None, 1.0),
-}
+# Prefixes of DataParallel, and of peft around a model without adapters.
+_WRAPPERS = re.compile(r"^(?:module\.|base_model\.model\.(?=(?:model|lm_head|layers|embed_tokens|norm)\.))+")
+# torch.compile puts its name before that of the module that it compiles, which may be any.
+_COMPILED = "_orig_mod."
+# Tables of cosines and sines, which follow from the configuration.
+_BUFFERS = re.compile(r"(^|\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$")
+_UNMERGED = re.compile(r"\.(base_layer|lora_[A-Za-z_]+)\.|\.lora_[A-Za-z_]+$")
+# Tensors that only quantised checkpoints have, and the methods that write them.
+_QUANTISED = (
+    (re.compile(r"\.(qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
+    (re.compile(r"\.(weight_packed|weight_shape)$"), "compressed-tensors"),
+    (re.compile(r"\.(weight_scale|weight_scale_inv|input_scale|weight_scale_2)$"), "a method with scales, such as FP8"),
+    (re.compile(r"\.(SCB|absmax|quant_map|nested_absmax|weight_format)$|\.quant_state\."), "bitsandbytes"),
+    (re.compile(r"\.(scales|biases)$"), "MLX"),
+)
 
 
 class HuggingFaceCheckpoint(Checkpoint):
@@ -38,39 +46,52 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def __init__(self, directory: Path, tokenizer: Tokenizer | None = None) -> None:
         if not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory}: config.json is missing: no Hugging Face model")
+            raise CheckpointError(f"{directory}: config.json is missing: {_other_folder(directory)}")
         raw = read_json_object(directory / "config.json", CheckpointError)
         where = f"{directory}/config.json"
-        _check_is_llama(where, raw)
-        self._files = _open_shards(directory)
-        found = {name: file.entries[name].shape for name, file in self._files.items()}
-        tied = self._is_tied(directory, raw)
+        fields = read_config(where, raw)
+        self._files, dropped = _plain_names(directory, _open_shards(directory))
+        found = {name: file.entries[inner].shape for name, (file, inner) in self._files.items()}
+        tied = self._is_tied(directory, fields)
         generation = directory / "generation_config.json"
-        config = _config(where, raw, read_json_object(generation, CheckpointError) if generation.is_file() else {}, tied)
+        generation = read_json_object(generation, CheckpointError) if generation.is_file() else {}
+        # As transformers has it, generation_config.json decides where a text ends.  A chat stops at the tokens of both files.
+        ends = _ends(where, raw), _ends(f"{directory}/generation_config.json", generation)
+        config = _config(where, raw, fields, ends[0] if generation.get("eos_token_id") is None else ends[1], tied)
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
-        ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")}
-        check_tensors(str(directory), config, self._names, found, ignored | ({_HEAD} if tied else set()))
+        ignored = {name for name in found if _BUFFERS.search(name)} | ({_HEAD} if tied else set())
+        _check_biases(where, fields, found)
+        check_tensors(str(directory), config, self._names, found, ignored, self._is_zero)
         for name in self._names.values():
-            dtype = self._files[name].entries[name].dtype
-            if dtype not in ITEM_BYTES:
-                raise CheckpointError(f"{directory}: {name} is {dtype}, not {' or '.join(ITEM_BYTES)}")
-        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory))
+            if (dtype := self._dtype(name)) not in ITEM_BYTES:
+                raise CheckpointError(f"{directory}: {name} is {short(dtype)[1:-1]}, not {' or '.join(ITEM_BYTES)}")
+        super().__init__(config, str(directory), tokenizer or tokenizer_in(directory), [*ends[0], *ends[1]])
+        if dropped:
+            self.notes.append(f"names of tensors: without {dropped}")
 
     def _read(self, name: str) -> np.ndarray:
-        file_name = self._names[name]
-        return self._files[file_name].read(file_name)
+        file, inner = self._files[self._names[name]]
+        return file.read(inner)
 
-    def _is_tied(self, directory: Path, raw: dict[str, Any]) -> bool:
+    def _dtype(self, name: str) -> str:
+        file, inner = self._files[name]
+        return file.entries[inner].dtype
+
+    def _is_zero(self, name: str) -> bool:
+        file, inner = self._files[name]
+        return self._dtype(name) in ITEM_BYTES and not any(part.any() for part in file.parts(inner))
+
+    def _is_tied(self, directory: Path, fields: Config) -> bool:
         """Whether the head is the embedding.  If config.json does not say so, the model is tied if it has no head tensor."""
-        stated, has_head = raw.get("tie_word_embeddings"), _HEAD in self._files
-        if stated and has_head and _EMBED in self._files:
+        has_head = _HEAD in self._files
+        if fields.tie_word_embeddings and has_head and _EMBED in self._files:
             # Both are there, and releases of transformers disagree on which of them the head is.
-            head, embed = self._files[_HEAD], self._files[_EMBED]
-            if not np.array_equal(head.raw(_HEAD), embed.raw(_EMBED)):
+            floats = self._dtype(_HEAD) in ITEM_BYTES and self._dtype(_EMBED) in ITEM_BYTES
+            if not floats or not equal_tensors(*self._files[_HEAD], *self._files[_EMBED]):
                 raise CheckpointError(
                     f"{directory}: config.json has tie_word_embeddings, but {_HEAD} differs from {_EMBED}: remove one or the other"
                 )
-        return not has_head if stated is None else bool(stated)
+        return not has_head if fields.tie_word_embeddings is None else fields.tie_word_embeddings
 
 
 def _file_name(name: str) -> str:
@@ -80,102 +101,113 @@ def _file_name(name: str) -> str:
     return f"model.layers.{layer}.{_LAYER_NAMES[part]}.weight"
 
 
-def _check_is_llama(where: str, raw: dict[str, Any]) -> None:
-    model_type, architectures = raw.get("model_type"), raw.get("architectures")
-    if model_type not in ("llama", None) or (model_type is None and not architectures):
-        window = f", with sliding_window {raw['sliding_window']}" if raw.get("sliding_window") else ""
-        raise CheckpointError(f"{where}: not a Llama: model_type is {model_type!r}{window}")
-    if architectures and architectures != ["LlamaForCausalLM"]:
-        raise CheckpointError(f"{where}: not a LlamaForCausalLM: architectures is {architectures!r}")
-    for field, allowed in _MUST_BE.items():
-        if field in raw and raw[field] not in allowed:
-            shown = raw[field].get("quant_method", "set") if isinstance(raw[field], dict) else raw[field]
-            raise CheckpointError(f"{where}: {field} is {shown!r}: the chip has no such feature")
+def _other_folder(directory: Path) -> str:
+    """Say which other kind of folder one without a config.json is."""
+    if (directory / "adapter_config.json").is_file():
+        return "a LoRA adapter, not a model: give its base model as MODEL, and this folder with --adapter"
+    if models := sorted(path.name for path in directory.glob("*.gguf")):
+        return f"the folder holds several models: give one of them, such as {directory / models[0]}"
+    if (directory / "params.json").is_file():
+        return "a model in Meta's own format: convert it with convert_llama_weights_to_hf.py of transformers"
+    inner = [path.parent for pattern in ("*/config.json", "snapshots/*/config.json") for path in directory.glob(pattern)]
+    return f"give the folder inside: {min(inner)}" if inner else "no Hugging Face model"
 
 
-def _open_shards(directory: Path) -> dict[str, SafetensorsFile]:
-    """Open the shards, and map each tensor to its file."""
+def _open_shards(directory: Path) -> list[SafetensorsFile]:
     index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    try:
-        if single.is_file():
-            file = SafetensorsFile(single)
-            return dict.fromkeys(file.entries, file)
-        if not index.is_file():
-            others = sorted(path.name for path in directory.glob("*.bin"))
-            hint = f" (of {others[0]} only the safetensors version is read)" if others else ""
-            raise CheckpointError(f"{directory}: holds no model.safetensors and no {index.name}{hint}")
-        weight_map = read_json_object(index, CheckpointError).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{index}: has no weight_map")
-        files: dict[str, SafetensorsFile] = {}
-        for shard in sorted(set(weight_map.values())):
-            if not (directory / shard).is_file():
-                raise CheckpointError(f"{directory}: the shard {shard} is missing")
-            files[shard] = SafetensorsFile(directory / shard)
-        for name, shard in weight_map.items():
-            if name not in files[shard].entries:
-                raise CheckpointError(f"{directory}: {shard} lacks {name}, which {index.name} promises")
-        # The names are those in the shards, so that check_tensors also sees a tensor that the index lacks.
-        return {name: file for file in files.values() for name in file.entries}
-    except SafetensorsError as error:
-        raise CheckpointError(str(error)) from None
+    if single.is_file():
+        return [SafetensorsFile(single)]
+    for path in (single, index):
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(f"{path}: a link to a file that is gone: download the model again")
+    if not index.is_file():
+        others = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt", "*.npz", "*.gguf") for path in directory.glob(pattern))
+        hint = f" (of {others[0]} only the safetensors version is read)" if others else ""
+        if parts := sorted(path.name for path in directory.glob("*.safetensors")):
+            hint = " (several files need their index)" if len(parts) > 1 else f" (rename {parts[0]} to model.safetensors)"
+        raise CheckpointError(f"{directory}: holds no model.safetensors and no {index.name}{hint}")
+    weight_map = read_json_object(index, CheckpointError).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: has no weight_map")
+    files: dict[str, SafetensorsFile] = {}
+    for shard in sorted(set(weight_map.values())):
+        if shard in ("", ".", "..") or "/" in shard or "\0" in shard:
+            raise CheckpointError(f"{index}: {short(shard)} must be the name of a file in the same folder")
+        if not (directory / shard).is_file():
+            raise CheckpointError(f"{directory}: the shard {shard} is missing")
+        files[shard] = SafetensorsFile(directory / shard)
+    for name, shard in weight_map.items():
+        if name not in files[shard].entries:
+            raise CheckpointError(f"{directory}: {shard} lacks {name}, which {index.name} promises")
+    # All tensors of the shards count, so that check_tensors also sees one that the index lacks.
+    return list(files.values())
 
 
-def _config(where: str, raw: dict[str, Any], generation: dict[str, Any], tied: bool) -> LlamaConfig:
-    def integer(key: str, default: int | None = None) -> int:
-        value = raw.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise CheckpointError(f"{where}: {key} must be an integer, not {value!r}")
-        return value
+def _ends(where: str, raw: dict[str, Any]) -> tuple[int, ...]:
+    return _tokens(where, "eos_token_id", raw.get("eos_token_id"))
 
-    dim, n_heads = integer("hidden_size"), integer("num_attention_heads")
-    theta, scaling = _rope(where, raw)
-    eos = raw.get("eos_token_id") if generation.get("eos_token_id") is None else generation["eos_token_id"]
+
+def _plain_names(directory: Path, files: Iterable[SafetensorsFile]) -> tuple[dict[str, tuple[SafetensorsFile, str]], str]:
+    """Map the names that ``LlamaForCausalLM`` gives to tensors to their files and names there, and list the prefixes left out.
+
+    Raises CheckpointError for the tensors of unmerged adapters and of quantised checkpoints, and for two of one name.
+    """
+    found = [(name, file) for file in files for name in file.entries]
+    _refuse_other_tensors(directory, [name for name, _ in found])
+    names = {name: _WRAPPERS.sub("", name.replace(_COMPILED, "")) for name, _ in found}
+    dropped = {prefix for prefix in (_COMPILED, "module.", "base_model.model.") for name in names
+               if prefix in name and prefix not in names[name]}  # fmt: skip
+    # LlamaModel saves its tensors without "model."
+    bare = "embed_tokens.weight" in names.values() and not any(name.startswith("model.") for name in names.values())
+    plain: dict[str, tuple[SafetensorsFile, str]] = {}
+    for name, file in found:
+        full = f"model.{names[name]}" if bare and not names[name].startswith("lm_head.") else names[name]
+        if full in plain:
+            other, other_name = plain[full]
+            places = f"{other_name} in {other.path.name}, and {name} in {file.path.name}"
+            raise CheckpointError(f"{directory}: holds {full} twice: {places}")
+        plain[full] = file, name
+    return plain, " and ".join(sorted(dropped))
+
+
+def _refuse_other_tensors(directory: Path, names: list[str]) -> None:
+    for name in names:
+        if _UNMERGED.search(name):
+            raise CheckpointError(f"{directory}: holds {name}: a model with an adapter of peft that was not merged: save it after "
+                                  "merge_and_unload(), or give the base model, and the adapter with --adapter")  # fmt: skip
+        for pattern, method in _QUANTISED:
+            if pattern.search(name):
+                raise CheckpointError(f"{directory}: holds {name}: a checkpoint quantised by {method}: only floats are read here; "
+                                      "give the model before it was quantised, or a GGUF of it")  # fmt: skip
+
+
+def _check_biases(where: str, fields: Config, found: Mapping[str, Any]) -> None:
+    """Refuse a configuration that promises biases which the file lacks.  Those that it has are checked with all tensors."""
+    for key, part in (("attention_bias", ".self_attn."), ("mlp_bias", ".mlp.")):
+        if getattr(fields, key) and not any(part in name and name.endswith(".bias") for name in found):
+            raise CheckpointError(f"{where}: {key} is True, and the weights hold no such biases: the chip has none")
+
+
+def _config(where: str, raw: dict[str, Any], fields: Config, eos: tuple[int, ...], tied: bool) -> LlamaConfig:
+    theta, scaling = read_rope(where, raw)
+    dim, n_heads = fields.hidden_size, fields.num_attention_heads
     return make_config(
         where,
         dim=dim,
-        n_layers=integer("num_hidden_layers"),
+        n_layers=fields.num_hidden_layers,
         n_heads=n_heads,
-        n_kv_heads=integer("num_key_value_heads", n_heads),
-        head_dim=integer("head_dim") if raw.get("head_dim") is not None else head_size(where, dim, n_heads),
-        ffn_dim=integer("intermediate_size"),
-        vocab_size=integer("vocab_size"),
-        max_seq_len=integer("max_position_embeddings", 2048),
-        norm_eps=_positive(where, "rms_norm_eps", raw.get("rms_norm_eps", 1e-6)),
+        n_kv_heads=fields.num_key_value_heads or n_heads,
+        head_dim=fields.head_dim or head_size(where, dim, n_heads),
+        ffn_dim=fields.intermediate_size,
+        vocab_size=fields.vocab_size,
+        max_seq_len=fields.max_position_embeddings,
+        norm_eps=fields.rms_norm_eps,
         rope_theta=theta,
         rope_scaling=scaling,
         tied=tied,
         bos_token_id=next(iter(_tokens(where, "bos_token_id", raw.get("bos_token_id"))), None),
-        eos_token_ids=_tokens(where, "eos_token_id", eos),
+        eos_token_ids=eos,
     )
-
-
-def _rope(where: str, raw: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Read the base and the scaling of RoPE from ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``."""
-    parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(parameters, dict):
-        raise CheckpointError(f"{where}: the rope parameters must be an object, not {parameters!r}")
-    theta = _positive(where, "rope_theta", parameters.get("rope_theta", raw.get("rope_theta", 10000.0)))
-    kind = parameters.get("rope_type", parameters.get("type"))
-    if parameters.get("partial_rotary_factor", 1.0) not in _MUST_BE["partial_rotary_factor"]:
-        raise CheckpointError(f"{where}: partial_rotary_factor is {parameters['partial_rotary_factor']!r}: "
-                              "the chip rotates whole heads")  # fmt: skip
-    if kind in (None, "default"):
-        return theta, None
-    if kind != "llama3":
-        raise CheckpointError(f"{where}: rope scaling {kind!r} is not supported, only 'llama3'")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    values = [_positive(where, f"rope scaling's {key}", parameters.get(key)) for key in keys]
-    if values[2] <= values[1]:
-        raise CheckpointError(f"{where}: rope scaling's high_freq_factor must be above its low_freq_factor")
-    return theta, RopeScaling(values[0], values[1], values[2], int(values[3]))
-
-
-def _positive(where: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise CheckpointError(f"{where}: {name} must be a positive number, not {value!r}")
-    return float(value)
 
 
 def _tokens(where: str, name: str, value: object) -> tuple[int, ...]:
@@ -185,8 +217,8 @@ def _tokens(where: str, name: str, value: object) -> tuple[int, ...]:
         if number is None:
             continue
         if isinstance(number, bool) or not isinstance(number, int):
-            raise CheckpointError(f"{where}: {name} must be a token number, not {number!r}")
+            raise CheckpointError(f"{where}: {name} must be a token number, not {short(number)}")
         # Some configurations say -1 for "none".
-        if number >= 0:
+        if number != -1:
             numbers.append(number)
     return tuple(numbers)

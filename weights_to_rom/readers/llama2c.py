@@ -56,6 +56,8 @@ def _read_config(path: Path) -> LlamaConfig:
     if header[0] == _LATER_MAGIC:
         raise CheckpointError(f"{path}: a llama2.c checkpoint of version {header[1]}: export it with --version 0")
     dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab, seq_len = (int(n) for n in header)
+    if min(dim, ffn_dim, n_layers, n_heads, n_kv_heads, abs(vocab), seq_len) < 1:
+        raise CheckpointError(f"{path}: not a llama2.c checkpoint: its header holds {header.tolist()}, and no size may be below 1")
     return make_config(
         str(path),
         dim=dim,

@@ -1,15 +1,31 @@
-"""Chat templates: programs in the language of jinja2 that come with a model and turn messages into a prompt."""
+"""Chat templates: programs in the language of jinja2 that come with a model and turn messages into a prompt.
 
+A template is a stranger's program.  It runs in a process of its own (``template_worker``), because only a process can be stopped
+at any instruction and held to an amount of memory, also where signals do not work: outside of the main thread.
+"""
+
+import atexit
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
-
-import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from weights_to_rom.text.errors import TokenizerError
+
+SECONDS = 2
+"""The time of the processor that a template may take."""
+
+MEGABYTES = 1024
+"""The memory of the process that renders templates."""
+
+CHARACTERS = 1 << 20
+"""The length of the text that a template may write.  No context of a Llama holds more."""
 
 
 class ChatTemplate:
@@ -21,33 +37,89 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise TokenizerError(f"chat template: {error}") from None
+        self._source = source
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, special: Mapping[str, str]) -> str:
-        """Return the text of ``messages``; ``special`` are the texts of bos_token, eos_token, ...  Raises TokenizerError."""
+        """Return the text of ``messages``; ``special`` are the texts of bos_token, eos_token, ...
+
+        Raises TokenizerError for anything that is raised while the template is compiled or rendered, and for a template that takes
+        more than SECONDS, MEGABYTES or CHARACTERS.
+        """
+        variables = {"messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        text, error = _worker.render(self._source, variables | dict(special))
+        if error:
+            raise TokenizerError(f"chat template: {error}")
+        return text
+
+
+class _Worker:
+    """The process that renders templates.  It starts at the first use, and again after a template that had to be stopped."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def render(self, source: str, variables: dict[str, Any]) -> tuple[str, str]:
+        """Return the text, and what is wrong with the template if anything is."""
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **special,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise TokenizerError(f"chat template: {error}") from None
+            request = json.dumps([source, variables, CHARACTERS, SECONDS]).encode()
+        except (TypeError, ValueError) as error:
+            return "", f"the messages are not JSON: {error}"
+        with self._lock:
+            process = self._process = self._process or self._start()
+            assert process.stdin and process.stdout
+            reply = b""
+            try:
+                process.stdin.write(request + b"\n")
+                process.stdin.flush()
+                reply = process.stdout.readline()
+            except BrokenPipeError:
+                pass  # the process has ended, and its status says why
+            except BaseException:  # an interrupt must not leave a reply behind for the next request
+                process.kill()
+                self.stop()
+                raise
+            status = None if reply.endswith(b"\n") else self.stop()
+        if status is None:
+            text, error = json.loads(reply)
+            return text, error
+        return "", f"takes more than {SECONDS} seconds" if status == -signal.SIGPROF else f"its process ended with status {status}"
+
+    @staticmethod
+    def _start() -> "subprocess.Popen[bytes]":
+        path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "weights_to_rom.text.template_worker", str(MEGABYTES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+        )
+
+    def stop(self) -> int:
+        """End the process, if there is one, and return its status."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        assert process.stdin and process.stdout
+        with suppress(BrokenPipeError):  # what could not be written is written no more
+            process.stdin.close()
+        process.stdout.close()
+        # Without its input it ends by itself, and its own status tells more than that of being killed.
+        try:
+            return process.wait(1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def forget(self) -> None:
+        """After a fork: the process is the parent's."""
+        if self._process is not None:
+            self._process.returncode = 0  # Popen would warn of a process that still runs
+        self._process, self._lock = None, threading.Lock()
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own filter escapes HTML characters, and a prompt must not have such escapes.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+_worker = _Worker()
+atexit.register(_worker.stop)
+os.register_at_fork(after_in_child=_worker.forget)

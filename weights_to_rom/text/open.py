@@ -1,14 +1,24 @@
 """Read a tokenizer: recognise the format of its file, and apply the configuration files of the same folder."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import AddedToken, models
 
 from weights_to_rom.json_file import read_json_object
+from weights_to_rom.other_files import refuse_other_kind
+from weights_to_rom.schema import short
+from weights_to_rom.text.added_tokens import numbered_tokens, special_tokens
 from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.regular_expressions import endless_pattern
+from weights_to_rom.text.sentencepieces import read_llama2c, read_sentencepiece
 from weights_to_rom.text.tokenizer import Tokenizer
-from weights_to_rom.text.tokenizer_models import read_llama2c, read_sentencepiece
+
+LIST = "additional_special_tokens"
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def tokenizer_in(directory: Path) -> Tokenizer | None:
@@ -22,7 +32,8 @@ def tokenizer_in(directory: Path) -> Tokenizer | None:
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json, sentencepiece's tokenizer.model, llama2.c's tokenizer.bin, or a directory.
 
-    For the first two, tokenizer_config.json, special_tokens_map.json and chat_template.jinja of the same folder are read, too.
+    For the first two, tokenizer_config.json, special_tokens_map.json, added_tokens.json and chat_template.jinja of the same
+    folder are read, too.
 
     Raises TokenizerError.
     """
@@ -33,49 +44,124 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return found
     if not path.is_file():
         raise TokenizerError(f"{path}: no such tokenizer file")
+    refuse_other_kind(path, TokenizerError, text=path.suffix == ".json")
     if path.suffix == ".bin":
         return read_llama2c(path)
-    if path.suffix == ".model":
-        return _configured(read_sentencepiece(path), path.parent)
-    if path.suffix == ".json":
-        return _configured(_read_json_model(path), path.parent)
+    if path.suffix in (".model", ".json"):
+        config = _read_config(path.parent)
+        if path.suffix == ".json":
+            tokenizer = _configured(_read_json_model(path), config, path.parent)
+            _check_merges(path, tokenizer)
+            return tokenizer
+        prefix, legacy = (_switch(config, name, path.parent) for name in ("add_prefix_space", "legacy"))
+        tokenizer = read_sentencepiece(path, prefix=prefix, legacy=legacy is not False)
+        return _configured(tokenizer, config, path.parent)
     raise TokenizerError(f"{path}: not a tokenizer.json, a tokenizer.model or a llama2.c tokenizer.bin")
 
 
 def _read_json_model(path: Path) -> Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        model = _numbered(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path}: not a tokenizer.json: {' '.join(str(error).split())}") from None
-    # The post-processor decides whether a text starts with a token, and which: encode a text with it and without it.
+    if (pattern := endless_pattern(model)) is not None:
+        raise TokenizerError(f"{path}: its pattern {short(pattern)} may take exponential time: name another with --tokenizer")
+    # The post-processor decides whether a text starts or ends with a token, and which: encode a text with it and without it.
     plain = model.encode("a", add_special_tokens=False).ids
     full = model.encode("a", add_special_tokens=True).ids
-    added = full[: len(full) - len(plain)] if full[len(full) - len(plain) :] == plain else full[:1]
-    return Tokenizer(model, bos=added[0] if added and added != plain[:1] else None)
+    before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
+    after = full[before + len(plain) :]
+    return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
 
 
-def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
-    """Apply the configuration files of a directory to a tokenizer: special tokens and the chat template."""
-    files = [directory / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
-    config: dict[str, Any] = {}
-    for file in files:
-        config |= read_json_object(file, TokenizerError) if file.is_file() else {}
-    _add_tokens(tokenizer, config.get("added_tokens_decoder"), directory)
-    for key, value in config.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(text, str):
-            tokenizer.special[key] = text
+def _numbered(text: str) -> tokenizers.Tokenizer:
+    """Load a tokenizer.json, whose added tokens have the numbers that it states, also within those of the vocabulary."""
+    model, file = tokenizers.Tokenizer.from_str(text), json.loads(text)
+    stated = {token["content"]: token["id"] for token in file.get("added_tokens") or ()}
+    # The library numbers such tokens anew, from the size of the vocabulary on, unless the vocabulary itself has them.
+    vocabulary = file["model"].get("vocab")
+    if not isinstance(vocabulary, dict) or all(model.token_to_id(token) == number for token, number in stated.items()):
+        return model
+    vocabulary |= stated
+    return tokenizers.Tokenizer.from_str(json.dumps(file))
+
+
+def _check_merges(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise TokenizerError for a BPE that has words and no merges that lead to any of them."""
+    model = tokenizer.model.model
+    if not isinstance(model, models.BPE):
+        return
+    added = {token.content for token in tokenizer.model.get_added_tokens_decoder().values()}
+    words = [word for word in tokenizer.model.get_vocab(False) if len(word) > 1 and word not in added and not _BYTE.fullmatch(word)]
+    if words and not any(len(model.tokenize(word)) == 1 for word in words):
+        raise TokenizerError(
+            f"{path}: its BPE has no merges, without which every text is single letters: save the tokenizer again, or name another "
+            "with --tokenizer"
+        )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """Read the configuration files of a directory as one.
+
+    As in transformers, added_tokens_decoder makes the files of older releases void: special_tokens_map.json, whose entries
+    otherwise prevail, and added_tokens.json.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        return read_json_object(directory / name, TokenizerError) if (directory / name).is_file() else {}
+
+    config = read("tokenizer_config.json")
+    if "added_tokens_decoder" in config:
+        return config
+    older = read("special_tokens_map.json")
+    both = [entry for part in (config, older) if isinstance(entries := part.get(LIST), list) for entry in entries]
+    config |= older | ({LIST: both} if both else {})
+    if added := read("added_tokens.json"):
+        named, others = special_tokens(config, str(directory))
+        special = {str(token) for token in [*named.values(), *others]}
+        config["added_tokens"] = {
+            str(number): {"content": text, "normalized": text not in special, "special": text in special}
+            for text, number in added.items()
+        }
+    return config
+
+
+def _switch(config: dict[str, Any], name: str, directory: Path) -> bool | None:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise TokenizerError(f"{directory}: tokenizer_config.json: {name} must be true or false, not {value!r}")
+    return value
+
+
+def _configured(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -> Tokenizer:
+    """Apply the configuration files of a directory to a tokenizer: added tokens, begin and end, and the chat template."""
+    _declare(tokenizer, config, directory)
     token_id = tokenizer.model.token_to_id
-    adds_bos = config.get("add_bos_token")
+    adds_bos, adds_eos = (_switch(config, f"add_{end}_token", directory) for end in ("bos", "eos"))
     if adds_bos is False:
         tokenizer.bos = None
-    elif adds_bos and "bos_token" in tokenizer.special:
+    elif (adds_bos or (tokenizer.pieces and tokenizer.bos is not None)) and "bos_token" in tokenizer.special:
         tokenizer.bos = token_id(tokenizer.special["bos_token"])
     eos_ids = config.get("eos_token_ids")
+    eos = token_id(tokenizer.special.get("eos_token", ""))
     if isinstance(eos_ids, list):
         tokenizer.eos_ids = tuple(int(i) for i in eos_ids)
-    elif (eos := token_id(tokenizer.special.get("eos_token", ""))) is not None:
+    elif eos is not None:
         tokenizer.eos_ids = (eos,)
+    # transformers puts no such token before a chat.  A file that asks for it in so many words gets it, as in llama.cpp.
+    tokenizer.chat_bos = config.get("chat_bos", adds_bos) is True
+    if isinstance(turn_end_ids := config.get("turn_end_ids"), list):
+        tokenizer.turn_end_ids = tuple(int(i) for i in turn_end_ids)
+    if adds_eos is False:
+        tokenizer.closing = None
+    elif adds_eos and (tokenizer.pieces or config.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast")):
+        # Other classes of transformers leave that to the post-processor of tokenizer.json.
+        tokenizer.closing = eos
+    if isinstance(closing := config.get("closing_id"), int):
+        tokenizer.closing = closing
+    if tokenizer.closing is not None:
+        token = tokenizer.model.id_to_token(tokenizer.closing)
+        tokenizer.warnings.append(f"tokenizer: puts {token!r} after every prompt, as its files say")
     template = config.get("chat_template")
     if isinstance(template, list):  # several templates by name
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
@@ -85,14 +171,26 @@ def _configured(tokenizer: Tokenizer, directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def _add_tokens(tokenizer: Tokenizer, added: object, directory: Path) -> None:
-    """Add the tokens that only tokenizer_config.json holds.  Their numbers must follow those of the vocabulary."""
-    flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
-    for number, entry in sorted(added.items(), key=lambda item: int(item[0])) if isinstance(added, dict) else ():
-        text = entry["content"]
-        if tokenizer.model.token_to_id(text) is None:
-            token = tokenizers.AddedToken(text, **{flag: bool(entry.get(flag)) for flag in flags})
-            tokenizer.model.add_tokens([token])
-        if (found := tokenizer.model.token_to_id(text)) != int(number):
-            raise TokenizerError(f"{directory}: tokenizer_config.json has {text!r} as {number}, not {found}")
-    tokenizer.vocab_size = max(tokenizer.model.get_vocab(True).values(), default=-1) + 1
+def _declare(tokenizer: Tokenizer, config: dict[str, Any], directory: Path) -> None:
+    """Let the tokens that the configuration declares be whole.  Numbers that it states must be those of the vocabulary."""
+    named, others = special_tokens(config, str(directory))
+    numbered = numbered_tokens(config, "added_tokens_decoder", str(directory))
+    if "added_tokens_decoder" not in config:
+        # What tokenizer.json states prevails over the files of older releases.
+        stated = {} if tokenizer.pieces else tokenizer.model.get_added_tokens_decoder()
+        older = numbered_tokens(config, "added_tokens", str(directory))
+        numbered = {number: token for number, token in older.items() if number not in stated}
+        texts = {token.content for token in stated.values()}
+        named = {key: str(token) if str(token) in texts else token for key, token in named.items()}
+    by_text = {token.content: token for token in numbered.values()}
+    special: dict[str, AddedToken | str] = {}
+    for token in [*named.values(), *others]:  # of two entries with one text the first counts
+        special.setdefault(str(token), by_text.get(str(token), token))
+    tokenizer.declare(numbered, special.values())
+    for number, token in numbered.items():
+        if (found := tokenizer.model.token_to_id(token.content)) != number:
+            raise TokenizerError(f"{directory}: its configuration has {token.content!r} as {number}, not {found}")
+    tokenizer.special |= {key: str(token) for key, token in named.items()}
+    ordinary = config.get("ordinary_tokens")  # in the files of ``Tokenizer.save``
+    for key, text in ordinary.items() if isinstance(ordinary, dict) else ():
+        tokenizer.special[key] = str(text)

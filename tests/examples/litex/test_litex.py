@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,7 @@ def test_the_system_gives_goldens_tokens(system, tmp_path):
     (tmp_path / "csr.csv").write_text(system.csr.read_text())
     sources = (system.gateware, *(system.out.folder / name for name in ("chip.v", "chip_axis.v")))
     (tmp_path / "system.v").write_text("".join(path.read_text() for path in sources))
-    for image in (system.out.folder / "rom").glob("*.hex"):
-        (tmp_path / image.name).write_text(image.read_text())
+    shutil.copytree(system.out.folder / "rom", tmp_path / "rom")
     ports = re.findall(r"^ +(?:input|output) wire .*?(\w+),?$", system.gateware.read_text(), re.MULTILINE)
     assert {"clk", "rst", "host_awaddr", "host_rdata"} <= set(ports)
     simulation = build(tmp_path / "system.v", TOP, ports, tmp_path)

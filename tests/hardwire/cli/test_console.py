@@ -17,3 +17,10 @@ def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
     assert err.splitlines()[:2] == ["count ... 0 % sheep", "count ... 25 % sheep"]
     assert err.splitlines()[-1].startswith("count: 0.")
     assert os.linesep not in err.splitlines()[0]
+
+
+def test_a_warning_is_printed_once(capsys):
+    warn = console.Warnings()
+    for line in ("[one]", "two", "[one]"):
+        warn(line)
+    assert capsys.readouterr() == ("", "warning: [one]\nwarning: two\n")

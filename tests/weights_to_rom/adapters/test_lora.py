@@ -176,6 +176,8 @@ def test_refused_ranks():
     for rank in (0, 1, 3, 128):
         with pytest.raises(ValueError, match=f"rank must be a power of two from 2 to 64, not {rank}"):
             quantise_adapter(random_peft_adapter(rank=1), FMT, 0, rank)
+    with pytest.raises(AdapterError, match=r"layers.0.q has rank 65, and no chip has more than 64: train a smaller"):
+        quantise_adapter(random_peft_adapter(rank=65), FMT, 0, 64)
 
 
 def same(one: IntegerAdapter, other: IntegerAdapter) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.data.generators.make_float_llama_reference import difference, random_tokens
 from tests.data.generators.make_peft_reference import ALL, CASES, FOLDER, LOGITS, base_weights
 from tests.support.checkpoints import write_safetensors
+from weights_to_rom import patterns
 from weights_to_rom.adapters.peft import CONFIG, WEIGHTS, AdapterError, open_peft
 from weights_to_rom.config import LlamaConfig
 from weights_to_rom.quantise.float_llama import FloatLlama
@@ -180,15 +181,15 @@ def test_an_entry_that_names_a_module_whole_is_not_bound_by_layers(folder):
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4', which changes the base model"),
         ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'"),
-        ({"r": 0}, "the rank of model.layers.0.self_attn.q_proj must be a positive integer, not 0"),
-        ({"r": "8"}, "the rank of .* not '8'"),
-        ({"rank_pattern": {"v_proj": True}}, "the rank of model.layers.0.self_attn.v_proj must be .* not True"),
-        ({"lora_alpha": "x"}, "lora_alpha of model.layers.0.self_attn.q_proj must be a number, not 'x'"),
-        ({"lora_alpha": float("nan")}, "lora_alpha of .* must be a number, not nan"),
-        ({"alpha_pattern": {"v_proj": None}}, "lora_alpha of .*v_proj must be a number, not None"),
-        ({"rank_pattern": [1]}, r"rank_pattern cannot be \[1\]"),
-        ({"layers_to_transform": "0"}, "layers_to_transform cannot be '0'"),
-        ({"target_modules": None}, "target_modules must be a name or a list of names, not None"),
+        ({"r": 0}, "r must be an integer from 1 to 2147483647, not 0"),
+        ({"r": "8"}, "r must be an integer from 1 to 2147483647, not '8'"),
+        ({"rank_pattern": {"v_proj": True}}, "rank_pattern must be an object of positive integers .*, not {'v_proj': True}"),
+        ({"lora_alpha": "x"}, "lora_alpha must be a finite number, not 'x'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, not nan"),
+        ({"alpha_pattern": {"v_proj": None}}, "alpha_pattern must be an object of finite numbers by pattern, not {'v_proj': None}"),
+        ({"rank_pattern": [1]}, r"rank_pattern must be an object of positive integers by pattern, not \[1\]"),
+        ({"layers_to_transform": "0"}, "layers_to_transform must be a layer's number or a list of them, not '0'"),
+        ({"target_modules": None}, "target_modules is missing"),
         ({"target_modules": ["wqkv"]}, "target_modules names none of self_attn.q_proj"),
         ({"target_modules": "q_proj("}, r"'q_proj\(' is no regular expression"),
         ({"rank_pattern": {"*": 3}}, "is no regular expression"),
@@ -220,6 +221,56 @@ def test_refused_configurations(folder, changes, message):
 def test_refused_tensors(folder, tensors, message):
     rewrite(folder, **tensors)
     refuse(folder, message)
+
+
+def renamed(folder: Path, change) -> None:
+    """Write the tensors under other names."""
+    write_safetensors(folder / WEIGHTS, {change(name): t for name, t in tensors_of(folder).items()}, "float32")
+
+
+def test_the_name_default_may_stay_in_the_keys(folder):
+    """Programs that save a state dict themselves leave it in, and peft loads it."""
+    before = open_peft(folder, CASES["qv"][0])
+    renamed(folder, lambda name: name.replace(".weight", ".default.weight"))
+    after = open_peft(folder, CASES["qv"][0])
+    assert list(after.matrices) == list(before.matrices)
+    for name, pair in after.matrices.items():
+        np.testing.assert_array_equal(pair.a, before.matrices[name].a)
+        np.testing.assert_array_equal(pair.b, before.matrices[name].b)
+    tensors = tensors_of(folder)
+    write_safetensors(folder / WEIGHTS, tensors | {Q0.format("A"): tensors[Q0.format("A.default")]}, "float32")
+    refuse(folder, r"holds \S*q_proj\.lora_A\.weight twice: as \S*lora_A\.\S*weight and as ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("base_model.model.model.", "base_model.model."),
+        ("base_model.model.model.", "base_model.model._orig_mod.model."),
+        ("base_model.model.model.", "module.base_model.model.model."),
+        ("base_model.model.model.", "model."),
+        ("base_model.model.model.", "_orig_mod.base_model.model.model."),
+    ],
+)
+def test_names_that_peft_would_ignore(folder, old, new):
+    renamed(folder, lambda name: name.replace(old, new))
+    refuse(folder, rf"holds {new}layers.0\S*, which peft would ignore: .* this one to {old}layers.0.self_attn.")
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules", "rank_pattern", "layers_pattern"])
+def test_patterns_that_do_not_end(folder, field, monkeypatch):
+    monkeypatch.setattr(patterns, "MATCH_SECONDS", 0.5)
+    pattern = "(.*)*" * 12 + "!"
+    changes = {"rank_pattern": {pattern: 4}}.get(field, pattern)
+    edit(folder, **{"layers_to_transform": [0, 1]} | {field: changes})
+    refuse(folder, r"adapter_config.json: the pattern .* cannot be matched in 0.5 seconds")
+
+
+def test_a_pattern_without_a_number_names_no_layer(folder):
+    edit(folder, layers_to_transform=[0, 1], layers_pattern="(h|layers)", target_modules=["q_proj", "v_proj"])
+    assert len(open_peft(folder, CASES["qv"][0]).matrices) == 4
+    edit(folder, layers_pattern="model|layers")
+    refuse(folder, "target_modules names none of")
 
 
 def test_another_base_model(folder):

@@ -118,3 +118,20 @@ def test_a_file_cut_anywhere_is_refused_in_one_line(tmp_path, name):
         with pytest.raises(CheckpointError) as error:
             open_checkpoint(source)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_special_tokens_that_the_model_lacks_are_left_out_with_a_warning(tmp_path):
+    write_hugging_face(tmp_path / "model", bos_token_id=75, eos_token_id=[-1, -7, 2, 900])
+    (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": [3, 900, 74]}')
+    write_gguf(tmp_path / "model.gguf", fields=lambda writer: writer.add_eot_token_id(2**32 - 1), bos=2**32 - 1)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert (checkpoint.config.bos_token_id, checkpoint.config.eos_token_ids) == (None, (3, 74))
+    lacks = f"{tmp_path}/model: {{}} is {{}}, but the model has 75 tokens: it is left out"
+    expected = [("bos_token_id", 75), ("eos_token_id", 900), ("eos_token_id", -7)]
+    assert checkpoint.warnings == [lacks.format(*one) for one in expected]
+    checkpoint = open_checkpoint(tmp_path / "model.gguf")
+    assert (checkpoint.config.bos_token_id, checkpoint.config.eos_token_ids) == (None, (2,))
+    assert [line.split(": ")[1].split(",")[0] for line in checkpoint.warnings] == [
+        "tokenizer.ggml.bos_token_id is 4294967295",
+        "tokenizer.ggml.eot_token_id is 4294967295",
+    ]

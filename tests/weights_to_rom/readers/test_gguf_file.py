@@ -167,7 +167,7 @@ def refused(path, message):
         ({"architecture": "qwen2"}, "not a Llama: general.architecture is 'qwen2'"),
         ({"fields": lambda w: w.add_expert_count(8)}, "llama.expert_count is 8"),
         ({"fields": lambda w: w.add_sliding_window(512)}, "llama.attention.sliding_window is 512"),
-        ({"fields": lambda w: w.add_uint16("split.count", 3)}, "one of 3 split files"),
+        ({"fields": lambda w: w.add_uint16("split.count", 3)}, "one part of a model in 3 files: merge them"),
         ({"fields": rope(type=gguf.RopeScalingType.YARN, factor=4.0)}, r"rope scaling 'yarn' \(factor 4.0\)"),
         (
             {"fields": rope(type=gguf.RopeScalingType.LINEAR, factor=2.0)},
@@ -220,7 +220,7 @@ def test_tensors_that_do_not_fit_the_metadata(tmp_path, config, message):
         ("llama.attention.key_length", 12, "llama.attention.value_length is 16, not head_dim \\(12\\)"),
         ("llama.rope.dimension_count", 8, "llama.rope.dimension_count is 8, not head_dim \\(16\\)"),
         ("llama.attention.head_count_kv", 4, r"n_heads \(6\) must be a multiple of n_kv_heads \(4\)"),
-        ("llama.context_length", 0, "max_seq_len must be a positive integer, not 0"),
+        ("llama.context_length", 0, "llama.context_length must be an integer from 1 to 2147483647, not 0"),
     ],
 )
 def test_metadata_that_is_refused(tmp_path, field, value, message):
@@ -244,15 +244,36 @@ def test_missing_and_repeated_fields(tmp_path):
     refused(path, r"blk\.0\.attn_k\.weight has shape \(32, 64\), not \(96, 64\)")
     write_gguf(path, fields=lambda w: w.add_uint32("llama.vocab_sizes", 1))
     path.write_bytes(path.read_bytes().replace(b"llama.vocab_sizes", b"llama.block_count"))
-    refused(path, "truncated or damaged GGUF file .*Duplicate llama.block_count")
+    refused(path, "damaged GGUF file: it holds llama.block_count twice")
 
 
-def test_per_layer_head_counts(tmp_path):
-    path = tmp_path / "model.gguf"
-    write_gguf(path, fields=lambda w: w.add_array("llama.attention.head_xxxxx", [6, 6]))
-    data = path.read_bytes().replace(b"llama.attention.head_count\4", b"llama.attention.head_yyyyy\4")
-    path.write_bytes(data.replace(b"llama.attention.head_xxxxx", b"llama.attention.head_count"))
-    refused(path, "llama.attention.head_count differs between layers")
+def per_layer(path, **lists):
+    """Write lists where the format has a number: ``head_count=[6, 6]``."""
+    names = {f"llama.attention.{key}": values for key, values in lists.items()}
+    write_gguf(path, fields=lambda w: [w.add_array(f"{key[:-5]}_list", values) for key, values in names.items()])
+    data = path.read_bytes()
+    for key in names:
+        number, entries = key.encode(), f"{key[:-5]}_list".encode()
+        data = data.replace(number + b"\4\0\0\0", number[:-5] + b"_none\4\0\0\0").replace(entries, number)
+    path.write_bytes(data)
+
+
+def test_equal_numbers_for_each_layer_are_one_number(tmp_path):
+    per_layer(tmp_path / "model.gguf", head_count=[6, 6], head_count_kv=[2, 2])
+    assert open_checkpoint(tmp_path / "model.gguf").config == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([2, 3], "llama.attention.head_count_kv differs between layers"),
+        ([2], "llama.attention.head_count_kv has 1 entries, llama.block_count is 2"),
+        (["2", "2"], "llama.attention.head_count_kv must be an integer from 1 to 2147483647, not '2'"),
+    ],
+)
+def test_other_lists_for_layers_are_refused(tmp_path, values, message):
+    per_layer(tmp_path / "model.gguf", head_count_kv=values)
+    refused(tmp_path / "model.gguf", message)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinite")])

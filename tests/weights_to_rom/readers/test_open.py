@@ -35,7 +35,7 @@ def test_gguf_is_known_by_its_first_bytes(tmp_path):
         ("model.safetensors", "give the directory that holds it"),
         ("config.json", "give the directory that holds it"),
         ("model.pt", r"not a Hugging Face directory, a \.gguf file or a llama2\.c \.bin"),
-        ("model.gguf", "not a GGUF file"),
+        ("model.gguf", "a text that begins 'something else', not the file itself"),
     ],
 )
 def test_refuses_other_files(tmp_path, name, message):

@@ -10,7 +10,9 @@ from weights_to_rom.text.open import read_tokenizer, tokenizer_in
 
 
 def write_folder(folder, **config):
-    Tokenizer(models.BPE({"a": 0, "<s>": 1, "</s>": 2}, [])).save(str(folder / "tokenizer.json"))
+    model = Tokenizer(models.BPE({"a": 0, "<s>": 1, "</s>": 2}, []))
+    model.add_special_tokens(["<s>", "</s>"])
+    model.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
@@ -25,12 +27,20 @@ def test_special_tokens_come_from_the_configuration(tmp_path):
     folder = write_folder(
         tmp_path, bos_token={"content": "<s>"}, eos_token="</s>", add_bos_token=True, chat_template="{{ eos_token }}"
     )
-    (folder / "special_tokens_map.json").write_text('{"eos_token": "a"}')
     for path in (folder, folder / "tokenizer.json"):
         tokenizer = read_tokenizer(path)
         assert (tokenizer.bos, tokenizer.eos_ids) == (1, (2,))
         assert tokenizer.encode("aa") == [1, 0, 0]
         assert tokenizer.chat([]) == "</s>"
+
+
+def test_the_older_file_prevails_unless_the_newer_list_is_there(tmp_path):
+    # As in transformers 4 and 5.
+    folder = write_folder(tmp_path, eos_token="</s>")
+    (folder / "special_tokens_map.json").write_text('{"eos_token": "a"}')
+    assert read_tokenizer(folder).eos_ids == (0,)
+    write_folder(tmp_path, eos_token="</s>", added_tokens_decoder={"2": {"content": "</s>", "special": True}})
+    assert read_tokenizer(folder).eos_ids == (2,)
 
 
 def test_a_template_of_its_own_file_wins(tmp_path):

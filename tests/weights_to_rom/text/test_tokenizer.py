@@ -16,10 +16,11 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from tests.support.checkpoints import SHAPE, random_weights, write_gguf, write_hugging_face, write_llama2c
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.readers.open import open_checkpoint
+from weights_to_rom.text.byte_level import PRE_TOKENIZERS
 from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.open import read_tokenizer, tokenizer_in
+from weights_to_rom.text.sentencepieces import SPACE
 from weights_to_rom.text.tokenizer import StreamDecoder, Tokenizer
-from weights_to_rom.text.tokenizer_models import PRE_TOKENIZERS, SPACE
 
 FIXTURES = Path(__file__).parents[2] / "data"
 # Plain text that every Python has.
@@ -110,13 +111,18 @@ def test_sentencepiece_in_all_its_files(tmp_path, sp, page, form):
     assert tokenizer.encode("") == [1]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}],
-)
-def test_other_sentencepiece_models_are_refused(tmp_path, options):
-    train_sentencepiece(tmp_path / "tokenizer.model", **options)
-    with pytest.raises(TokenizerError, match=r"tokenizer\.model: not a plain sentencepiece BPE"):
+@pytest.mark.parametrize("options", [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}])
+def test_other_sentencepiece_models(tmp_path, page, options):
+    source = train_sentencepiece(tmp_path / "tokenizer.model", **options)
+    tokenizer = read_tokenizer(tmp_path / "tokenizer.model")
+    for text in (page, OTHER, *page.splitlines(), "ﬁ ½"):
+        assert tokenizer.encode(text, bos=False) == source.encode(text)
+        assert tokenizer.decode(source.encode(text)) == source.decode(source.encode(text))
+
+
+def test_sentencepiece_with_spaces_after_words_is_refused(tmp_path):
+    train_sentencepiece(tmp_path / "tokenizer.model", treat_whitespace_as_suffix=True)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model: a sentencepiece model with spaces after the words"):
         read_tokenizer(tmp_path / "tokenizer.model")
 
 
@@ -246,7 +252,7 @@ def test_a_saved_tokenizer_is_the_same(tmp_path, sp, page, kind):
     first = read_tokenizer(sp[0]) if kind == "model" else open_checkpoint(FIXTURES / "transformers_gqa").tokenizer
     first.chat_template = "{{ bos_token }}{{ messages[0].content }}é"
     first.save(tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"tokenizer.{kind}", "tokenizer_config.json"]
     second = tokenizer_in(tmp_path / "out")
     for member in ("bos", "eos_ids", "vocab_size", "base_size", "chat_template", "special"):
         assert getattr(second, member) == getattr(first, member), member
@@ -356,8 +362,9 @@ def test_the_post_processor_says_whether_texts_start_with_a_token(tmp_path):
         single="<|end|> $A <|im_end|>", special_tokens=[("<|end|>", 0), ("<|im_end|>", 2)]
     )
     hugging_face_with(tmp_path, tokenizer__json=model.to_str())
-    assert read_tokenizer(tmp_path).encode("") == [0]
-    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    assert read_tokenizer(tmp_path).encode("") == [0, 2]
+    assert read_tokenizer(tmp_path).warnings == ["tokenizer: puts '<|im_end|>' after every prompt, as its files say"]
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false, "add_eos_token": false}')
     assert read_tokenizer(tmp_path).encode("") == []
 
 
@@ -368,7 +375,7 @@ def test_tokens_added_by_the_configuration(tmp_path, sp):
     tokenizer = open_checkpoint(tmp_path).tokenizer
     assert tokenizer.encode("<|user|>") == [1, 900] and tokenizer.vocab_size == 901
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"905": added["900"]}}))
-    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json has '<\|user\|>' as 905, not 900"):
+    with pytest.raises(CheckpointError, match=r"its configuration has '<\|user\|>' as 905, not 900"):
         open_checkpoint(tmp_path)
 
 
