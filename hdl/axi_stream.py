@@ -83,10 +83,8 @@ class AxiStreamChip(wiring.Component):
         command = self._take(m, "command", reset, self.s_axis_command_tdata[: COMMAND.size])
         pins |= _to_chip("i", command, command.payload) | _from_chip("o", self._give(m, "reply", reset, REPLY))
         if self._config.lora_rank:
-            word_and_last = Signal(LOAD_BITS + 1)
+            load = self._take(m, "load", reset, Cat(self.s_axis_load_tdata, self.s_axis_load_tlast))
             first = Signal(init=1)
-            m.d.comb += word_and_last.eq(Cat(self.s_axis_load_tdata, self.s_axis_load_tlast))
-            load = self._take(m, "load", reset, word_and_last)
             with m.If(load.valid & load.ready):
                 m.d.sync += first.eq(load.payload[LOAD_BITS])
             pins |= _to_chip("load", load, Cat(load.payload[:LOAD_BITS], first))
