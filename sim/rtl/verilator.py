@@ -4,15 +4,16 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.schedule import Step
+from weights_to_rom.scratch import empty, locked, remove_leftover
 
 HARNESS = Path(__file__).with_name("harness.cpp")
 HARNESS_HEADER = Path(__file__).with_name("harness.h")
@@ -75,6 +76,10 @@ class Addition:
 PLAIN = Addition()
 
 
+SCRATCH = "build"
+"""The folder, in that of the libraries, in which a library is built."""
+
+
 class SimulationError(HardwireError):
     """The simulation cannot be built or run.  The message says why in one line."""
 
@@ -126,6 +131,32 @@ def content_key(verilog: str, defines: dict[str, int], addition: Addition = PLAI
     return digest.hexdigest()[:16]
 
 
+def check_compiler() -> str:
+    """Return the path of g++.  Raises SimulationError if it is not installed."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise SimulationError("g++ is missing, which simulations are built with: install it (Debian: apt-get install g++)")
+    return compiler
+
+
+def find_library(verilog: Path, folder: Path, defines: dict[str, int], addition: Addition = PLAIN) -> Path | None:
+    """Return the library that ``build_library`` made of these inputs in ``folder``, or None.
+
+    A library that is cut off or changed would end the process when it is opened, so it is removed.
+    """
+    for path in folder.glob(f"{content_key(verilog.read_text(), defines, addition)}-*.so"):
+        if path.stem.rpartition("-")[2] == _sha(path):
+            return path
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
+def _sha(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def build_library(
     verilog: Path,
     folder: Path,
@@ -133,21 +164,22 @@ def build_library(
     progress: Callable[[float, str], None] = lambda done, what: None,
     addition: Addition = PLAIN,
 ) -> Path:
-    """Build ``folder/KEY.so`` unless it is there.  ``defines`` tells the harness the widths of the ports.
+    """Build ``folder/KEY-SHA.so`` unless it is there: KEY names its inputs, and SHA its contents.
 
-    ``progress`` is called with the finished fraction, 0 to 1, and the name of the current step.
+    ``defines`` tells the harness the widths of the ports.  ``progress`` is called with the finished fraction, 0 to 1, and the
+    name of the current step.  A process that builds in the same folder at the same time is waited for.
 
     Raises SimulationError if Verilator or g++ is missing or fails.
     """
-    target = folder / f"{content_key(verilog.read_text(), defines, addition)}.so"
-    if target.exists():
-        return target
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise SimulationError("g++ is missing: install it (Debian: apt-get install g++)")
+    remove_leftover(folder / SCRATCH)
+    if found := find_library(verilog, folder, defines, addition):
+        return found
+    compiler = check_compiler()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
-        work = Path(scratch)
+    with locked(folder / SCRATCH) as work:
+        if found := find_library(verilog, folder, defines, addition):
+            return found
+        empty(work)
         progress(0.0, "verilating")
         shared = SHARED if verilog.read_text().count("\n  row_lane lane_") >= MANY_LANES else ()
         configuration = work / "addition.vlt"
@@ -192,6 +224,7 @@ def build_library(
             objects = list(pool.map(compile_one, sources))
         library = work / "chip.so"
         _run([compiler, "-shared", "-o", str(library), *map(str, objects), "-pthread"])
+        target = folder / f"{content_key(verilog.read_text(), defines, addition)}-{_sha(library)}.so"
         library.replace(target)
     progress(1.0, "built")
     return target
