@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -91,6 +92,8 @@ def written_whole(folder: Path, needed: int | None = None) -> Iterator[Path]:
     with room_for(folder, needed):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.parent / f".{target.name}-hardwire", busy) as scratch:
+            for leftover in _of_earlier_versions(target):
+                shutil.rmtree(leftover, ignore_errors=True)
             new, old = scratch / "new", scratch / "old"
             if old.exists() and not target.exists():
                 old.replace(target)
@@ -105,6 +108,16 @@ def written_whole(folder: Path, needed: int | None = None) -> Iterator[Path]:
                 if old.exists():
                     old.replace(target)
                 raise
+
+
+def _of_earlier_versions(target: Path) -> list[Path]:
+    """Return the folders of the name .TARGET-XXXXXXXX, with a random end, that earlier versions have left."""
+    named = re.compile(rf"\.{re.escape(target.name)}-[a-z0-9_]{{8}}")
+    return [
+        folder
+        for folder in target.parent.iterdir()
+        if named.fullmatch(folder.name) and folder.is_dir() and {part.name for part in folder.iterdir()} == {"new"}
+    ]
 
 
 def place_for(folder: Path, kind: str, there: Callable[[Path], object] = lambda folder: None) -> Path:

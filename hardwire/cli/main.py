@@ -66,9 +66,9 @@ def options(
 def main() -> None:
     """Run a command.  Wrong input is one line on stderr; any other exception is a defect, and shows its traceback."""
     show_with(console.step)
-    with ending() as told, warnings.catch_warnings():
-        # Amaranth warns of components that are made and not used; an interrupt leaves many of them.
-        warnings.filterwarnings("ignore", ".* created but never used")
+    # Amaranth warns of components that are made and never used.  An interrupt leaves many of them, until the very end.
+    warnings.filterwarnings("ignore", ".* created but never used")
+    with ending() as told:
         try:
             status = _run(told)
         except BaseException:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,14 +34,14 @@ class Ending:
 
 def end_children() -> None:
     """Kill every process that this one has started, and those that they have started: compilers, Yosys, nextpnr."""
-    parents = {}
+    children = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # a process that has just ended
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    ours = {os.getpid()}
-    while more := {process for process, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    for process in ours - {os.getpid()}:
+            children[int(stat.read_text().rpartition(")")[2].split()[1])].append(int(stat.parent.name))
+    ours = [os.getpid()]
+    for process in ours:
+        ours += children[process]
+    for process in ours[1:]:  # a parent before its children, so that it starts no others
         with suppress(OSError):
             os.kill(process, signal.SIGKILL)
 
