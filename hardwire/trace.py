@@ -59,6 +59,6 @@ def trace(target: Target, prompt: str, token: int, unit: str, file: Path | None 
         "bytes": file.stat().st_size,
         "unit": scope,
         "position": token,
-        "token": read,
+        "id": read,
         "cycles": reply.rtl.cycles if reply.rtl else 0,
     }

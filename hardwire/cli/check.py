@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from hardwire.cli.options import AdapterFolder, Backend, Json, ModelOrOut, OutFolder, TokenizerFile, chip_options
-from hardwire.cli.show import check_lines, explain_lines, show, trace_lines
+from hardwire.cli.options import AdapterFolder, Json, ModelOrOut, NumpyBackend, OutFolder, TokenizerFile, chip_options
+from hardwire.cli.show import check_lines, columns, explain_lines, show, trace_lines
 
 commands = typer.Typer()
 
@@ -128,9 +127,9 @@ def perplexity(
     text: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="Plain text to predict.")],
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to predict, from the beginning of the text.")] = 4096,
     backend: Annotated[
-        Backend,
+        NumpyBackend,
         typer.Option(help="golden gives the chip's own perplexity, float the one that it approximates; rtl equals golden."),
-    ] = Backend.golden,
+    ] = NumpyBackend.golden,
     window: Annotated[int, typer.Option(min=1, help="Tokens of a window; each starts with an empty context.")] = 512,
     tokenizer: TokenizerFile = None,
     adapter: AdapterFolder = None,
@@ -140,10 +139,8 @@ def perplexity(
     from hardwire.evaluate import evaluate
     from hardwire.target import Target
 
-    if backend == Backend.rtl:
-        raise typer.BadParameter("rtl computes what golden computes: measure that", param_hint="--backend")
     figures = evaluate(Target(model, tokenizer, adapter), text, tokens, backend.value, window)
-    how = f"{figures['tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
+    how = f"{figures['n_tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
     show(figures, as_json, [f"perplexity {figures['perplexity']} ({how})"])
 
 
@@ -153,11 +150,12 @@ def models(as_json: Json = False) -> None:
     from weights_to_rom.readers.known_models import known_models
 
     rows = known_models()
-    table = Table("name", "what it is", "where it comes from", "here", box=None)
+    texts = ("what it is", "where it comes from")
+    table = columns("name", *texts, "here", folded=texts)
     for name, description, origin, path in rows:
         table.add_row(name, description, origin, "yes" if path else "no")
     figures = [
         {"name": name, "description": description, "origin": origin, "path": path and str(path)}
         for name, description, origin, path in rows
     ]
-    show(figures, as_json, [table])
+    show({"models": figures}, as_json, [table])

@@ -14,6 +14,7 @@ import typer
 
 from hardwire.cli import board, check, console, make, talk
 from hardwire.cli.console import say
+from hardwire.cli.usage import error_line, usage_line
 from hardwire.progress import show_with
 from weights_to_rom.errors import HardwireError
 
@@ -69,9 +70,11 @@ def main() -> None:
         code = app(prog_name="hardwire", standalone_mode=False)
         sys.stdout.flush()
     except usage_error as error:
-        command = error.ctx.command_path if error.ctx else "hardwire"
-        say(f"error: {error.format_message()} (see {command} --help)")
+        if line := usage_line(error):
+            say(line)
         sys.exit(2)
+    except typer.Abort:  # the end of the input where a question was asked
+        code = 130
     except BrokenPipeError:
         # The reader of stdout has closed it.  Python would raise the same error again when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,14 +82,8 @@ def main() -> None:
     except (HardwireError, OSError, MemoryError) as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             raise
-        say(f"error: {_one_line(error)}")
+        say(error_line(error))
         sys.exit(1)
     if code == 130:
         say("interrupted")
     sys.exit(code or 0)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -76,7 +76,7 @@ def greedy(llama: GoldenLlama, ids: list[int], n: int, stop=()) -> list[int]:
 def history(answers: list[dict], system: str | None = None) -> list[dict[str, str]]:
     told = [{"role": "system", "content": system}] if system else []
     for answer in answers:
-        told += [{"role": "user", "content": answer["prompt"]}, {"role": "assistant", "content": answer["answer"]}]
+        told += [{"role": "user", "content": answer["prompt"]}, {"role": "assistant", "content": answer["text"]}]
     return told
 
 
@@ -131,7 +131,7 @@ def test_an_answer_in_other_tokens_than_the_tokenizers_is_read_again(hardwire, t
         GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(answers))
     )
     answers, _ = talk(hardwire, talker, lines=LINES[:2])
-    assert answers[0]["answer"] == "th" and answers[1]["read_again"]
+    assert answers[0]["text"] == "th" and answers[1]["read_again"]
     assert answers[1]["prompt_ids"] == tokenizer.encode(
         tokenizer.chat([*history(answers[:1]), {"role": "user", "content": LINES[1]}]), bos=False
     )
@@ -291,7 +291,7 @@ def test_half_a_character_at_the_end_is_said_to_be_one(hardwire, tmp_path, monke
         GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(halves))
     )
     answers, _ = talk(hardwire, model, "--tokens", 1, lines=("Hi", "Hi So?"))
-    assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("\N{REPLACEMENT CHARACTER}", False)] * 2
+    assert [(answer["text"], answer["read_again"]) for answer in answers] == [("\N{REPLACEMENT CHARACTER}", False)] * 2
 
 
 def test_ctrl_c_twice_ends(hardwire, talker, monkeypatch):

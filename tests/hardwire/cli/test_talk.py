@@ -31,4 +31,4 @@ def test_a_warning_is_said_when_a_model_is_compiled_and_when_it_runs(hardwire, t
     for command in (("run", model), ("run", out, "--backend", "golden"), ("run", out, "--backend", "float")):
         result = hardwire(*command, "--prompt", "1 2 3", "--tokens", 2, "--json")
         assert result.code == 0 and result.err.count("warning: ") == result.err.count(f"warning: {said}\n") == 1
-        assert json.loads(result.out)["prompt_tokens"] == [1, 2, 3]
+        assert json.loads(result.out)["prompt_ids"] == [1, 2, 3]
