@@ -72,6 +72,7 @@ test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare
 	$(BIN)/pytest -m kit
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
+	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/pytest -m wheel
 
 tokens-truth: $(TEST) ## compare the tokens of 5,000 texts with transformers', sentencepiece's and llama.cpp's (minutes)

@@ -1,7 +1,7 @@
 """The header of a GGUF file: its metadata, and the type, shape and place of every tensor.
 
-Source: ``docs/gguf.md`` of ggml.  The reader of the ``gguf`` package believes every count and length in a file, and a wrong one
-lets it run without end or fill the memory; here each is compared with the size of the file first.
+Source: the page "GGUF" in the documentation of ggml.  The reader of the ``gguf`` package believes every count and length in a
+file, and a wrong one lets it run without end or fill the memory; here each is compared with the size of the file first.
 """
 
 import math

