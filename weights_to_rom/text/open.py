@@ -83,7 +83,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
             _check_merges(path, tokenizer)
             return tokenizer
         prefix, legacy = (config.get(name) for name in ("add_prefix_space", "legacy"))
-        tokenizer = read_sentencepiece(path, prefix=prefix, legacy=legacy is not False)
+        names = {i: str(token) for i, token in numbered_tokens(config, "added_tokens_decoder", str(path.parent)).items()}
+        tokenizer = read_sentencepiece(path, prefix=prefix, legacy=legacy is not False, names=names)
         return _configured(tokenizer, config, path.parent)
     raise TokenizerError(f"{path}: not a tokenizer.json, a tokenizer.model or a llama2.c tokenizer.bin")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import sim.rtl.verilator
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
@@ -83,7 +84,7 @@ def test_an_edited_chip_that_stops(hardwire, out, tmp_path):
         ("module my_chip(input clk); wire = 3;\n", r"Verilator failed: .*syntax error"),
         (
             "module my_chip(input clk); endmodule\n",
-            r"bad\.v: module my_chip has no port rst: it must have the ports that chip\.json",
+            r"bad\.v: module my_chip has no port rst: it must have the ports",
         ),
         (b"\xff\xfe module \x00", r"Verilator failed: "),
     ],
@@ -115,3 +116,15 @@ def test_ports_of_another_width_and_direction(out):
             _check_ports("module chip", header.replace(old, new), ours)
     with pytest.raises(SimulationError, match="has no port load__payload"):
         _check_ports("module chip", header, ports(wide_bits=24, vector_lanes=1, lora=True))
+
+
+def test_an_included_file_counts(hardwire, out, tmp_path, monkeypatch):
+    """It is found beside the file, and a change of it is not answered with an old simulation."""
+    texts = []
+    monkeypatch.setattr(sim.rtl.verilator, "content_key", lambda text, *others: texts.append(text) or "key")
+    (tmp_path / "top.v").write_text('`include "inner.vh"\n')
+    for body, complaint in (("module my_chip(input clk); endmodule", "has no port rst"), ("module other; endmodule", "my_chip")):
+        (tmp_path / "inner.vh").write_text(body + "\n")
+        result = hardwire("verify", out, "--verilog", tmp_path / "top.v")
+        assert result.code == 1 and complaint in result.err
+    assert len(set(texts)) == 2
