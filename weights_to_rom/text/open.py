@@ -166,9 +166,15 @@ def _read_config(directory: Path) -> dict[str, Any]:
     """
 
     def read(name: str) -> dict[str, Any]:
-        return read_json_object(directory / name, TokenizerError) if (directory / name).is_file() else {}
+        path = directory / name
+        return read_json_object(path, TokenizerError, halves=["chat_template"]) if path.is_file() else {}
 
     config = read("tokenizer_config.json")
+    try:
+        json.dumps(config.get("chat_template"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # The model is good for texts without its template, and a chat gets to know what is wrong.
+        config["chat_template"] = "{{ raise_exception('its text is not Unicode') }}"
     checked(_Settings, config, f"{directory}: tokenizer_config.json", TokenizerError)
     if "added_tokens_decoder" in config:
         return config
