@@ -125,6 +125,12 @@ def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) ->
     return min((estimate(model, config, board) for config in fitting), key=lambda e: (e.cycles, e.cells.luts))
 
 
+def fits(model: ModelFormat, board: Board, max_context: int) -> bool:
+    """Return whether some configuration of the model fits the board.  This is quicker than ``fastest``."""
+    candidates = estimator_of(board).candidates(model, max_context)
+    return any(not overflows(cells_of(model, config, board.device)[0], board) for config in candidates)
+
+
 def _with_options(model: ModelFormat, board: Board, max_context: int, given: dict[str, Any]) -> list[ChipConfig]:
     """Return the candidates of the family with the given options in place of their own, without repetition."""
     if given.get("shared"):

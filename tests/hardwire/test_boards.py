@@ -118,7 +118,7 @@ def test_a_bitstream_with_a_damaged_report_is_not_flashed(out, tmp_path, monkeyp
 def test_boards_are_listed():
     ran = run("boards", "--json")
     assert ran.exit_code == 0
-    listed = {board["name"]: board for board in json.loads(ran.stdout)}
+    listed = {board["name"]: board for board in json.loads(ran.stdout)["boards"]}
     assert set(listed) == set(BOARDS)
     assert listed["ulx3s-85f"] | {"package": "BG381", "oscillator_mhz": 25.0, "luts": 83640} == listed["ulx3s-85f"]
 

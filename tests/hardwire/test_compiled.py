@@ -58,7 +58,7 @@ def test_report(compiled):
     manifest = CompiledModel(compiled).manifest
     assert derived["rom_bits"] == sum(rom["width"] * rom["depth"] for rom in manifest.values())
     assert derived["bits_per_weight"] == round(derived["rom_bits"] / derived["parameters"], 3)
-    assert derived["multipliers_per_cycle"] == 8
+    assert derived["multipliers"] == 8
     assert 0 < report["measured"]["worst_block_error"] < 0.3
     steps = {"quantise", "measure ranges", "pack ROM images", "generate Verilog", "write the kit"}
     assert set(report["measured"]["step_seconds"]) == steps

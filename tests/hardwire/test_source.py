@@ -93,4 +93,4 @@ def test_the_tokens_that_are_read():
     """A model with a tokenizer reads a text first."""
     source = Source.open("stories-tiny")
     ranges = source.quantise().report["ranges"]
-    assert ranges["tokens"] == N_RANGE_TOKENS and not ranges["first_saturated"] and not source.checkpoint.warnings
+    assert ranges["n_tokens"] == N_RANGE_TOKENS and not ranges["first_saturated"] and not source.checkpoint.warnings

