@@ -8,14 +8,15 @@ from typing import Any
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.other_files import refuse_other_kind
 
-# Parsed JSON takes up to thirty times the memory of its text.  No configuration or index of a published model reaches 4 MB.
-MAX_BYTES = 32 << 20
+# Parsed and checked JSON takes up to eighty times the memory of its text.  No configuration or index of a published model
+# reaches 4 MB.
+MAX_BYTES = 8 << 20
 
 
 def read_json_object(path: Path, error: type[HardwireError], *, halves: Collection[str] = ()) -> dict[str, Any]:
     """Read the JSON object of a UTF-8 file.  The fields ``halves`` may hold lone surrogates, halves of a pair.
 
-    Raises ``error``, which names the file, if the text is not JSON or not an object, or if it has more than 32 MiB.
+    Raises ``error``, which names the file, if the text is not JSON or not an object, or if it has more than 8 MiB.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise error(f"{path}: has {size} bytes: no configuration has more than {MAX_BYTES}")
