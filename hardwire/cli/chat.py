@@ -116,7 +116,7 @@ class _Chat:
             try:
                 check_writable(Path(argument), self._backend)
                 self._save(Path(argument))
-            except (OSError, ValueError) as error:  # ValueError: SavedError, and a name that no file can have
+            except (OSError, SavedError) as error:
                 say(f"not saved: {error}")
         elif name == "/save":
             say("/save needs a file: /save FILE")

@@ -14,7 +14,8 @@ commands = typer.Typer()
 
 @commands.command(
     epilog="Examples:\n\nhardwire verify out --tokens 200 --prompt 'Once upon a time' --prompt 'The little dog'\n\n"
-    "hardwire verify out --units --tokens 20    # which unit is wrong, in which layer"
+    "hardwire verify out --units --tokens 20    # which unit is wrong, in which layer\n\n"
+    "hardwire verify out --verilog netlist.v --verilog cells.v --tokens 20    # is a netlist still the model?"
 )
 def verify(
     out: OutFolder,
@@ -43,6 +44,15 @@ def verify(
             show_default="all", help="With --units: only this layer's units, and those outside of layers; may be repeated."
         ),
     ] = None,
+    verilog: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="OUT/chip.v",
+            help="Compare this Verilog instead: an edited chip.v, or the netlist of a synthesis tool.  Repeat it for the "
+            "models of the netlist's cells.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
@@ -52,7 +62,9 @@ def verify(
     units |= sample
     if layer and not units:
         raise typer.BadParameter("says which layers --units compares: add --units", param_hint="--layer")
-    figures = verify_model(Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if units else None, chat)
+    figures = verify_model(
+        Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if units else None, chat, verilog or []
+    )
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)

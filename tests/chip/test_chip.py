@@ -277,14 +277,14 @@ def test_chip_equals_golden(name, tmp_path, runtime):
         verilog = with_cells(verilog) + yosys_cells("SB_MAC16", "SB_SPRAM256KA")
     (tmp_path / "chip.v").write_text(verilog)
     lanes = {lane: getattr(config, lane) for lane in ("row_lanes", "block_lanes", "vector_lanes")}
-    write_rom_images(rom_images(model, **lanes), tmp_path)
+    write_rom_images(rom_images(model, **lanes), tmp_path / "rom")
     defines = {"SYNTHESIS": "1"} if case.fpga else {}
     ports = PORTS + (LOAD_PORTS if config.lora_rank else ())
     simulation = build(tmp_path / "chip.v", TOP, ports, tmp_path, defines=defines, runtime=runtime)
     run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
     if name == "stories_tiny":
         # A seeded bug, one bit of one weight, makes the bench fail.
-        flip_a_bit(tmp_path / "weights_00.hex")
+        flip_a_bit(tmp_path / "rom/weights_00.hex")
         with pytest.raises(AssertionError, match="logits are wrong"):
             run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
 

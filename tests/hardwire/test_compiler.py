@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from hardwire.check import verify
-from hardwire.compiled import CompiledModel
+from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
+from hdl.axi_stream import axi_stream_verilog
 from hdl.interface import Status
 from sim.backends import RtlSession
 from sim.session import Sampling, SessionError
@@ -28,6 +29,14 @@ def test_a_chip_on_the_shared_engine(tmp_path):
     assert out.format.sine_bits == 8
     assert {"weights_00", "rows", "gain", "norm", "freq", "constant"} == set(out.manifest)
     assert "module spram" in (out.folder / "chip.v").read_text()
+    assert (out.folder / "chip_axis.v").read_text() == axi_stream_verilog(out.format, out.config)
+
+
+def test_a_damaged_wrapper_is_found(tmp_path):
+    out = compiled(tmp_path)
+    (out / "chip_axis.v").write_text("module chip_axis; endmodule\n")
+    with pytest.raises(CompiledError, match=r"chip_axis\.v is not the file that was compiled: compile it again"):
+        CompiledModel(out)
 
 
 def test_a_large_epsilon(tmp_path):

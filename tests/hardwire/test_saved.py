@@ -13,7 +13,7 @@ import hdl.verilog
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model, respin
 from hardwire.run import run as run_model
-from hardwire.saved import KIND, load
+from hardwire.saved import KIND, check_writable, load
 from hardwire.source import Source
 from hardwire.state import SavedError
 from hardwire.target import Target
@@ -270,3 +270,10 @@ def test_a_text_that_is_no_chat_is_read_again_as_one(hardwire, folder, saved):
     alone = chat(hardwire, folder / "out", "--backend", "golden", lines="Hi\nSo?\n")
     assert [answer["read_again"] for answer in answers] == [True, False]
     assert [answer["ids"] for answer in answers] == [answer["ids"] for answer in alone]
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    check_writable(tmp_path / "caf\udce9", "rtl")  # bytes that are not UTF-8 make a good name
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(SavedError, match="no file can have this name"):
+            check_writable(tmp_path / name, "rtl")
