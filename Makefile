@@ -11,6 +11,7 @@ FPGA := $(VENV)/.fpga-done
 TEST := $(VENV)/.test-done
 DOCS := $(VENV)/.docs-done
 LINT := $(VENV)/.lint-done
+LITEX := $(VENV)/.litex-done
 BENCH := $(VENV)/.bench-done
 
 MODEL ?= stories-260k
@@ -23,7 +24,7 @@ SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal lint format \
-        docs printed lock verilog sim bitstream flash clean fuzz test-kit bench
+        docs printed lock verilog sim bitstream flash clean fuzz test-kit test-litex bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +43,8 @@ $(VENV)/.%-done: requirements/%.txt $(CORE)
 	@touch $@
 
 $(TEST): requirements/fpga.txt
+
+$(LITEX): requirements/fpga.txt requirements/test.txt
 
 demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
@@ -74,6 +77,10 @@ test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
 	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/pytest -m wheel
+
+test-litex: $(LITEX) ## write the LiteX system of examples/litex, simulate it, and compare its tokens with golden's
+	@PYTHON=$(PYTHON) .ci/packages test
+	$(BIN)/pytest -m litex
 
 tokens-truth: $(TEST) ## compare the tokens of 5,000 texts with transformers', sentencepiece's and llama.cpp's (minutes)
 	$(BIN)/python tests/data/generators/tokens.py

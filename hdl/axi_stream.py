@@ -6,14 +6,14 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hdl.config import ChipConfig
-from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, Layout
+from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, TOP, Layout
 from hdl.lib.register import Register
 from hdl.lib.skid import Skid
-from hdl.verilog import TOP, convert
+from hdl.verilog import convert
 from weights_to_rom.model_format import ModelFormat
 
 AXI_TOP = f"{TOP}_axis"
-"""Name of the wrapper's module."""
+"""Name of the wrapper's module; ``ChipConfig.module`` adds the prefix."""
 
 LOAD_BITS = LOAD_WORD.widths["data"]
 """Bits of a word of a load image; its ``first`` is not sent, because TLAST of the word before says the same."""
@@ -89,7 +89,7 @@ class AxiStreamChip(wiring.Component):
                 m.d.sync += first.eq(load.payload[LOAD_BITS])
             pins |= _to_chip("load", load, Cat(load.payload[:LOAD_BITS], first))
             pins |= _from_chip("loaded", self._give(m, "load_reply", reset, LOAD_REPLY))
-        m.submodules.chip = Instance(TOP, **pins, **self._logits(m, reset))
+        m.submodules.chip = Instance(self._config.module(TOP), **pins, **self._logits(m, reset))
         return m
 
     def _take(self, m, name: str, reset, payload: Value):
@@ -159,7 +159,8 @@ def _from_chip(name: str, stream) -> dict[str, Value]:
 def axi_stream_verilog(model: ModelFormat, config: ChipConfig) -> str:
     """The module ``chip_axis`` for a chip, which instantiates the module ``chip`` that ``hdl.verilog.chip_verilog`` writes.
 
-    Its comment lists the fields in TDATA of every port.
+    The names of all its modules begin with ``ChipConfig.prefix``, as those of the chip do.  Its comment lists the fields in TDATA
+    of every port.
 
     Parameters
     ----------
@@ -172,7 +173,7 @@ def axi_stream_verilog(model: ModelFormat, config: ChipConfig) -> str:
     ValueError
         If ``config`` does not fit ``model``.
     """
-    return _comment(config) + convert(AxiStreamChip(model=model, config=config), AXI_TOP)
+    return _comment(config) + convert(AxiStreamChip(model=model, config=config), config.module(AXI_TOP))
 
 
 def _comment(config: ChipConfig) -> str:
@@ -180,7 +181,8 @@ def _comment(config: ChipConfig) -> str:
     layouts = {"s_axis_command_tdata": COMMAND, "m_axis_reply_tdata": REPLY}
     if config.lora_rank:
         layouts["m_axis_load_reply_tdata"] = LOAD_REPLY
-    lines = [f"{AXI_TOP}: the module {TOP} with AXI4-Stream ports.  Bits of TDATA that have no field are 0.", ""]
+    module, chip = config.module(AXI_TOP), config.module(TOP)
+    lines = [f"{module}: the module {chip} with AXI4-Stream ports.  Bits of TDATA that have no field are 0.", ""]
     for port, layout in layouts.items():
         lines.append(f"{port} [{tdata_bits(layout) - 1}:0]")
         offset = 0

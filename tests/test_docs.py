@@ -9,7 +9,20 @@ from tools import bench, figures, pictures, reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md"), *ROOT.glob("fpga/**/*.md")])
-ROOMS = ("weights_to_rom", "hdl", "sim", "synth", "fpga", "hardwire", "models", "tests", "tools", "docs", "requirements")
+ROOMS = (
+    "weights_to_rom",
+    "hdl",
+    "sim",
+    "synth",
+    "fpga",
+    "hardwire",
+    "models",
+    "tests",
+    "tools",
+    "docs",
+    "examples",
+    "requirements",
+)
 
 
 def anchors(page: Path) -> set[str]:

@@ -12,6 +12,7 @@ from hardwire.compiled import CompiledModel, write_json
 from hardwire.kit.expected import first_tokens
 from hardwire.kit.memories import memories
 from hardwire.target import Target
+from hdl.axi_stream import AXI_TOP
 from hdl.cycles.predict import predict_token
 from hdl.interface import TOP, Layout, LoadStatus, Status, rom_macro
 
@@ -44,6 +45,7 @@ def write_kit(compiled: CompiledModel) -> None:
     context = min(config.max_context, len(tokens["prompt"]) + len(tokens["tokens"]))
     facts = {
         "module": config.module(TOP),
+        "axis": config.module(AXI_TOP),
         "bench": config.module("tb"),
         "name": config.module(TOP).upper(),
         "prefix": config.prefix,

@@ -93,7 +93,15 @@ def _change_tensor(rng: random.Random, file: formats.Gguf) -> None:
     else:
         at = rng.randrange(0, max(1, len(one.data) - 4), 4)
         bad = rng.choice(
-            [struct.pack("<f", math.nan), struct.pack("<f", math.inf), b"\xff\xff\xff\xff", b"\x00\x7c\x00\xfc", rng.randbytes(4)]
+            [
+                struct.pack("<f", math.nan),
+                struct.pack("<f", math.inf),
+                b"\xff\xff\xff\xff",
+                b"\x00\x7c\x00\xfc",
+                b"\x01\x7c\x01\x7c",
+                b"\x01\x00\x80\x7f",
+                rng.randbytes(4),
+            ]
         )
         one.data = one.data[:at] + bad + one.data[at + 4 :]
 

@@ -3,6 +3,7 @@
 import pickle
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import hdl
 from hdl.axi_stream import AXI_TOP, axi_stream_verilog, tdata_bits
 from hdl.config import ChipConfig
 from hdl.interface import COMMAND, LOAD_REPLY, REPLY, Layout, LoadStatus
-from hdl.verilog import chip_verilog
+from hdl.verilog import _prefixed, chip_verilog
 from sim.cocotb.runner import build, run
 from sim.rtl.verilator import verilator
 from tests.chip.plan import Command, GoldenChip, Tokens, random_adapters
@@ -67,9 +68,11 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("axi")
     model = random_model(seed=SEED, wide_bits=24, n_layers=1, vocab_size=50)
     config = ChipConfig.for_model(model.format, **LANES, max_context=8, n_sequences=2, lora_rank=4, n_adapters=2)
+    for side in ("left", "right"):
+        (path / f"{side}_axis.v").write_text(axi_stream_verilog(model.format, replace(config, prefix=side)))
     (path / "chip.v").write_text(chip_verilog(model.format, config))
     (path / "chip_axis.v").write_text(axi_stream_verilog(model.format, config))
-    write_rom_images(rom_images(model, **LANES), path)
+    write_rom_images(rom_images(model, **LANES), path / "rom")
     alone = Command(7, sequence=1)
     talk = {
         "seed": SEED,
@@ -100,6 +103,21 @@ def test_the_bench_of_cocotbext_axi_passes(folder):
 
 def test_verilators_linter_is_content(folder):
     verilator("--lint-only", "-Wall", "--top-module", AXI_TOP, *map(str, (WAIVERS, folder / "chip_axis.v", folder / "chip.v")))
+
+
+def test_two_wrapped_chips_fit_into_one_design(folder):
+    """Each wrapper instantiates its own chip, and no two modules have the same name."""
+    sources = [folder / "two.v"]
+    for side in ("left", "right"):
+        chip = folder / f"{side}.v"
+        chip.write_text(_prefixed((folder / "chip.v").read_text(), f"{side}_"))
+        sources += [chip, folder / f"{side}_axis.v"]
+    ports = ".aclk(clk), .aresetn(1'b1), .m_axis_reply_tready(1'b1), .m_axis_load_reply_tready(1'b1)"
+    instances = "".join(f"  {side}_chip_axis {side}({ports});\n" for side in ("left", "right"))
+    sources[0].write_text(f"module two(input clk);\n{instances}endmodule\n")
+    verilator("--lint-only", "-Wno-PINMISSING", "--top-module", "two", *map(str, (WAIVERS, *sources)))
+    modules = [name for path in sources for name in re.findall(r"^module (\S+?)[\s(]", path.read_text(), re.MULTILINE)]
+    assert len(modules) == len(set(modules)) > 20
 
 
 def test_a_chip_without_adapters_has_no_ports_for_them():

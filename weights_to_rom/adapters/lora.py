@@ -135,7 +135,8 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
             factor *= np.log2(np.e) / np.sqrt(fmt.head_dim)
         if kind in ("o", "down"):
             factor *= 2.0**residual_shift
-        a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * factor
+        with np.errstate(over="ignore"):  # _quantise refuses the infinity
+            a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * factor
         if kind in ("q", "k"):
             b = b[pair_order(len(b) // fmt.head_dim, fmt.head_dim)]
         rows, blocks = matrix_shape(fmt, kind)

@@ -22,8 +22,8 @@ LIST = "additional_special_tokens"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-# The largest tokenizer.json of a published Llama has 30 MB.
-_MOST_BYTES = 256 << 20
+# The largest tokenizer of a published model has 35 MB.
+_MOST_BYTES = 64 << 20
 
 
 class _Template(Schema):
@@ -73,6 +73,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise TokenizerError(f"{path}: no such tokenizer file")
     refuse_other_kind(path, TokenizerError, text=path.suffix == ".json")
+    _check_size(path)
     if path.suffix == ".bin":
         return read_llama2c(path)
     if path.suffix in (".model", ".json"):
@@ -82,7 +83,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
             _check_merges(path, tokenizer)
             return tokenizer
         prefix, legacy = (config.get(name) for name in ("add_prefix_space", "legacy"))
-        tokenizer = read_sentencepiece(path, prefix=prefix, legacy=legacy is not False)
+        names = {i: str(token) for i, token in numbered_tokens(config, "added_tokens_decoder", str(path.parent)).items()}
+        tokenizer = read_sentencepiece(path, prefix=prefix, legacy=legacy is not False, names=names)
         return _configured(tokenizer, config, path.parent)
     raise TokenizerError(f"{path}: not a tokenizer.json, a tokenizer.model or a llama2.c tokenizer.bin")
 
@@ -93,6 +95,7 @@ def _read_json_model(path: Path) -> Tokenizer:
         model = _numbered(text)
     if (pattern := endless_pattern(model)) is not None:
         raise TokenizerError(f"{path}: its pattern {short(pattern)} may take exponential time: name another with --tokenizer")
+    _check_template(path, model)
     # The post-processor decides whether a text starts or ends with a token, and which: encode a text with it and without it.
     with library_errors(f"{path}: cannot encode a text"):
         plain = model.encode("a", add_special_tokens=False).ids
@@ -100,6 +103,19 @@ def _read_json_model(path: Path) -> Tokenizer:
     before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
     after = full[before + len(plain) :]
     return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
+
+
+def _check_template(path: Path, model: tokenizers.Tokenizer) -> None:
+    """Raise TokenizerError for a template that writes a token which it does not define: the library would panic."""
+    waiting = [json.loads(model.post_processor.__getstate__())] if model.post_processor else []
+    while waiting:
+        part = waiting.pop()
+        waiting += part.get("processors", ())
+        if part["type"] == "TemplateProcessing":
+            for piece in [*part["single"], *part["pair"]]:
+                name = piece.get("SpecialToken", {}).get("id")
+                if name is not None and name not in part["special_tokens"]:
+                    raise TokenizerError(f"{path}: its post-processor writes {short(name)}, which its special_tokens do not define")
 
 
 def _numbered(text: str) -> tokenizers.Tokenizer:
@@ -128,10 +144,14 @@ def _check_merges(path: Path, tokenizer: Tokenizer) -> None:
         )
 
 
-def _read_text(path: Path) -> str:
-    """Read a text in UTF-8.  Raises TokenizerError for any other, and for one that no tokenizer has the size of."""
+def _check_size(path: Path) -> None:
     if (size := path.stat().st_size) > _MOST_BYTES:
-        raise TokenizerError(f"{path}: has {size} bytes, more than {_MOST_BYTES}")
+        raise TokenizerError(f"{path}: has {size} bytes, and no tokenizer has more than {_MOST_BYTES}")
+
+
+def _read_text(path: Path) -> str:
+    """Read a text in UTF-8.  Raises TokenizerError for any other, and for one that is too large."""
+    _check_size(path)
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:

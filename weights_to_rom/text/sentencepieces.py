@@ -6,7 +6,7 @@ BPE merges the two neighbours whose token has the best score, and of equal ones 
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -101,15 +101,22 @@ def _processor(proto: bytes) -> sentencepiece.SentencePieceProcessor:
     return source
 
 
-def read_sentencepiece(path: Path, *, prefix: bool | None = None, legacy: bool = True) -> Tokenizer:
-    """Read a tokenizer.model; the other parameters are those of ``Pieces``.
+def read_sentencepiece(
+    path: Path, *, prefix: bool | None = None, legacy: bool = True, names: Mapping[int, str] | None = None
+) -> Tokenizer:
+    """Read a tokenizer.model.
 
-    Raises TokenizerError if the file is none.
+    ``prefix`` and ``legacy`` are those of ``Pieces``.  ``names`` are texts by number: some models have placeholders, such as
+    [UNUSED_TOKEN_146], to which a configuration gives their texts.  Raises TokenizerError if the file is none.
     """
     try:
         pieces = Pieces(path.read_bytes(), prefix=prefix, legacy=legacy)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
+    known = set(pieces.tokens)
+    for i, name in (names or {}).items():
+        if i < len(pieces.tokens) and name not in known:
+            pieces.tokens[i] = name
     source = pieces.source
     special = [i for i in range(len(pieces.tokens)) if source.is_control(i) or source.is_unknown(i)]
     bos, eos = source.bos_id(), source.eos_id()

@@ -51,6 +51,9 @@ SPECIAL = [
     "<fim_suffix>",
     "<EOT>",
     "[EOS]",
+    "[PAD]",
+    "▁<EOT>",
+    "<MID>",
 ]
 
 

@@ -56,5 +56,5 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_name_that_no_file_can_have():
-    with pytest.raises(CheckpointError, match="a{5000}: File name too long"):
+    with pytest.raises(CheckpointError, match=r"a{5000}: File name too long"):
         open_checkpoint("a" * 5000)

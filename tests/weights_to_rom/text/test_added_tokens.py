@@ -101,6 +101,18 @@ def test_a_token_that_the_vocabulary_lacks_follows_it(tmp_path, make, way):
     assert tokenizer.vocab_size == number + 1 and tokenizer.base_size == number
 
 
+def test_a_placeholder_has_the_text_that_the_configuration_gives_it(tmp_path):
+    number = model_folder(tmp_path)
+    numbered = {str(number): {"content": "<|im_start|>", **FLAGS, "special": True}, "2": {"content": "</s>", "special": True}}
+    write(tmp_path, tokenizer_config__json={"added_tokens_decoder": numbered})
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.encode("a<|im_start|>b", bos=False).count(number) == 1
+    assert tokenizer.vocab_size == number + 1
+    assert tokenizer.model.id_to_token(number) == "<|im_start|>"
+    tokenizer.save(tmp_path / "saved")
+    assert read_tokenizer(tmp_path / "saved").encode("a<|im_start|>b") == tokenizer.encode("a<|im_start|>b")
+
+
 def test_user_defined_and_control_pieces_are_whole(tmp_path):
     for kind in (USER_DEFINED, CONTROL):
         number = model_folder(tmp_path, kind)
@@ -133,6 +145,21 @@ def test_flags_of_the_configuration_prevail_over_those_of_tokenizer_json(tmp_pat
     assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 14]
     write(tmp_path, tokenizer_config__json={"added_tokens_decoder": {"14": {"content": MARK, **FLAGS}}})
     assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 11, 14]
+
+
+def test_flags_of_tokenizer_json_prevail_over_added_tokens_json(tmp_path):
+    json_folder(tmp_path, added=[AddedToken(MARK, lstrip=True)])
+    write(tmp_path, added_tokens__json={MARK: 14})
+    assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 14]
+    write(tmp_path, tokenizer_config__json={"eos_token": {"content": MARK, **FLAGS}})
+    assert read_tokenizer(tmp_path).encode(f"a {MARK}") == [0, 14]
+
+
+def test_a_token_that_is_declared_twice_has_the_flags_of_its_own_name(tmp_path):
+    json_folder(tmp_path)
+    both = {"eos_token": {"content": MARK, **FLAGS, "rstrip": True}, "additional_special_tokens": [{"content": MARK, **FLAGS}]}
+    write(tmp_path, tokenizer_config__json=both)
+    assert read_tokenizer(tmp_path).encode(f"{MARK} a") == [14, 0]
 
 
 @pytest.mark.parametrize(

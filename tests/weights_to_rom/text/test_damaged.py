@@ -65,6 +65,15 @@ def test_a_tokenizer_that_is_not_utf8(folder):
     refused(folder, r"tokenizer\.json: not UTF-8: invalid start byte at byte 7")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "tokenizer.bin", "chat_template.jinja"])
+def test_files_that_are_too_large(folder, name):
+    """They hold nothing, which takes no room on the disk."""
+    with (folder / name).open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    path = folder / ("tokenizer.json" if name.endswith("jinja") else name)
+    refused(path, rf"{name}: has 67108865 bytes, and no tokenizer has more than 67108864")
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
 def test_scores_of_a_tokenizer_model(tmp_path, score):
     path = tmp_path / "tokenizer.model"
@@ -106,6 +115,22 @@ def test_a_panic_of_the_library(tmp_path):
     path.write_text(model.to_str())
     with pytest.raises(TokenizerError, match=r"the tokenizer cannot encode the text: .*retry-limit"):
         read_tokenizer(path).encode("a" * 60 + "!")
+
+
+def test_a_template_of_an_unknown_token(folder, capfd):
+    """The library itself would load it, and panic at the first text."""
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    template = {"type": "TemplateProcessing", "single": single,
+                "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [3], "tokens": ["<s>"]}}}  # fmt: skip
+    for processor in (template, {"type": "Sequence", "processors": [template]}):
+        path.write_text(json.dumps(raw | {"post_processor": processor}))
+        assert read_tokenizer(path).encode("ab") == [3, 2]
+        wrong = json.dumps(raw | {"post_processor": processor}).replace('{"id": "<s>", "type_id"', '{"id": "<x>", "type_id"')
+        path.write_text(wrong)
+        refused(path, r"tokenizer\.json: its post-processor writes '<x>', which its special_tokens do not define")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_interrupt_is_none_of_its_errors():
