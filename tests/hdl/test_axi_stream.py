@@ -92,12 +92,12 @@ def ports(verilog: str) -> list[str]:
     return [name.strip() for name in listed[1].split(",")]
 
 
-def test_the_bench_of_cocotbext_axi_passes(folder):
+def test_the_bench_of_cocotbext_axi_passes(folder, runtime):
     """Tokens, logits, loads, resets and the rules of the streams: tests/support/axi_bench.py."""
     both = folder / "both.v"
     both.write_text("".join((folder / name).read_text() for name in ("chip.v", "chip_axis.v")))
     names = ports((folder / "chip_axis.v").read_text())
-    simulation = build(both, AXI_TOP, names, folder)
+    simulation = build(both, AXI_TOP, names, folder, runtime=runtime)
     run(simulation, AXI_TOP, "tests.support.axi_bench", folder, seed=SEED)
 
 
