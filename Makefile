@@ -75,6 +75,7 @@ test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare
 	$(BIN)/pytest -m kit
 
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
+	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/pytest -m wheel
 
 test-litex: $(LITEX) ## write the LiteX system of examples/litex, simulate it, and compare its tokens with golden's

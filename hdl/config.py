@@ -209,7 +209,7 @@ class ChipConfig:
             )
         if self.n_adapters > MAX_ADAPTERS:
             raise ConfigError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
-        if self.prefix != "" and not (isinstance(self.prefix, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", self.prefix)):
+        if not isinstance(self.prefix, str) or not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]{0,63})?", self.prefix):
             raise ConfigError(f"prefix must be a Verilog name of at most 64 letters, digits and underscores, not {self.prefix!r}")
         return self
 

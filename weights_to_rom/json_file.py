@@ -32,6 +32,9 @@ def parse_json_object(text: bytes, where: str, error: type[HardwireError], *, un
     """
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique if unique else None)
+        if b"\\ud" in text.lower():
+            # An escape may stand for half of a pair, which is no text; no library could take it.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError as reason:
         raise error(f"{where}: not JSON: {reason}") from None
     except RecursionError:

@@ -27,6 +27,9 @@ def build(
     allow_timing_fail: Annotated[
         bool, typer.Option("--allow-timing-fail", help="Write the bitstream even if it is too slow for its clock.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the estimate of the chip, its clock and its speed, and build nothing.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="OUT", show_default="build/MODEL-BOARD", help="Where a checkpoint is compiled to."),
@@ -40,8 +43,14 @@ def build(
     Place and route takes minutes.  Bitstream, reports and report.json come to OUT/fpga/BOARD.
     """
     from hardwire.boards import build as build_bitstream
-    from hardwire.boards import build_lines
+    from hardwire.boards import build_lines, estimate_build, estimate_lines
 
+    if estimate:
+        figures = estimate_build(name, board, clock_mhz=clock, **chip)
+        cells, cycles = figures["estimated"], figures["cycles_per_token"]
+        lines = estimate_lines(cells, figures["clock_mhz"], cycles, figures["context"])
+        show(figures, as_json, lines + [f"does not fit: {over}" for over in figures["does_not_fit"]])
+        return
     report = build_bitstream(name, board, clock_mhz=clock, seed=seed, allow_timing_fail=allow_timing_fail, out=out, **chip)
     show(report, as_json, build_lines(report))
 

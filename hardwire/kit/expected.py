@@ -7,20 +7,19 @@ from sim.session import generate
 from weights_to_rom.errors import HardwireError
 
 PROMPT = "Once upon a time"
-"""The text of the prompt, of which a test bench reads the first tokens."""
+"""The text of the prompt; ``hardwire run OUT --prompt`` with this text gives the same tokens."""
 
-MOST_PROMPT = 6
-"""Tokens of the longest prompt: an event-driven simulator needs seconds for each."""
+RANDOM = 6
+"""Tokens of the prompt of a model without a tokenizer."""
 
 N_TOKENS = 4
-"""Tokens that follow the prompt, if the context holds them."""
+"""Tokens that follow the prompt, if the context holds them: an event-driven simulator needs seconds for each."""
 
 
 def first_tokens(target: Target) -> dict:
     """Return the prompt's tokens and the tokens that follow greedily, and the text of both if there is a tokenizer."""
-    ids = _prompt(target)
     room = target.max_context
-    ids = ids[: max(1, min(MOST_PROMPT, room // 2))]
+    ids = _prompt(target)[: max(1, room + 1 - N_TOKENS)]
     session = target.session("golden")
     tokens = [reply.token for reply in generate(session, ids, min(N_TOKENS, room - len(ids) + 1))]
     session.close()
@@ -37,4 +36,4 @@ def _prompt(target: Target) -> list[int]:
             return target.tokenizer.encode(PROMPT, bos=True)
         except HardwireError:
             pass
-    return np.random.default_rng(1).integers(target.vocab_size, size=MOST_PROMPT).tolist()
+    return np.random.default_rng(1).integers(target.vocab_size, size=RANDOM).tolist()

@@ -12,5 +12,6 @@ KINDS: dict[str, Kind] = {
     "tokenizer.bin": Kind(texts.make_llama2c_tokenizer, texts.first_llama2c_tokenizer, texts.use_llama2c_tokenizer),
     "tokenizer_config": Kind(texts.make_tokenizer_config, texts.first_tokenizer_config, texts.use_tokenizer_folder),
     "chat template": Kind(texts.make_template, texts.first_template, texts.use_template),
+    "llama2.c": Kind(models.make_llama2c, models.first_llama2c, models.use_llama2c),
     "adapter": Kind(models.make_adapter, models.first_adapter, models.use_adapter),
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.fuzz import bases, formats, values
 from tests.fuzz.kind import check_finite, use_checkpoint
+from tests.support.checkpoints import write_llama2c
 from weights_to_rom.adapters.lora import quantise_adapter
 from weights_to_rom.adapters.peft import open_peft
 from weights_to_rom.errors import HardwireError
@@ -92,7 +93,15 @@ def _change_tensor(rng: random.Random, file: formats.Gguf) -> None:
     else:
         at = rng.randrange(0, max(1, len(one.data) - 4), 4)
         bad = rng.choice(
-            [struct.pack("<f", math.nan), struct.pack("<f", math.inf), b"\xff\xff\xff\xff", b"\x00\x7c\x00\xfc", rng.randbytes(4)]
+            [
+                struct.pack("<f", math.nan),
+                struct.pack("<f", math.inf),
+                b"\xff\xff\xff\xff",
+                b"\x00\x7c\x00\xfc",
+                b"\x01\x7c\x01\x7c",
+                b"\x01\x00\x80\x7f",
+                rng.randbytes(4),
+            ]
         )
         one.data = one.data[:at] + bad + one.data[at + 4 :]
 
@@ -227,6 +236,41 @@ def make_config(rng: random.Random, folder: Path) -> bool:
 
 def first_config(folder: Path) -> object:
     return read_json_object(folder / "config.json", HardwireError)
+
+
+# llama2.c
+
+
+def make_llama2c(rng: random.Random, folder: Path) -> bool:
+    """A llama2.c checkpoint, with its header, its length or its numbers changed."""
+    path, config = folder / "model.bin", bases.shape()
+    write_llama2c(path, config, bases.weights())
+    data = bytearray(path.read_bytes())
+    what = rng.random()
+    if what < 0.5:
+        at = 4 * rng.randrange(7)
+        old = struct.unpack_from("<i", data, at)[0]
+        new = rng.choice([0, 1, -1, old + 1, -old, old * 2, old // 2, 8, 16, 2**31 - 1, -(2**31), 0x616B3432, 0x04034B50])
+        struct.pack_into("<i", data, at, max(-(2**31), min(2**31 - 1, new)))
+    elif what < 0.9:
+        at = 28 + 4 * rng.randrange((len(data) - 28) // 4)
+        struct.pack_into("<f", data, at, rng.choice([math.nan, math.inf, -math.inf, 1e30, 1e-45, 0.0]))
+    if what > 0.85:
+        data = bytearray(values.flipped(rng, bytes(data)))
+    path.write_bytes(data)
+    return False
+
+
+def first_llama2c(folder: Path) -> object:
+    """A header whose sizes a model can have."""
+    data = (folder / "model.bin").read_bytes()[:28]
+    if len(data) < 28 or not all(0 < abs(size) < 2**24 for size in struct.unpack("<7i", data)):
+        raise HardwireError("no header")
+    return None
+
+
+def use_llama2c(folder: Path) -> None:
+    use_checkpoint(open_checkpoint(folder / "model.bin"))
 
 
 # Adapters

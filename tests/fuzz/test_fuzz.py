@@ -62,7 +62,7 @@ def fails(what, folder):
 
 FAULTS = {
     "traceback": "KeyError: 'x'",
-    "hang": "no end after 1.0 seconds",
+    "hang": "no end after 0.5 seconds",
     "crash": f"the worker died ({-signal.SIGSEGV})",
     "memory": "MemoryError: ",
     "noise": "a library wrote to the terminal: a library complains",
@@ -73,7 +73,7 @@ FAULTS = {
 
 
 def test_every_fault_is_found(monkeypatch):
-    monkeypatch.setattr(pool, "CASE_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "CASE_SECONDS", 0.5)
     kinds = {
         what: Kind(lambda rng, folder, what=what: what == "silent", lambda folder: None, partial(fails, what)) for what in FAULTS
     }

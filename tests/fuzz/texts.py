@@ -5,11 +5,12 @@ import math
 import random
 from pathlib import Path
 
+import jinja2
+
 from tests.fuzz import bases, formats, values
 from tests.fuzz.kind import use_tokenizer
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.json_file import read_json_object
-from weights_to_rom.text.chat_template import ChatTemplate
 from weights_to_rom.text.open import read_tokenizer
 
 # Tokenizers
@@ -212,9 +213,10 @@ def make_template(rng: random.Random, folder: Path) -> bool:
 def first_template(folder: Path) -> object:
     """A text that is a program."""
     try:
-        return ChatTemplate((folder / "chat_template.jinja").read_bytes().decode("utf-8"))
-    except UnicodeDecodeError:
-        raise HardwireError("not UTF-8") from None
+        text = (folder / "chat_template.jinja").read_bytes().decode("utf-8")
+        return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except (UnicodeDecodeError, jinja2.TemplateError, RecursionError):
+        raise HardwireError("no template") from None
 
 
 def use_template(folder: Path) -> None:

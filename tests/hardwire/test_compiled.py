@@ -60,7 +60,8 @@ def test_report(compiled):
     assert derived["bits_per_weight"] == round(derived["rom_bits"] / derived["parameters"], 3)
     assert derived["multipliers_per_cycle"] == 8
     assert 0 < report["measured"]["worst_block_error"] < 0.3
-    assert set(report["measured"]["step_seconds"]) == {"quantise", "pack ROM images", "generate Verilog", "write the kit"}
+    steps = {"quantise", "measure ranges", "pack ROM images", "generate Verilog", "write the kit"}
+    assert set(report["measured"]["step_seconds"]) == steps
     assert "decode" not in report["measured"]  # nothing was simulated
 
 

@@ -215,13 +215,18 @@ def _gguf_unigram(folder: Path) -> None:
     _gguf(folder, "t5", (tokens, scores, kinds), add_unk_token_id=0, **switches)
 
 
-def _llama2c(folder: Path) -> None:
-    tokens, scores, kinds = _pieces("bpe.model", equal=True, whole=NORMAL)
+def write_tokenizer_bin(path: Path, tokens: list[str], scores: list[float]) -> None:
+    """Write llama2.c's tokenizer.bin, as its ``tokenizer.py`` does."""
     texts = ["<unk>", "\n<s>\n", "\n</s>\n", *(token.replace(SPACE, " ") for token in tokens[3:])]
-    with (folder / "tokenizer.bin").open("wb") as file:
+    with path.open("wb") as file:
         file.write(struct.pack("<I", max(len(text.encode()) for text in texts)))
         for text, score in zip(texts, scores, strict=True):
             file.write(struct.pack("<fI", score, len(text.encode())) + text.encode())
+
+
+def _llama2c(folder: Path) -> None:
+    tokens, scores, kinds = _pieces("bpe.model", equal=True, whole=NORMAL)
+    write_tokenizer_bin(folder / "tokenizer.bin", tokens, scores)
     (folder / "same.model").write_bytes(sentencepiece_model(tokens, scores, kinds))
 
 

@@ -85,7 +85,8 @@ class GgufCheckpoint(Checkpoint):
             return None
         rows = self._rows(name)
         data = np.asarray(tensor.raw(self._path))
-        codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.kind)
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
+            codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.kind)
         self._check_finite(name, scale)
         self._check_finite(name, minimum)
         negative = np.signbit(scale)
@@ -180,7 +181,8 @@ def _rope_scaling(path: Path, metadata: Metadata, config: LlamaConfig, freqs: np
         raise CheckpointError(f"{path}: rope scaling {kind!r} (factor {stretch}) is not supported, only Llama-3's")
     if freqs is None:
         return None
-    divisors = freqs.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN; it is refused in the next line
+        divisors = freqs.astype(np.float64)
     if divisors.shape != (config.head_dim // 2,) or not np.isfinite(divisors).all() or divisors.min() < 1:
         raise CheckpointError(f"{path}: {_ROPE_FREQS} is not {config.head_dim // 2} numbers of 1 or more")
     if (divisors == 1).all():

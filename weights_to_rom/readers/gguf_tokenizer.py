@@ -24,8 +24,8 @@ from weights_to_rom.text.tokenizer import Tokenizer
 
 # Some converters left such tokens as normal ones, and no merges lead to them: <|im_start|>, <｜User｜>, <end_of_turn>, ...
 _LOOKS_SPECIAL = re.compile(
-    r"<\|[^\s<>|]([^<>|]*[^\s<>|])?\|>|<｜[^<>｜]+｜>|<(start|end)_of_(turn|text|utterance)>|_?<EOT>|\[EO[ST]\]"
-    r"|<fim[_-](prefix|middle|suffix|pad)>|<repo_?name>|<file_sep>"
+    r"<\|[^\s<>|]([^<>|]*[^\s<>|])?\|>|<｜[^<>｜]+｜>|<(start|end)_of_(turn|text|utterance)>|_?<EOT>|\[(EO[ST]|PAD)\]"
+    r"|<fim[_-](prefix|middle|suffix|pad|repo)>|\u2581?<(PRE|SUF|MID|PAD|REPO|EOT)>|<repo_?name>|<file_sep>"
 )
 _BRACKETED = re.compile(r"<.+>|\[.+\]")
 _STATED = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
@@ -76,8 +76,9 @@ def gguf_tokenizer(path: Path, fields: dict[str, Any], given: Tokenizer | None =
         elif family in _DEFAULTS:
             tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
             kinds = _piece_kinds(tokens, kinds, ids)
-            # The tokens that are whole are cut out of a text before sentencepiece gets it.  T5's tokens of bytes are never used.
-            stands_for = {USER_DEFINED: NORMAL} | ({BYTE: CONTROL} if family == "t5" else {})
+            # The tokens that are whole are cut out of a text before sentencepiece gets it.  As in llama.cpp, merges may lead to
+            # tokens that are called unused, and T5's tokens of bytes are never used.
+            stands_for = {USER_DEFINED: NORMAL} | ({UNUSED: NORMAL} if family == "llama" else {BYTE: CONTROL})
             proto = sentencepiece_model(
                 tokens,
                 get("scores") or [0.0] * len(tokens),
@@ -116,7 +117,7 @@ def _with_settings(tokenizer: Tokenizer, path: Path, fields: dict[str, Any]) -> 
 
 
 def _kinds(tokens: Sequence[str], given: Sequence[int] | None, stated: Collection[object]) -> list[int]:
-    """Return the kind of each token: the file's, but normal ones are special if they look so.
+    """Return the kind of each token: the file's, but normal and unused ones are special if they look so.
 
     ``stated`` are the numbers of tokens with a role.  Some files give a role to an ordinary token: padding to "!", number 0.
     """
@@ -124,7 +125,7 @@ def _kinds(tokens: Sequence[str], given: Sequence[int] | None, stated: Collectio
     if len(kinds) != len(tokens):
         raise TokenizerError(f"{len(tokens)} tokens have {len(kinds)} types")
     for i, token in enumerate(tokens):
-        if kinds[i] == NORMAL and (_LOOKS_SPECIAL.fullmatch(token) or (i in stated and _BRACKETED.fullmatch(token))):
+        if kinds[i] in (NORMAL, UNUSED) and (_LOOKS_SPECIAL.fullmatch(token) or (i in stated and _BRACKETED.fullmatch(token))):
             kinds[i] = CONTROL
     return kinds
 

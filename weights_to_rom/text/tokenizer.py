@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 
 from weights_to_rom.text.added_tokens import Splitter, as_config, declare
 from weights_to_rom.text.chat_template import ChatTemplate
-from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.errors import TokenizerError, library_errors
 from weights_to_rom.text.unicode import unicode_of
 
 if TYPE_CHECKING:
@@ -116,13 +116,14 @@ class Tokenizer:
         With ``bos``, ``self.bos`` comes first if the model's texts start with it, and ``self.closing`` last; a chat needs False,
         because its template writes these tokens.  The name of an added token in the text becomes that token.
 
-        Raises TokenizerError for a text that is not Unicode, and for a token that the model lacks.
+        Raises TokenizerError for a text that is not Unicode or that the tokenizer fails at, and for a token that the model lacks.
         """
         text = unicode_of(text)
-        if self.pieces is None:
-            ids = self.model.encode(text, add_special_tokens=False).ids
-        else:
-            ids = self.pieces.encode(self._splitter.split(text))
+        with library_errors("the tokenizer cannot encode the text"):
+            if self.pieces is None:
+                ids = self.model.encode(text, add_special_tokens=False).ids
+            else:
+                ids = self.pieces.encode(self._splitter.split(text))
         if bos and self.bos is not None:
             ids = [self.bos, *ids]
         if bos and self.closing is not None:
@@ -142,7 +143,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token numbers, without special tokens.  Bytes that are no UTF-8 become U+FFFD."""
-        return self.model.decode(list(ids), skip_special_tokens=True)
+        with library_errors("the tokenizer cannot decode its tokens"):
+            return self.model.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """Apply the chat template to ``messages``, each ``{"role": ..., "content": ...}``, and return the text.

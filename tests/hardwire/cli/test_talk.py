@@ -51,18 +51,18 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer(template: str | None) -> Tokenizer:
+def byte_tokenizer(template: str | None, special: bool = True) -> Tokenizer:
     model = tokenizers.Tokenizer(
         models.BPE({letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
     )
     model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    model.add_tokens([AddedToken(token, special=special, normalized=False) for token in SPECIAL])
     return Tokenizer(model, chat_template=template, eos_ids=[TEXT_END], special={"eos_token": "<text_end>"})
 
 
-def write_script(folder: Path, template: str | None = TEMPLATE) -> Path:
+def write_script(folder: Path, template: str | None = TEMPLATE, special: bool = True) -> Path:
     """Write a model that answers the end of a line with "hi", the end of its turn, "more", and the end of its text."""
-    tokenizer = byte_tokenizer(template)
+    tokenizer = byte_tokenizer(template, special)
     chain = [*tokenizer.encode("\nhi"), TURN_END, *tokenizer.encode("more"), TEXT_END, *tokenizer.encode("!")]
     config = replace(SHAPE, dim=256, n_layers=1, n_kv_heads=2, vocab_size=260, max_seq_len=128, tied=False)
     weights = random_weights(config)
@@ -97,6 +97,17 @@ def test_a_chat_stops_at_the_end_of_a_turn_and_a_text_at_its_end(hardwire, scrip
         answers = [json.loads(line) for line in talk.out.splitlines()]
         assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("hi", False)] * 2
         assert "cut off" not in talk.err
+
+
+def test_the_end_of_a_turn_is_no_part_of_the_answer(hardwire, tmp_path):
+    """Also where a file declares it as a token that is text."""
+    model = write_script(tmp_path / "model", special=False)
+    run = ("run", model, "--backend", "float", "--prompt", "Well?\n", "--tokens", 20, "--json")
+    assert json.loads(hardwire(*run, "--chat").out)["text"] == "hi"
+    assert json.loads(hardwire(*run).out)["text"] == "hi<|im_end|>more"
+    talk = hardwire("chat", model, "--backend", "float", "--json", stdin="Well?\nWhy?\n")
+    answers = [json.loads(line) for line in talk.out.splitlines()]
+    assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("hi", False)] * 2
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, LoadStatus, Status
+from sim.rtl.observe import taps
+from sim.rtl.trace import find_unit, units
 from sim.rtl.verilator import SimulationError, verilator
 from sim.session import generate
 from tests.support.cli import write_model
@@ -213,6 +215,17 @@ def test_two_chips_in_one_design(kits, tmp_path):
 def test_each_module_has_the_prefix(kits):
     names = re.findall(r"^module \\?([^\s(]+)", (kits / "left_chip/chip.v").read_text(), re.MULTILINE)
     assert len(names) > 50 and all(name.startswith("left_") for name in names)
+
+
+def test_units_are_found_in_a_chip_with_a_prefix(kit):
+    """By the paths that observed and traced simulations use."""
+    compiled = CompiledModel(kit)
+    paths = units(compiled.verilog.read_text(), kit.name)
+    assert find_unit("attention.cache", paths) == f"{kit.name}.core.stage.attention.cache"
+    scopes = {tap.scope for tap in taps(compiled.format, compiled.config).values()}
+    assert len(scopes) > 5 and scopes <= set(paths)
+    with pytest.raises(SimulationError, match=r"the chip has .*rmsnorm.*, and in them parts such as matvec\.lane_00"):
+        find_unit("nothing", paths)
 
 
 def test_slang_finds_nothing(kit, tmp_path):

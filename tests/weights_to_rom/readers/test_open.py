@@ -53,3 +53,8 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     write_hugging_face(tmp_path / "folder")
     with pytest.raises(CheckpointError, match=r"none\.json: no such tokenizer file"):
         open_checkpoint(tmp_path / "folder", tmp_path / "none.json")
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(CheckpointError, match=r"a{5000}: File name too long"):
+        open_checkpoint("a" * 5000)
