@@ -128,7 +128,7 @@ def test_a_chip_without_adapters_has_no_ports_for_them():
     expected |= {f"{port}_{signal}" for port in ("s_axis_command", "m_axis_reply") for signal in stream}
     expected |= {f"m_axis_logits_{signal}" for signal in ("tdata", "tkeep", "tvalid", "tlast")}
     assert set(ports(plain)) == expected
-    assert "load" not in plain
+    assert "_load" not in plain
 
 
 @pytest.mark.parametrize(("size", "bits"), [(1, 8), (8, 8), (9, 16), (17, 32), (32, 32), (84, 128), (103, 128), (129, 256)])
