@@ -22,7 +22,7 @@ def build(
     clock: Annotated[
         float | None, typer.Option(min=1.0, metavar="MHZ", show_default="the estimate", help="The chip's clock.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed places the design differently.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Another seed places the design differently.")] = 1,
     allow_timing_fail: Annotated[
         bool, typer.Option("--allow-timing-fail", help="Write the bitstream even if it is too slow for its clock.")
     ] = False,

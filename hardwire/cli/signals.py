@@ -21,6 +21,7 @@ class Ending:
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """End the tools that the command has started, and raise KeyboardInterrupt for SIGINT, SystemExit for another signal."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self.status = 128 + number
         end_children()
         self.again()
