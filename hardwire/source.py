@@ -1,6 +1,6 @@
 """A checkpoint that is open, and its quantisation to an integer model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,11 +89,16 @@ class Source:
         if (shift := model.residual_shift) < chosen:
             notes.append(f"the residual stream is scaled by 2^{shift} instead of 2^{chosen}, so that the chip's range holds it")
         if line := ranges.warning():
-            warn(line)
             notes.append(line)
-            if line not in checkpoint.warnings:
-                checkpoint.warnings.append(line)
+            self.add_warnings([line])
         return replace(model, report=model.report | {"ranges": ranges.as_dict(), "notes": notes})
+
+    def add_warnings(self, lines: Iterable[str]) -> None:
+        """Report warnings about the numbers of the model, and keep them among the checkpoint's."""
+        for line in lines:
+            if line not in self.checkpoint.warnings:
+                warn(line)
+                self.checkpoint.warnings.append(line)
 
     def _some_tokens(self) -> list[int]:
         """Return N_RANGE_TOKENS tokens, or as many as the context holds: those of RANGE_TEXT, then random ones."""

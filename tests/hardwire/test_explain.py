@@ -342,7 +342,7 @@ def test_bad_input_is_one_line(hardwire, folder, arguments, code, complaint):
 def test_only_the_picture_needs_matplotlib(folder):
     code = f"""
 import sys
-from hardwire.explain import alternatives, explain
+from hardwire.explain import explain
 explain({str(folder / "model")!r}, None, None)
 print("matplotlib" in sys.modules)
 explain({str(folder / "out")!r}, None, None)
