@@ -30,6 +30,7 @@ from hdl.interface import TOP, Port, ports
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.names import did_you_mean_path
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
@@ -83,7 +84,9 @@ class CompiledModel:
     def __init__(self, folder: str | Path):
         self.folder = folder = Path(folder)
         if not is_output(folder):
-            raise CompiledError(f"{folder}: no compiled model (make one with: hardwire compile MODEL -o {folder})")
+            near = did_you_mean_path(folder, is_output)
+            cure = f" (make one with: hardwire compile MODEL -o {folder})"
+            raise CompiledError(f"{folder}: no compiled model{near or cure}")
         self.about = self._json("chip.json")
         if self.about.get("kind") != KIND:
             raise CompiledError(f"{folder}: chip.json is of kind {self.about.get('kind')!r}, not {KIND!r}: compile it again")

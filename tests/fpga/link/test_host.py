@@ -138,7 +138,7 @@ def test_a_chat_over_a_noisy_line(out, hardwire):
     )
     assert len(board) == 3
     for ours, theirs in zip(map(json.loads, board), map(json.loads, golden), strict=True):
-        assert ours["ids"] == theirs["ids"] and ours["answer"] == theirs["answer"]
+        assert ours["tokens"] == theirs["tokens"] and ours["text"] == theirs["text"]
 
 
 @pytest.mark.parametrize(
