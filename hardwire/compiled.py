@@ -1,11 +1,12 @@
 """OUT, the folder of one compiled model.
 
-chip.json           shape, lanes, where the model came from, versions, SHA-256 of the files below
+chip.json           shape, lanes, where the model came from, keys of results, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
-simulation/KEY.so   the simulated chip; KEY is a hash of the Verilog, the harness and the compiler's options
+simulation/*.so     the simulated chip, KEY-SHA.so: KEY is a hash of the Verilog, the harness and the compiler's options,
+                    and SHA one of the library itself
 adapters/NAME/      LoRA adapters packed for it (hardwire/adapters.py)
 report.json         figures
 """
