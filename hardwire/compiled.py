@@ -1,12 +1,13 @@
 """OUT, the folder of one compiled model.
 
-chip.json           shape, lanes, ports, where the model came from, versions, SHA-256 of the files below
+chip.json           shape, lanes, ports, where the model came from, keys of results, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
 chip_axis.v         a wrapper of chip.v with AXI4-Stream ports
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
-simulation/KEY.so   the simulated chip; KEY is a hash of the Verilog, the harness and the compiler's options
+simulation/*.so     the simulated chip, KEY-SHA.so: KEY is a hash of the Verilog, the harness and the compiler's options,
+                    and SHA one of the library itself
 adapters/NAME/      LoRA adapters packed for it (hardwire/adapters.py)
 report.json         figures
 README.md, ...      the files with which others use chip.v (hardwire/kit)
