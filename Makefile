@@ -11,6 +11,8 @@ FPGA := $(VENV)/.fpga-done
 TEST := $(VENV)/.test-done
 DOCS := $(VENV)/.docs-done
 LINT := $(VENV)/.lint-done
+LITEX := $(VENV)/.litex-done
+BENCH := $(VENV)/.bench-done
 
 MODEL ?= stories-260k
 OUT ?= build/$(MODEL)
@@ -18,10 +20,11 @@ PROMPT ?= Once upon a time
 TOKENS ?= 200
 BOARD ?= ulx3s-85f
 DEMO := build/demo
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel formal lint format docs printed lock \
-        verilog sim bitstream flash clean
+.PHONY: help setup demo test fingerprint test-smollm2 test-ice40 test-ecp5 test-wheel tokens-truth formal lint format \
+        docs printed lock verilog sim bitstream flash clean fuzz test-kit test-litex bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,6 +43,8 @@ $(VENV)/.%-done: requirements/%.txt $(CORE)
 	@touch $@
 
 $(TEST): requirements/fpga.txt
+
+$(LITEX): requirements/fpga.txt requirements/test.txt
 
 demo: $(DEMO)/report.json ## compile the bundled model, and let its RTL write a story that is checked token by token
 	@$(BIN)/hardwire run $(DEMO) --prompt "$(PROMPT)" --tokens $(TOKENS) --check
@@ -65,8 +70,23 @@ test-ice40: $(TEST) ## build iCE40 bitstreams, and compare contents, placed cell
 test-ecp5: $(TEST) ## build an ECP5's bitstream, and compare every block RAM in it with the model's ROMs (minutes)
 	$(BIN)/pytest -m ecp5
 
+test-kit: $(TEST) ## run the kit's benches, let other tools read it, and compare a synthesised netlist with the model (minutes)
+	@PYTHON=$(PYTHON) .ci/packages kit
+	$(BIN)/pytest -m kit
+
 test-wheel: $(TEST) ## build the wheel, install it in a fresh environment, and compile, run and verify with it
+	@PYTHON=$(PYTHON) .ci/packages test
 	$(BIN)/pytest -m wheel
+
+test-litex: $(LITEX) ## write the LiteX system of examples/litex, simulate it, and compare its tokens with golden's
+	@PYTHON=$(PYTHON) .ci/packages test
+	$(BIN)/pytest -m litex
+
+tokens-truth: $(TEST) ## compare the tokens of 5,000 texts with transformers', sentencepiece's and llama.cpp's (minutes)
+	$(BIN)/python tests/data/generators/tokens.py
+
+fuzz: $(TEST) ## read 60,000 damaged and hostile files of every kind: SEED=... (about ten minutes)
+	$(BIN)/python -m tests.fuzz.run --seed $(SEED)
 
 formal: $(TEST) ## prove what must hold whatever the units are given (docs/explanation/formal.md)
 	$(BIN)/python tests/formal/prove.py
@@ -86,12 +106,18 @@ docs: $(DOCS) ## build the site of the documentation in build/site; printed page
 	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/figures.py --check
 	$(BIN)/python tools/pictures.py --check
+	$(BIN)/python tools/bench.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 printed: $(CORE) ## print the pages and pictures again that are made from code and from reports
 	$(BIN)/python tools/reference.py
 	$(BIN)/python tools/figures.py
 	$(BIN)/python tools/pictures.py
+	$(BIN)/python tools/bench.py
+
+bench: $(BENCH) ## measure llama.cpp on this machine, and print the page that compares it with the chip and with published boards
+	$(BIN)/python tools/bench.py --measure
+	@cat docs/explanation/comparison.md
 
 lock: $(CORE) ## resolve the files of requirements/ again, all together
 	$(BIN)/python tools/lock.py

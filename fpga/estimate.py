@@ -96,7 +96,7 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
     return pipelined_cells(model, config, device)
 
 
-def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) -> Estimate:
+def fastest(model: ModelFormat, board: Board, max_context: int, /, **given: Any) -> Estimate:
     """Return the configuration that fits the board and takes the fewest cycles a token.
 
     If no configuration fits, return the one with the fewest LUTs.

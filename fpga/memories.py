@@ -59,7 +59,7 @@ def contents(verilog: str, roms: Path, top: str) -> dict[str, list[int]]:
     """
     found, tables = {}, {}
     for path, _, body in instances(verilog, top):
-        if image := re.search(r'\$readmemh\("(\S+)", mem\)', body):
+        if image := re.search(r'\$readmemh\("rom/(\S+)", mem\)', body):
             found[f"{path}.mem"] = [int(word, 16) for word in (roms / image[1]).read_text().split()]
         if body not in tables:
             tables[body] = _tables(body)

@@ -124,7 +124,7 @@ def verify(out: "str | Path | Chip", prompts: Sequence[str] = (), n_tokens: int 
     out : str, Path or Chip   the compiled model
     prompts : Sequence[str]   texts to continue; if there are none, three openings of stories
     n_tokens : int            tokens to write after each prompt
-    options                   ``adapter``, ``chat`` and ``layers``: see ``Chip.verify``
+    options                   ``adapter``, ``chat``, ``layers`` and ``verilog``: see ``Chip.verify``
 
     Returns counts; "first_difference" is None if all is equal.
 

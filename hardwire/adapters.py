@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hardwire.compiled import CompiledError, CompiledModel, write_json, written_whole
+from hardwire.compiled import CompiledError, CompiledModel, write_json
+from hardwire.folders import written_whole
 from hardwire.progress import step
 from weights_to_rom.adapters.lora import adapter_bits, load_image, quantise_adapter
 from weights_to_rom.adapters.peft import MODULES, AdapterError, LoraPair, PeftAdapter, open_peft

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.compiled import CompiledError, CompiledModel
+from hardwire.folders import place_for
 from hardwire.progress import step
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def _simulated(output: CompiledModel, noise: float) -> "Port":
 
     from fpga.link.simulated_board import SimulatedBoard
 
-    folder = output.folder / "simulation" / "board"
+    # The folder in the cache holds links to the ROM images of this very model.
+    folder = place_for(output.folder / "simulation" / "board", f"board-{output.identity:016x}")
     with step("build the simulated board") as running:
         board = SimulatedBoard(
             folder,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,20 @@ from hardwire.board_session import board_rom
 from hardwire.cli.console import say
 from hardwire.compiled import CompiledError, CompiledModel, is_output, write_json
 from hardwire.compiler import compile_model
+from hardwire.folders import room_for
 from hardwire.progress import step
 from hardwire.source import Source
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.scratch import locked
 
 if TYPE_CHECKING:
     from fpga.boards import Board
     from fpga.devices import Cells
     from fpga.estimate import Estimate
     from fpga.job import Job
+
+TOO_FAST = 1.5
+"""A clock above that of the estimate by this factor is refused: no seed makes a design so much faster."""
 
 MAX_CONTEXT = 256
 """The context of a chip that is compiled for a board, unless the model has fewer positions."""
@@ -73,16 +79,18 @@ def build(
     board = board_named(board_name)
     toolchain = toolchain_of(board)
     if clock_mhz:
-        clock_of(board, clock_mhz)
+        _check_clock(board, clock_mhz)
     options = {option: value for option, value in {"wide_bits": wide_bits, **given}.items() if value is not None}
     output = _output(name, board, out, options)
     estimated = estimate(output.format, output.config, board)
-    for line in estimate_lines(estimated):
+    for line in estimate_lines(asdict(estimated.cells), estimated.clock_mhz, estimated.cycles, estimated.context):
         say(line)
     # A user who chose the lanes may try to use all LUTs.
     _check_fit(name, estimated.cells, board, tight=True)
     folder = output.folder / "fpga" / board.name
-    with step(f"build for {board.name}") as running:
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: another hardwire builds there now: wait for its end"
+    with locked(folder / "building", busy), room_for(folder), step(f"build for {board.name}") as running:
         job = _job(output, board, folder, clock_of(board, clock_mhz or estimated.clock_mhz), seed, estimated)
         progress = Progress()
         placed = toolchain.build(job, lambda line: running.update(progress.told(line), progress.share or None))
@@ -115,6 +123,69 @@ def build(
     return report | {"bitstream": str(bitstream)}
 
 
+def estimate_build(
+    name: str, board_name: str, *, clock_mhz: float | None = None, wide_bits: int | None = None, **given: Any
+) -> dict:
+    """Return the estimate of the chip that ``build`` would build, and build nothing.
+
+    The parameters are those of ``build``.  "does_not_fit" lists the resources of which the board has too few.
+
+    Raises
+    ------
+    HardwireError
+        The board is unknown or cannot make the clock; the options do not fit the model.
+    """
+    from fpga.boards import board_named
+    from fpga.estimate import estimate, estimator_of, fastest, overflows
+
+    board = board_named(board_name)
+    if clock_mhz:
+        _check_clock(board, clock_mhz)
+    options = {option: value for option, value in {"wide_bits": wide_bits, **given}.items() if value is not None}
+    compiled = is_output(Path(name))
+    if compiled:
+        _refuse(name, options)
+        output = CompiledModel(name)
+        found = estimate(output.format, output.config, board)
+    else:
+        model = Source.open(name).format(options.pop("wide_bits", estimator_of(board).WIDE_BITS))
+        found = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len), **options)
+    clock = clock_of(board, clock_mhz or found.clock_mhz)
+    return {
+        "model": name,
+        "board": board.name,
+        "clock_mhz": clock,
+        "context": found.context,
+        "cycles_per_token": found.cycles,
+        "tokens_per_second": round(clock * 1e6 / found.cycles),
+        "estimated": asdict(found.cells) | {"clock_mhz": found.clock_mhz},
+        "does_not_fit": overflows(found.cells, board, tight=compiled),
+        "lanes": found.config.as_dict(),
+    }
+
+
+def _check_clock(board: "Board", mhz: float) -> None:
+    """Raises HardwireError for a clock that the board cannot make, or far above the one that designs reach on it."""
+    from fpga.estimate import estimator_of
+
+    estimated = estimator_of(board).CLOCK_MHZ[board.device.name]
+    if mhz > TOO_FAST * estimated:
+        raise HardwireError(
+            f"{board.name}: a clock of {mhz:g} MHz is far above the {estimated:g} MHz that designs reach there: "
+            f"leave --clock out, or give --clock {estimated:g}"
+        )
+    clock_of(board, mhz)
+    if mhz > estimated:
+        say(f"{mhz:g} MHz is above the {estimated:g} MHz that designs reach on {board.name}: place and route may miss it")
+
+
+def _refuse(name: str, options: dict[str, Any]) -> None:
+    """Raises CompiledError if options are given for a chip that is compiled."""
+    if options:
+        option = "--" + next(iter(options)).replace("_", "-")
+        raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
+
+
 def clock_of(board: "Board", mhz: float) -> float:
     """Return the fastest clock in MHz that the board can make and that is not above ``mhz``.
 
@@ -145,9 +216,7 @@ def _output(name: str, board: "Board", out: Path | None, options: dict[str, Any]
     from hdl.verilog import chip_verilog
 
     if is_output(Path(name)):
-        if options:
-            option = "--" + next(iter(options)).replace("_", "-")
-            raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
+        _refuse(name, options)
         say(f"{name} is compiled: its lanes stand")
         output = CompiledModel(name)
         if chip_verilog(output.format, output.config) != output.verilog.read_text():
@@ -205,15 +274,14 @@ def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
     return estimated.cycles, False
 
 
-def estimate_lines(estimated: "Estimate") -> list[str]:
-    """Return an estimate as lines for a terminal."""
-    cells = estimated.cells
+def estimate_lines(cells: Mapping[str, float], clock_mhz: float, cycles: int, context: int) -> list[str]:
+    """Return an estimate as lines for a terminal.  ``cells`` has the resources by name, and ``clock_mhz`` the clock to run at."""
     return [
-        f"estimated: {cells.luts:,} LUTs, {cells.flip_flops:,} flip-flops, {cells.block_rams} block RAMs, {cells.dsps} DSPs",
         (
-            f"estimated: {estimated.clock_mhz:g} MHz, {estimated.cycles:,} cycles a token at context {estimated.context}, "
-            f"{estimated.tokens_per_second:,.0f} tokens/s"
+            f"estimated: {cells['luts']:,} LUTs, {cells['flip_flops']:,} flip-flops, {cells['block_rams']} block RAMs, "
+            f"{cells['dsps']} DSPs"
         ),
+        (f"estimated: {clock_mhz:g} MHz, {cycles:,} cycles a token at context {context}, {clock_mhz * 1e6 / cycles:,.0f} tokens/s"),
     ]
 
 

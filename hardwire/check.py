@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from hardwire.compiled import CompiledError
 from hardwire.measure import busy_fractions
 from hardwire.progress import step
 from hardwire.sessions import rtl_session
 from hardwire.target import Target
 from hardwire.units import Sample, chosen_layers
+from hdl.cycles.predict import predict_token
 from sim.golden.llama import GoldenLlama
 from sim.golden.sampler import inverse_temperature, sampler
 from sim.rtl.chip import RtlReply
@@ -26,6 +29,9 @@ PROMPTS = ("Once upon a time", "The little dog was", "One day, a girl named Lily
 
 CHUNK = 32
 """The chip is at most this many positions ahead of golden.  Golden reads them at once, which is faster than one by one."""
+
+PATIENCE = 4
+"""How many times the predicted cycles of the longest token a foreign Verilog file may take for one."""
 
 REPLIES = {"token": "sampler", "end": "constant", "position": "sequences"}
 """The unit that computes each part of a reply.  Every other part comes from the fabric, which multiplies matrices by vectors."""
@@ -140,7 +146,14 @@ def check(target: Target, prompt: str, ids: Sequence[int], replies: Sequence[Rtl
     return result.as_dict()
 
 
-def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequence[int] | None = None, chat: bool = False) -> dict:
+def verify(
+    target: Target,
+    prompts: Sequence[str],
+    n_tokens: int,
+    layers: Sequence[int] | None = None,
+    chat: bool = False,
+    verilog: Sequence[Path] = (),
+) -> dict:
     """Run prompts on the simulated chip and on golden, and compare every token and every logit, also within the prompt.
 
     It stops at the first difference.
@@ -154,17 +167,20 @@ def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequen
                               difference then names the unit.  An empty sequence stands for all layers, None for no such
                               comparison
     chat : bool               the prompts are questions, in the model's chat template
+    verilog : Sequence[Path]  files that stand for chip.v: an edited chip.v, or a netlist of a synthesis tool and its cells
 
     Returns the figures that ``hardwire verify --json`` prints.
 
     Raises
     ------
     HardwireError     for a shared engine with ``layers``, and for a layer that the model lacks
-    CompiledError     for a checkpoint that is not compiled
+    CompiledError     for a checkpoint that is not compiled, and for a file of ``verilog`` that is not there
     TokenizerError    for a prompt that has no tokens
-    SimulationError   if the simulation cannot be built
+    SimulationError   if the simulation cannot be built, or ``verilog`` has other ports than the chip, or gives no reply
     """
     compiled = target.compiled()
+    if missing := [file for file in verilog if not file.is_file()]:
+        raise CompiledError(f"{missing[0]}: is not a file: name the Verilog that stands for chip.v")
     if layers is not None and compiled.config.shared:
         raise HardwireError(
             f"{compiled.folder}: has one engine for all units, and no ports between them to look at: leave out --units"
@@ -174,7 +190,9 @@ def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequen
     encoded = [*map(target.encode_chat, questions)] if chat else [*map(target.encode, texts)]
     golden, sample = target.golden(), None
     chosen = None if layers is None else chosen_layers(layers, golden.format.n_layers)
-    session = rtl_session(target, None if chosen is None else ObservedChip)
+    session = rtl_session(target, None if chosen is None else ObservedChip, verilog=verilog)
+    if verilog:
+        session.chip.max_cycles = PATIENCE * predict_token(golden.format, compiled.config, compiled.config.max_context).total
     if chosen is not None:
         assert isinstance(session.chip, ObservedChip)
         sample = Sample(session.chip, golden, golden.format, compiled.config, chosen)
@@ -210,6 +228,7 @@ def verify(target: Target, prompts: Sequence[str], n_tokens: int, layers: Sequen
             "n_prompt_tokens": sum(map(len, encoded)),
             "seconds": round(time.monotonic() - start, 2),
         }
+        | ({"verilog": [str(file) for file in verilog]} if verilog else {})
     )
 
 

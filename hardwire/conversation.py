@@ -153,7 +153,10 @@ class Conversation:
             self.read.append(token)
             token = reply.token
             self.pending = [token]
-            add(decoder.push(token) if decoder else f" {token}")
+            if decoder is None:
+                add(f" {token}")
+            elif token not in stop:  # the end of a turn is no part of the answer, also where it is no special token
+                add(decoder.push(token))
             yield reply
             if stopped():
                 break

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardwire.compiled import CompiledError, CompiledModel, is_output
+from hardwire.folders import place_for
 from hardwire.measure import context_lengths
 from hardwire.picture import draw
 from hardwire.source import Source
@@ -26,7 +27,8 @@ def explain(name: str, context: int | None, png: Path | None, *, wide_bits: int 
     ----------
     name : str        a compiled model, or a checkpoint
     context : int     positions that the token attends to, itself included; by default CONTEXT, or all that the chip holds
-    png : Path        file for the picture; by default OUT/explain.png for a compiled model, and none for a checkpoint
+    png : Path        file for the picture; by default OUT/explain.png for a compiled model (in the cache, if OUT is read-only),
+                      and none for a checkpoint
     wide_bits : int   width of the residual stream of a checkpoint's chip: 32 or 24
     lanes             fields of ChipConfig, of a checkpoint's chip; ``ChipConfig.for_model`` fills in those that are None
 
@@ -47,7 +49,7 @@ def explain(name: str, context: int | None, png: Path | None, *, wide_bits: int 
             raise CompiledError(f"{name}: is a chip with lanes of its own: leave {option} out, or name a checkpoint")
         output = CompiledModel(name)
         model, config, measured = output.format, output.config, output.report["measured"]
-        png = png or Path(name) / "explain.png"
+        png = png or place_for(output.folder, f"explain-{output.identity:016x}") / "explain.png"
     else:
         model = Source.open(name).format(wide_bits or 32)
         config = ChipConfig.for_model(model, **given)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 SECONDS = 9.0
 """Seconds that each of the two passes, prefill and decode, may take."""
 
+MEASURED = ("prefill", "decode", "busy_within_each_matrix", "simulated_cycles_per_second")
+"""The figures that ``measure`` returns as measured."""
+
 CLOCK_MHZ = 50.0
 """The clock of projected figures, in MHz, unless another is asked for."""
 

@@ -1,9 +1,11 @@
 """Draw where the cycles of a token go: a bar for each context, and the time line of one layer."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from hardwire.folders import write_whole
 from hardwire.measure import context_lengths
 from hdl.cycles.predict import predict_token
 from hdl.cycles.token import FABRIC, UNITS, Span, TokenCycles
@@ -69,12 +71,9 @@ def draw(model: ModelFormat, config: "ChipConfig", context: int, measured: dict,
         handlelength=1,
         columnspacing=1,
     )
-    temporary = png.with_name(png.name + ".part")
-    try:
-        figure.savefig(temporary, format="png", dpi=120)
-        temporary.replace(png)
-    finally:
-        temporary.unlink(missing_ok=True)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    write_whole(png, drawn.getvalue())
 
 
 def _draw_bars(axes: "Axes", tokens: dict[int, TokenCycles], measured: dict) -> None:

@@ -90,8 +90,8 @@ def run(
         "prompt": prompt,
         "text": conversation.text,
         "position": len(before),
-        "prompt_ids": asked.ids,
-        "ids": [reply.token for reply in replies],
+        "prompt_tokens": asked.ids,
+        "tokens": [reply.token for reply in replies],
         "stopped_by": stopped,
         "measured": {
             "prompt_seconds": round(middle - start, 3),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hardwire.folders import write_whole
 from hardwire.progress import step
 from hardwire.state import Saved, SavedError, sha256_of
 from hardwire.target import Target
@@ -28,6 +29,12 @@ VERSION = b"1"
 def check_writable(path: Path, backend: str) -> None:
     """Raises SavedError if a session cannot be saved to ``path``.  Callers ask before a long run, not after it."""
     _check_backend(path, backend)
+    try:
+        path.lstat()
+    except ValueError:  # a name with a NUL, or with characters that the locale has not
+        raise SavedError(f"{str(path)!r}: no file can have this name") from None
+    except OSError:
+        pass  # there is no such file yet
     if path.is_dir():
         raise SavedError(f"{path}: is a folder: name a file")
     if not path.parent.is_dir():
@@ -57,12 +64,7 @@ def save(path: Path, session: "Session", conversation: "Conversation") -> None:
             "state_sha256": sha256_of(state),
         }
         body = json.dumps(about).encode() + b"\n" + zlib.compress(np.bitwise_xor(state, start).tobytes(), 1)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            temporary.write_bytes(b" ".join((KIND, VERSION, sha256_of(body).encode())) + b"\n" + body)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, b" ".join((KIND, VERSION, sha256_of(body).encode())) + b"\n" + body)
 
 
 def load(path: Path, target: Target, backend: str = "rtl") -> Saved:

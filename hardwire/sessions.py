@@ -10,6 +10,9 @@ from hardwire.progress import step
 from weights_to_rom.adapters.lora import load_image
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from hardwire.state import Saved
     from hardwire.target import Target
     from sim.backends import FloatSession, GoldenSession, RtlSession
@@ -41,14 +44,17 @@ def session(target: "Target", backend: str, saved: "Saved | None" = None) -> "Se
     raise CompiledError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
 
 
-def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None) -> "RtlSession":
+def rtl_session(
+    target: "Target", kind: "type[RtlChip] | None" = None, saved: "Saved | None" = None, verilog: "Sequence[Path]" = ()
+) -> "RtlSession":
     """Open a session of the simulated chip.  Its library is built first if it is missing.
 
     Parameters
     ----------
-    target : Target        a compiled model; its adapter is loaded into the chip as number 1
-    kind : type[RtlChip]   a subclass that shows signals inside the chip, such as ObservedChip
-    saved : Saved          a state to go on from
+    target : Target            a compiled model; its adapter is loaded into the chip as number 1
+    kind : type[RtlChip]       a subclass that shows signals inside the chip, such as ObservedChip
+    saved : Saved              a state to go on from
+    verilog : Sequence[Path]   files that stand for chip.v
 
     Raises
     ------
@@ -65,7 +71,7 @@ def rtl_session(target: "Target", kind: "type[RtlChip] | None" = None, saved: "S
     if saved is not None:
         saved.check_adapter(image)
     with step("build the simulation") as running:
-        chip = compiled.chip(lambda done, what: running.update(what, done), kind)
+        chip = compiled.chip(lambda done, what: running.update(what, done), kind, verilog)
     if saved is not None:
         saved.restore(chip)
     elif image is not None:

@@ -1,8 +1,11 @@
 """A checkpoint that is open, and its quantisation to an integer model."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from hardwire.progress import step, warn
 from weights_to_rom.compile import class_bits, quantise_checkpoint
@@ -12,9 +15,14 @@ from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.quantise.blocks import QuantisedMatrix
 from weights_to_rom.readers.base import Checkpoint, CheckpointError
 from weights_to_rom.readers.open import open_checkpoint
+from weights_to_rom.text.errors import TokenizerError
 
 CALIBRATION_TOKENS = 8192
 """GPTQ reads this many tokens of its text at most: sixteen windows."""
+
+RANGE_TEXT = "Once upon a time there was a little dog. 2 + 2 = 4, and the capital of France is Paris."
+N_RANGE_TOKENS = 24
+"""The text, and the number of tokens, on which every model's numbers are compared with the chip's range."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +60,57 @@ class Source:
         wide_bits : int    width of the residual stream: 32 or 24
         gptq_text : Path   quantise by GPTQ, with this file as calibration text, instead of rounding to nearest
         seconds : dict     gets the time of each step, by name
+
+        The model then reads a few tokens.  If its residual stream exceeds the chip's range, another power of two scales it; other
+        numbers that do not fit are a warning.  The report's "ranges" counts them.
+
+        Raises
+        ------
+        RangeError, CheckpointError   if the chip cannot hold the numbers of the model
         """
+        from sim.ranges import RangeError, fit_residual
+
         n_matrices = len(list(matrix_names(self.format(wide_bits))))
         prepared = None if gptq_text is None else self._gptq(gptq_text, seconds)
         with step("quantise", seconds) as running:
-            return quantise_checkpoint(
+            model = quantise_checkpoint(
                 self.checkpoint,
                 wide_bits=wide_bits,
                 prepared=prepared,
                 progress=_count(running.update, n_matrices),
             )
+        checkpoint, chosen = self.checkpoint, model.residual_shift
+        with step("measure ranges", seconds):
+            try:
+                model, ranges = fit_residual(model, checkpoint.config.norm_eps, self._some_tokens())
+            except RangeError as error:
+                raise RangeError(f"{checkpoint.source}: {error}") from None
+        notes = list(model.report["notes"])
+        if (shift := model.residual_shift) < chosen:
+            notes.append(f"the residual stream is scaled by 2^{shift} instead of 2^{chosen}, so that the chip's range holds it")
+        if line := ranges.warning():
+            notes.append(line)
+            self.add_warnings([line])
+        return replace(model, report=model.report | {"ranges": ranges.as_dict(), "notes": notes})
+
+    def add_warnings(self, lines: Iterable[str]) -> None:
+        """Report warnings about the numbers of the model, and keep them among the checkpoint's."""
+        for line in lines:
+            if line not in self.checkpoint.warnings:
+                warn(line)
+                self.checkpoint.warnings.append(line)
+
+    def _some_tokens(self) -> list[int]:
+        """Return N_RANGE_TOKENS tokens, or as many as the context holds: those of RANGE_TEXT, then random ones."""
+        config, tokenizer = self.checkpoint.config, self.checkpoint.tokenizer
+        tokens: list[int] = []
+        if tokenizer is not None:
+            with suppress(TokenizerError):
+                tokens = [token for token in tokenizer.encode(RANGE_TEXT) if token < config.vocab_size]
+        elif config.bos_token_id is not None:
+            tokens = [config.bos_token_id]
+        tokens += np.random.default_rng(0).integers(config.vocab_size, size=N_RANGE_TOKENS).tolist()
+        return tokens[: min(N_RANGE_TOKENS, config.max_seq_len)]
 
     def _gptq(self, text: Path, seconds: dict[str, float] | None) -> Mapping[str, QuantisedMatrix]:
         from weights_to_rom.quantise.gptq import gptq

@@ -190,7 +190,8 @@ class Target:
         if self.tokenizer is None:
             return self._fitting(self._numbers(prompt), before)
         self._say_lacking(prompt)
-        return self._fitting(self.tokenizer.encode(prompt, bos=not before), before)
+        tokenizer = self.tokenizer
+        return self._fitting(tokenizer.encode(prompt, bos=False) if before else tokenizer.encode_prompt(prompt), before)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Return the tokens of a conversation in the model's chat template, up to the point where the model answers.

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 from hardwire.check import default_prompts
+from hardwire.folders import place_for
 from hardwire.progress import step
 from hardwire.sessions import rtl_session
 from hardwire.target import Target
+from hdl.verilog import TOP
 from sim.rtl.trace import TracedChip, find_unit, traced, units
 from sim.session import ContextFull
 from weights_to_rom.errors import HardwireError
@@ -21,18 +23,18 @@ def trace(target: Target, prompt: str, token: int, unit: str, file: Path | None 
     prompt : str       the text to continue; if it is empty, an opening of a story
     token : int        position of the token, counted from 0 through prompt and continuation
     unit : str         name of a unit, or path of a part of one
-    file : Path        the VCD file, by default OUT/traces/UNIT-TOKEN.vcd; it is written whole or not at all
+    file : Path        the VCD file, by default OUT/traces/UNIT-TOKEN.vcd, or a file in the cache if OUT is read-only; it is
+                       written whole or not at all
 
     Returns the figures that ``hardwire trace --json`` prints.
     """
     compiled = target.compiled()
-    scope = find_unit(unit, units(compiled.verilog.read_text()))
+    scope = find_unit(unit, units(compiled.verilog.read_text(), compiled.config.module(TOP)))
     ids = target.encode(prompt or default_prompts(target)[0])
     if token >= target.max_context and not target.slides:
         raise ContextFull(f"there is no token {token}: the context holds {target.max_context}, the first of which is 0")
     if file is None:
-        file = compiled.folder / "traces" / f"{unit}-{token}.vcd"
-        file.parent.mkdir(exist_ok=True)
+        file = place_for(compiled.folder / "traces", f"traces-{compiled.identity:016x}") / f"{unit}-{token}.vcd"
     if file.suffix != ".vcd":
         raise HardwireError(f"{file}: waves are written as VCD: give the file a name that ends in .vcd")
     if not os.access(file.parent, os.W_OK):
@@ -59,6 +61,6 @@ def trace(target: Target, prompt: str, token: int, unit: str, file: Path | None 
         "bytes": file.stat().st_size,
         "unit": scope,
         "position": token,
-        "id": read,
+        "token": read,
         "cycles": reply.rtl.cycles if reply.rtl else 0,
     }

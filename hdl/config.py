@@ -1,10 +1,16 @@
 """How much hardware a chip has: the choices of an engineer, their defaults and their limits."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import BLOCK, ModelFormat
+from weights_to_rom.schedule import head_matrix, layer_matrices
+
+BLOCK_LANES = (4, 8, 16, BLOCK)
+"""The numbers of block lanes that there are."""
 
 MULTIPLIERS = ("booth", "magic", "plain")
 """The circuits that multiply a weight code with an activation (``hdl.fabric.code_dot``); all give the same products."""
@@ -27,6 +33,18 @@ NOT_SHARED = ("lora_lanes", "n_adapters", "sampler_lanes")
 
 SHARED_CONTEXT = 256
 """The largest context of the shared engine: the 32-bit sums of its attention could overflow beyond 256 positions."""
+
+MAX_ROW_LANES = 1024
+"""The most row lanes of a chip, each of which has a ROM image of its own.  32,768 multipliers make a matrix of any model short."""
+
+MAX_SEQUENCES = 256
+"""The most sequences of a chip: it keeps a flip-flop for each, and asks all of them for the sequence of a token at once."""
+
+MAX_KV_BITS = 1 << 33
+"""The largest KV cache, in bits: one GiB.  No chip has so much SRAM, and a simulation of it needs as much memory."""
+
+TYPICAL_CONTEXT = 128
+"""The context for which default lanes are chosen, and at which ``hardwire explain`` looks; a smaller chip is filled to its end."""
 
 POSITIVE = (
     "row_lanes",
@@ -94,10 +112,13 @@ class ChipConfig:
         "and at most 256 positions, and its sampling is greedy.",
         False,
     )
+    prefix: str = option("Begins the names of all Verilog modules, so that several chips fit into one design.", "", shown="none")
 
     @classmethod
     def for_model(cls, model: ModelFormat, **given: Any) -> "ChipConfig":
         """The chip for a model: the given options, and defaults with which the fabric waits neither for vector units nor attention.
+
+        Defaults fit the options that are given, where any do.
 
         Parameters
         ----------
@@ -117,15 +138,18 @@ class ChipConfig:
             # Lanes that were not chosen are the engine's; a choice of other lanes is refused by ``checked``.
             lanes |= {name: only for name, only in SHARED_LANES.items() if given.get(name, defaults[name]) == defaults[name]}
             lanes |= {name: defaults[name] for name in NOT_SHARED}
-        else:
-            for name in ("row_lanes", "block_lanes"):
-                _check_integer(name, lanes[name])
-            lanes.setdefault("vector_lanes", _enough_vector_lanes(model, lanes["row_lanes"], lanes["block_lanes"]))
-            all_heads = lanes["row_lanes"] * lanes["block_lanes"] >= 8 * model.dim_padded
-            lanes.setdefault("attention_heads", model.n_heads if all_heads else model.n_rep)
-            lanes["attention_lanes"] = lanes.get("attention_lanes") or model.kv_block
-        longest = min(model.max_seq_len, SHARED_CONTEXT) if lanes["shared"] else model.max_seq_len
-        lanes["max_context"] = lanes.get("max_context") or longest
+        lanes.setdefault("max_context", min(model.max_seq_len, SHARED_CONTEXT) if lanes["shared"] else model.max_seq_len)
+        for name, value in lanes.items():
+            if name in POSITIVE:
+                _check_integer(name, value, least=1)
+        if not lanes["shared"]:
+            _check_block_lanes(lanes["block_lanes"])
+            _check_integer("sampler_lanes", lanes["sampler_lanes"], least=0)
+            if "vector_lanes" not in lanes:
+                lanes["vector_lanes"] = _enough_vector_lanes(model, lanes)
+            lanes.setdefault("attention_lanes", model.kv_block)
+            if "attention_heads" not in lanes:
+                lanes["attention_heads"] = _enough_attention_heads(model, lanes)
         return cls(**lanes).checked(model)
 
     def checked(self, model: ModelFormat) -> "ChipConfig":
@@ -137,8 +161,11 @@ class ChipConfig:
         """
         for name in POSITIVE:
             _check_integer(name, getattr(self, name), least=1)
-        if self.block_lanes not in (4, 8, 16, BLOCK):
-            raise ConfigError(f"block_lanes must be 4, 8, 16 or 32, not {self.block_lanes!r}")
+        if self.row_lanes > (most := max(m.rows for m in (*layer_matrices(model), head_matrix(model)))):
+            raise ConfigError(f"row_lanes must be at most {most}, the rows of the largest matrix, not {self.row_lanes}")
+        if self.row_lanes > MAX_ROW_LANES:
+            raise ConfigError(f"row_lanes must be at most {MAX_ROW_LANES}, not {self.row_lanes}")
+        _check_block_lanes(self.block_lanes)
         if self.multiplier not in MULTIPLIERS:
             raise ConfigError(f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {self.multiplier!r}")
         if self.shared:
@@ -150,12 +177,15 @@ class ChipConfig:
         if model.kv_block % self.vector_lanes:
             raise ConfigError(f"vector_lanes ({self.vector_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
         if self.row_lanes % self.vector_lanes and self.vector_lanes % self.row_lanes:
-            raise ConfigError(f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide the other")
+            raise ConfigError(
+                f"one of row_lanes ({self.row_lanes}) and vector_lanes ({self.vector_lanes}) must divide the other: "
+                f"row_lanes {_near(self.row_lanes, _row_lanes_for(self.vector_lanes, self.row_lanes))} would do"
+            )
         heads, rep = self.attention_heads, model.n_rep
         if not (rep % heads == 0 or (heads % rep == 0 and model.n_heads % heads == 0)):
             raise ConfigError(
                 f"attention_heads must divide {rep} (query heads a key-value head), or be a multiple of it "
-                f"that divides n_heads ({model.n_heads}), not {heads}"
+                f"that divides n_heads ({model.n_heads}), not {heads}: {_near(heads, _attention_heads(model))} would do"
             )
         if model.kv_block % self.attention_lanes:
             raise ConfigError(f"attention_lanes ({self.attention_lanes}) must divide gcd(head_dim, 32) = {model.kv_block}")
@@ -166,6 +196,9 @@ class ChipConfig:
             raise ConfigError(
                 f"max_context ({self.max_context}) is beyond the {model.max_seq_len} positions the model was trained for"
             )
+        if self.n_sequences > MAX_SEQUENCES:
+            raise ConfigError(f"n_sequences must be at most {MAX_SEQUENCES}, not {self.n_sequences}")
+        self._check_cache(model)
         if not isinstance(self.n_sinks, int) or not 0 <= self.n_sinks < self.max_context:
             raise ConfigError(f"n_sinks must be 0 to max_context - 1 ({self.max_context - 1}), not {self.n_sinks!r}")
         if self.lora_rank not in (0, 2, 4, 8, 16, 32, 64):
@@ -176,7 +209,21 @@ class ChipConfig:
             )
         if self.n_adapters > MAX_ADAPTERS:
             raise ConfigError(f"n_adapters must be at most {MAX_ADAPTERS}, not {self.n_adapters}")
+        if not isinstance(self.prefix, str) or not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]{0,63})?", self.prefix):
+            raise ConfigError(f"prefix must be a Verilog name of at most 64 letters, digits and underscores, not {self.prefix!r}")
         return self
+
+    def _check_cache(self, model: ModelFormat) -> None:
+        """Refuse a KV cache that no chip holds, and name the context or the sequences that would do."""
+        if (bits := self.kv_bits(model)) <= MAX_KV_BITS:
+            return
+        positions = MAX_KV_BITS * self.max_context * self.n_sequences // bits
+        fewer = {"max_context": positions // self.n_sequences, "n_sequences": positions // self.max_context}
+        would_do = " or ".join(f"{name} {n}" for name, n in fewer.items() if n)
+        raise ConfigError(
+            f"a KV cache for {self.n_sequences} n_sequences of max_context {self.max_context} takes {bits / 2**33:.1f} GiB, "
+            f"and at most {MAX_KV_BITS / 2**33:g} can be built: {would_do or 'a smaller model'} would do"
+        )
 
     def _check_shared(self, model: ModelFormat) -> None:
         """Refuse the options and shapes for which the shared engine has no hardware."""
@@ -211,6 +258,10 @@ class ChipConfig:
         """The lanes that the ROM layout depends on, as ``weights_to_rom.rom_map`` and the packers take them."""
         return {"row_lanes": self.row_lanes, "block_lanes": self.block_lanes, "vector_lanes": self.vector_lanes}
 
+    def module(self, name: str) -> str:
+        """The name of a module in this chip's Verilog: ``name``, or PREFIX_name."""
+        return f"{self.prefix}_{name}" if self.prefix else name
+
     @property
     def x_lanes(self) -> int:
         """Elements a cycle of the vectors that enter the fabric: ``min(2 * vector_lanes, block_lanes)``.
@@ -234,18 +285,68 @@ class ChipConfig:
         return asdict(self)
 
 
-def _check_integer(name: str, value: object, least: int | None = None) -> None:
-    if not isinstance(value, int) or (least is not None and value < least):
-        raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be {'an integer, 0 or more' if least == 0 else 'a positive integer'}, not {value!r}")
 
 
-def _enough_vector_lanes(model: ModelFormat, row_lanes: int, block_lanes: int) -> int:
-    """The smallest power of two, 4 or more where the shapes allow, with which vector units take results as fast as they come.
+def _check_block_lanes(value: object) -> None:
+    if isinstance(value, bool) or value not in BLOCK_LANES:
+        raise ConfigError(f"block_lanes must be 4, 8, 16 or 32, not {value!r}")
 
-    A group of rows takes at least ``dim_padded / block_lanes`` cycles and brings ``row_lanes`` results.
+
+def _near(value: int, allowed: Iterable[int]) -> str:
+    """The allowed values next to ``value``, the smaller one first."""
+    values = sorted(allowed)
+    below, above = [n for n in values if n < value][-1:], [n for n in values if n > value][:1]
+    return " or ".join(map(str, below + above))
+
+
+def _row_lanes_for(vector_lanes: int, row_lanes: int) -> set[int]:
+    """Numbers of row lanes around ``row_lanes`` that fit ``vector_lanes``."""
+    multiple = row_lanes // vector_lanes * vector_lanes
+    return {1 << n for n in range(vector_lanes.bit_length())} | {multiple, multiple + vector_lanes} - {0}
+
+
+def _fit(row_lanes: int, vector_lanes: int) -> bool:
+    return row_lanes % vector_lanes == 0 or vector_lanes % row_lanes == 0
+
+
+def _matrix_cycles(model: ModelFormat, lanes: dict[str, Any]) -> int:
+    """The cycles of a layer's matrices."""
+    return sum(matrix.words(lanes["row_lanes"], lanes["block_lanes"]) for matrix in layer_matrices(model))
+
+
+def _enough_vector_lanes(model: ModelFormat, lanes: dict[str, Any]) -> int:
+    """The smallest power of two, 4 or more where the shapes allow, with which vector units hold up the fabric little.
+
+    They take results as fast as they come: a group of rows takes at least ``dim_padded / block_lanes`` cycles and brings
+    ``row_lanes`` results.  A layer's vector passes them seven times (two norms of two passes, two sums, the input of o), which
+    takes at most half the time of the layer's matrices.  If the row lanes or the sampler's lanes do not fit this number, the
+    nearest number that fits them takes its place.
     """
-    wanted = max(4, -(-row_lanes * block_lanes // model.dim_padded))
-    lanes = 2
-    while lanes < min(wanted, block_lanes) and model.kv_block % (2 * lanes) == 0:
-        lanes *= 2
-    return lanes
+    row_lanes, block_lanes, sampler_lanes = lanes["row_lanes"], lanes["block_lanes"], lanes["sampler_lanes"]
+    rate = -(-row_lanes * block_lanes // model.dim_padded)
+    wanted = max(4, rate, -(-2 * 7 * model.dim_padded // _matrix_cycles(model, lanes)))
+    possible = [n for n in (2, 4, 8, 16, BLOCK) if n <= block_lanes and model.kv_block % n == 0] or [2]
+    enough = next((n for n in possible if n >= wanted), possible[-1])
+    fitting = [n for n in possible if _fit(row_lanes, n) and (not sampler_lanes or n % sampler_lanes == 0)]
+    return min(fitting, key=lambda n: (abs(n.bit_length() - enough.bit_length()), -n), default=min(enough, 4))
+
+
+def _attention_heads(model: ModelFormat) -> list[int]:
+    """Numbers of query heads that attention can compute at once: divisors of ``n_rep``, and its multiples that divide n_heads."""
+    return [n for n in range(1, model.n_heads + 1) if model.n_rep % n == 0 or (n % model.n_rep == 0 and model.n_heads % n == 0)]
+
+
+def _enough_attention_heads(model: ModelFormat, lanes: dict[str, Any]) -> int:
+    """The fewest query heads at once, n_rep or more, with which attention takes no longer than the matrices.
+
+    Attention reads each word of a head at each position of TYPICAL_CONTEXT, once for ``heads`` heads.
+    """
+    head = head_matrix(model).words(lanes["row_lanes"], lanes["block_lanes"])
+    places = min(TYPICAL_CONTEXT, lanes["max_context"])
+    words = -(-model.head_dim // lanes["attention_lanes"])
+    possible = [n for n in _attention_heads(model) if n >= model.n_rep]
+    matrices = _matrix_cycles(model, lanes) + head // model.n_layers
+    return next((n for n in possible if model.n_heads // n * places * words <= matrices), possible[-1])

@@ -38,6 +38,15 @@ class LoadStatus(IntEnum):
     """The next image began before this one had ended."""
 
 
+TOP = "chip"
+"""The name of the top module.  ``ChipConfig.module`` adds the prefix."""
+
+
+def rom_macro(prefix: str = "") -> str:
+    """The Verilog macro that names the folder of the ROM images of a chip with this ``ChipConfig.prefix``."""
+    return f"HARDWIRE_ROM_{prefix}" if prefix else "HARDWIRE_ROM"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Unsigned fields of a payload, from the least significant bit up: names, and widths in bits or the codes they hold."""
@@ -104,3 +113,76 @@ LOAD_WORD = Layout((("data", 32), ("first", 1)))
 
 LOAD_REPLY = Layout((("adapter", 8), ("status", LoadStatus)))
 """The answer to a load image.  ``adapter`` is the number that stood in its word 0."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of the chip's top module.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the Verilog.
+    direction : str
+        "in" or "out", seen from the chip.
+    layout : int or Layout
+        Its bits, or the fields of its payload.
+    meaning : str
+        A sentence for a reader.
+    """
+
+    name: str
+    direction: str
+    layout: int | Layout
+    meaning: str
+
+    @property
+    def width(self) -> int:
+        """Bits of the port."""
+        return self.layout if isinstance(self.layout, int) else self.layout.size
+
+    def as_dict(self) -> dict:
+        """The port as chip.json has it: fields with their lowest bit and their width, and codes by name."""
+        port: dict = {"name": self.name, "direction": self.direction, "width": self.width}
+        if isinstance(self.layout, Layout):
+            lsb, port["fields"] = 0, []
+            for (name, of), width in zip(self.layout.fields, self.layout.widths.values(), strict=True):
+                codes = {} if isinstance(of, int) else {"codes": {code.name: int(code) for code in of}}
+                port["fields"].append({"name": name, "lsb": lsb, "width": width} | codes)
+                lsb += width
+        return port | {"meaning": self.meaning}
+
+
+def ports(*, wide_bits: int, vector_lanes: int, lora: bool) -> list[Port]:
+    """The ports of a chip's top module in their order.
+
+    Parameters
+    ----------
+    wide_bits : int
+        Bits of a logit.
+    vector_lanes : int
+        Logits in a beat.
+    lora : bool
+        Whether the chip takes adapters.
+    """
+
+    def stream(name: str, direction: str, layout: Layout, meaning: str) -> list[Port]:
+        back = "out" if direction == "in" else "in"
+        return [
+            Port(f"{name}__payload", direction, layout, meaning),
+            Port(f"{name}__valid", direction, 1, f"{name}__payload is offered"),
+            Port(f"{name}__ready", back, 1, f"{name}__payload is taken in each cycle in which valid and ready are 1"),
+        ]
+
+    return [
+        Port("clk", "in", 1, "the clock; everything is on its rising edge"),
+        Port("rst", "in", 1, "synchronous reset, active high: releases all sequences"),
+        *stream("i", "in", COMMAND, "a command: a token for a sequence"),
+        *stream("o", "out", REPLY, "the reply to a command; each command gives one, in order"),
+        *(stream("load", "in", LOAD_WORD, "a word of a load image of an adapter") if lora else []),
+        *(stream("loaded", "out", LOAD_REPLY, "the reply to a load image") if lora else []),
+        Port("logits_valid", "out", 1, "logits go to the sampler in this cycle (for observation)"),
+        Port("logits", "out", wide_bits * vector_lanes, f"{vector_lanes} signed logits of {wide_bits} bits, LSB 2**-12"),
+        Port("busy", "out", 1, "the fabric reads a weight word in this cycle (for observation)"),
+        Port("step", "out", 3, "of this matrix: 0 QKV, 1 O, 2 gate and up, 3 down, 4 head"),
+    ]

@@ -5,11 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from tools import figures, pictures, reference
+from tools import bench, figures, pictures, reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md"), *ROOT.glob("fpga/**/*.md")])
-ROOMS = ("weights_to_rom", "hdl", "sim", "synth", "fpga", "hardwire", "models", "tests", "tools", "docs", "requirements")
+ROOMS = (
+    "weights_to_rom",
+    "hdl",
+    "sim",
+    "synth",
+    "fpga",
+    "hardwire",
+    "models",
+    "tests",
+    "tools",
+    "docs",
+    "examples",
+    "requirements",
+)
 
 
 def anchors(page: Path) -> set[str]:
@@ -78,3 +91,7 @@ def test_pictures_are_what_the_script_draws() -> None:
 
 def test_reference_is_what_the_code_says() -> None:
     assert list(reference.differing()) == []
+
+
+def test_the_comparison_is_what_the_reports_say() -> None:
+    assert list(bench.differing()) == []

@@ -36,7 +36,7 @@ def unsatisfied(requirements: list[str], versions: dict[str, str]) -> list[str]:
 
 
 def test_each_use_has_a_lock() -> None:
-    assert FILES == ["core", "docs", "fpga", "lint", "test"]
+    assert FILES == ["bench", "core", "docs", "fpga", "lint", "litex", "test"]
 
 
 @pytest.mark.parametrize("use", FILES)

@@ -1,5 +1,6 @@
 """A wheel built from the tree, installed in a fresh environment, compiles, simulates and verifies."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -72,3 +73,12 @@ def test_wheel_compiles_runs_and_verifies(commands: Path, tmp_path: Path) -> Non
     story = run(commands / "hardwire", "run", "out", "--prompt", "Once upon a time", "--tokens", "20", "--check", cwd=tmp_path)
     assert story.startswith("Once upon a time")
     run(commands / "hardwire", "verify", "out", "--tokens", "3", cwd=tmp_path)
+    moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
+    third = tmp_path / "third"
+    third.mkdir()
+    run("iverilog", "-g2012", "-o", "tb.vvp", moved / "chip.v", moved / "tb.v", cwd=third)
+    printed = run("vvp", "-n", "tb.vvp", cwd=third).splitlines()
+    text = json.loads((moved / "tokens.json").read_text())
+    assert printed == [*(f"token {token}" for token in text["tokens"]), "4 of 4 tokens equal the integer model's"]
+    prompt = run(commands / "hardwire", "run", moved, "--prompt", "Once upon a time", "--tokens", "4", "--json", cwd=third)
+    assert json.loads(prompt)["tokens"] == text["tokens"]

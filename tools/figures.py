@@ -4,7 +4,7 @@
     python tools/figures.py --check    name the files that are out of date; exit 1 if there are any
 
 People edit `measured.json`: a list of tables, each with its columns, its rows and the command that printed its figures.
-Every other file is the `report.json` that `hardwire fpga build` wrote for a board.
+The files that name a board are those that `hardwire fpga build` wrote as `report.json`.
 """
 
 import json
@@ -39,8 +39,8 @@ def table(columns: list[str], rows: list[list]) -> str:
 
 def reports() -> list[dict]:
     """Read the reports of boards.  The slowest board comes first."""
-    found = [json.loads(path.read_text()) for path in REPORTS.glob("*.json") if path.name != "measured.json"]
-    return sorted(found, key=lambda report: report["tokens_per_second"])
+    found = [json.loads(path.read_text()) for path in REPORTS.glob("*.json")]
+    return sorted((report for report in found if "board" in report), key=lambda report: report["tokens_per_second"])
 
 
 def board_rows() -> list[list]:

@@ -1,4 +1,4 @@
-"""Fingerprints of the generator's output: SHA-256 of chip.v, of the ROM images and of every command's help.
+"""Fingerprints of the generator's output: SHA-256 of chip.v, of chip_axis.v, of the ROM images and of every command's help.
 
     python tools/fingerprint.py [NAME ...]   compare with tests/data/fingerprint.json: all entries, or those that begin with
                                              NAME; exit 1 and name the entries that differ
@@ -24,6 +24,7 @@ import typer  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from hardwire.cli.main import app  # noqa: E402
+from hdl.axi_stream import axi_stream_verilog  # noqa: E402
 from hdl.config import ChipConfig  # noqa: E402
 from hdl.verilog import chip_verilog  # noqa: E402
 from tests.support.models import RandomBlocks, random_config  # noqa: E402
@@ -62,13 +63,15 @@ def digest(text: str | bytes) -> str:
 
 
 def chip(name: str) -> dict[str, str]:
-    """Hash chip.v of one chip, and the manifest of its ROM images: their names, sizes and hashes."""
+    """Hash chip.v and chip_axis.v of one chip, and the manifest of its ROM images: their names, sizes and hashes."""
     shape, bits, wide_bits, given = CHIPS[name]
     model = quantise_checkpoint(RandomBlocks(random_config(**shape), 1, bits), wide_bits=wide_bits)
     config = ChipConfig.for_model(model.format, **given)
     images = rom_images(model, row_lanes=config.row_lanes, block_lanes=config.block_lanes, vector_lanes=config.vector_lanes)
     manifest = {rom.name: [rom.width, rom.depth, digest(rom.hex_text())] for rom in images}
-    return {f"{name}/chip.v": digest(chip_verilog(model.format, config)), f"{name}/manifest": digest(json.dumps(manifest))}
+    texts = {"chip.v": chip_verilog(model.format, config), "chip_axis.v": axi_stream_verilog(model.format, config)}
+    texts["manifest"] = json.dumps(manifest)
+    return {f"{name}/{file}": digest(text) for file, text in texts.items()}
 
 
 def helps() -> Iterator[tuple[str, str]]:

@@ -26,7 +26,9 @@ USES = {
     "core": (None, "For the commands of hardwire, but for bitstreams."),
     "fpga": ("core", "For bitstreams: synthesis, place and route, and the program that loads a board."),
     "test": ("fpga", "For the test suite and the proofs."),
+    "litex": ("test", "For the example with LiteX and its test."),
     "docs": ("core", "For the site of the documentation."),
+    "bench": ("core", "For the comparison with llama.cpp."),
     "lint": ("core", "For the linter, the formatter, the type checker and the commit hooks."),
 }
 

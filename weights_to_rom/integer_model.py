@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.model_format import ModelFormat
 from weights_to_rom.projections import LINEARS
 from weights_to_rom.quantise.blocks import QuantisedMatrix
+from weights_to_rom.tensor_file import save_tensors
 
 KIND = "hardwire integer model 1"
 
@@ -86,10 +86,7 @@ class IntegerModel:
             "report": self.report,
         }
         # All in one entry, because safetensors writes several entries in an order that changes from file to file.
-        metadata = {"about": json.dumps(about)}
-        temporary = path.with_name(path.name + ".part")
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, metadata)
-        temporary.replace(path)
+        save_tensors(path, tensors, {"about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> "IntegerModel":

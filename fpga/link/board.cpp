@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 
 #include "Vchip.h"
 #include "verilated.h"
@@ -35,20 +36,27 @@ struct Board {
 
 extern "C" {
 
+// Returns null if the folder or a ROM image is missing.
 Board* board_new(const char* rom_folder) {
     char here[4096];
     if (!getcwd(here, sizeof here) || chdir(rom_folder)) return nullptr;
-    auto* b = new Board;
+    auto b = std::make_unique<Board>();
     b->top->clk = 0;
     b->top->rst = 1;
     b->top->rx = 1;
-    b->top->eval();  // reads the ROM images
+    bool complete = true;
+    try {
+        b->top->eval();  // reads the ROM images
+    } catch (const std::runtime_error&) {  // sim/rtl/stopped.cpp
+        complete = false;
+    }
     const int back = chdir(here);
     (void)back;
+    if (!complete) return nullptr;
     for (int i = 0; i < 4; ++i) b->tick();
     b->top->rst = 0;
     b->tick();
-    return b;
+    return b.release();
 }
 
 void board_delete(Board* b) {

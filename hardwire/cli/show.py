@@ -95,7 +95,7 @@ def run_lines(figures: dict) -> list[str]:
     lines = ["the context is full"] if figures["stopped_by"] == "context full" else []
     if "check" in figures:
         lines += difference_lines(figures["check"])
-    n_tokens, rate = len(figures["ids"]), measured["tokens_per_second"]
+    n_tokens, rate = len(figures["tokens"]), measured["tokens_per_second"]
     if figures["backend"] != "rtl":
         return [*lines, f"{rate} tokens/s in {figures['backend']}, {n_tokens} tokens"]
     projected = figures["projected"]

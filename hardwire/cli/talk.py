@@ -24,7 +24,7 @@ commands = typer.Typer()
 
 @commands.command(
     epilog="Examples:\n\nhardwire run out --prompt 'Once upon a time' --tokens 200\n\n"
-    "hardwire run smollm2-135m --backend golden --chat --prompt 'What is the capital of France?'"
+    "hardwire run smollm2-135m --backend golden --chat --prompt 'Give me three tips for staying healthy.'"
 )
 def run(
     out: ModelOrOut,

@@ -1,5 +1,6 @@
 """The one line that a person gets for a wrong command or a wrong input."""
 
+import errno
 from typing import Any
 
 from weights_to_rom.names import did_you_mean
@@ -23,4 +24,6 @@ def error_line(error: Exception) -> str:
     """Return the line for an error of input.  An error without a message of its own is named by its type."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {error.filename}: {error.strerror or type(error).__name__}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"error: standard output: {error.strerror}"
     return f"error: {' '.join(str(error).split()) or type(error).__name__}"

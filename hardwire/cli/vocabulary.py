@@ -14,9 +14,9 @@ MEANINGS = {
     "prompt": "the text that was continued",
     "prompts": "the texts that were continued",
     "text": "the text that the model wrote",
-    "prompt_ids": "token numbers that the model read",
-    "ids": "token numbers that the model wrote",
-    "id": "a token number",
+    "prompt_tokens": "token numbers that the model read",
+    "tokens": "token numbers that the model wrote",
+    "token": "a token number",
     "n_prompt_tokens": "number of tokens that the model read",
     "n_tokens": "number of tokens that the model wrote, that were compared, or that were predicted",
     "n_identical_tokens": "those of `n_tokens` that equal golden's",
@@ -29,6 +29,10 @@ MEANINGS = {
     "context": "positions that a token attends to, itself included",
     "window": "tokens of a window",
     "perplexity": "exponential of the mean loss of a token",
+    "against": "the backend that was compared with",
+    "against_perplexity": "its perplexity",
+    "kl_divergence": "mean KL divergence of `backend` from `against`, in nats a token",
+    "same_first_choice": "share of the tokens for which both have the same likeliest token",
     "read_again": "whether the model read the whole conversation again",
     "stopped_by": "why the text ends: `tokens`, `end of text` or `context full`",
     "backend": "`rtl`, `golden`, `float` or `board`",
@@ -75,6 +79,12 @@ MEANINGS = {
     "blocks_requantised": "blocks of weights with other codes than the file's",
     "worst_block_error": "largest error of a block of weights, as a share of its row's rms weight",
     "worst_block_error_in": "the tensor with that block, or null",
+    "residual_shift": "the residual stream is scaled by 2 to this power",
+    "residual_peak": "largest magnitude of the residual stream on a few tokens, as a share of its range",
+    "saturated": "by kind, numbers at a limit of their format on those tokens",
+    "first_saturated": "the first place with such a number; empty if there is none",
+    "coarse_embeddings": "tokens whose embedding has fewer bits than a block can hold",
+    "flat_logits": "tokens whose logits hardly differ",
     "lane": "an option of the chip",
     "value": "another value of that option",
     "instead_of": "its present value",
@@ -135,6 +145,7 @@ _REPORT = (
     "model notes derived.{parameters rom_bits bits_per_weight kv_sram_bits lora_sram_bits multipliers weight_words_per_token "
     "lanes.*} "
     "measured.{blocks_kept blocks_requantised worst_block_error worst_block_error_in prefill.* "
+    "ranges.{n_tokens residual_shift residual_peak saturated.* first_saturated coarse_embeddings flat_logits} "
     "decode.*.{cycles busy busy_within_matrices} busy_within_each_matrix.* simulated_cycles_per_second step_seconds.*} "
     "projected.{clock_mhz decode_tokens_per_second.*}"
 )
@@ -144,15 +155,15 @@ _COMPARED = "{predicted measured difference}"
 COMMANDS = {
     "compile": _REPORT,
     "respin": f"{_REPORT} respin.{{changed unchanged verilog_identical verilog_sha256}}",
-    "run": f"backend prompt text position prompt_ids ids stopped_by measured.{{{_RATES} busy busy_within_matrices "
+    "run": f"backend prompt text position prompt_tokens tokens stopped_by measured.{{{_RATES} busy busy_within_matrices "
     f"simulated_cycles_per_second}} projected.{{clock_mhz tokens_per_second}} check.{_COUNTS}",
-    "chat": f"prompt text prompt_ids ids read_again measured.{{n_prompt_tokens n_tokens {_RATES}}} "
+    "chat": f"prompt text prompt_tokens tokens read_again measured.{{n_prompt_tokens n_tokens {_RATES}}} "
     "line.{bytes_sent bytes_received frames_lost requests_repeated}",
     "verify": f"{_COUNTS} sample.{{layers n_beats.* n_identical_beats.*}} prompts n_prompt_tokens seconds",
     "explain": f"context lanes.* predicted.{{decode.{_TOKEN} prefill.{_TOKEN}}} fabric waits_most_for "
     f"contexts.*.{{decode.{_COMPARED} prefill.{_COMPARED}}} instead.{{lane value instead_of cycles more}} picture",
-    "trace": "file bytes unit position id cycles",
-    "perplexity": "perplexity n_tokens window backend seconds",
+    "trace": "file bytes unit position token cycles",
+    "perplexity": "perplexity n_tokens window backend against against_perplexity kl_divergence same_first_choice seconds",
     "models": "models.{name description origin path}",
     "lora pack": "name folder slot targets rank chip_rank steps worst_block_error worst_block_error_in sram_bits "
     "frame_words layout",
@@ -214,7 +225,7 @@ HEAD = f"""\
 
 Every command has `--json`: it prints one object on stdout and nothing else there; `chat` prints one in a line for each answer.
 `schema` is the version of the names on this page, now {SCHEMA}. It grows when a name goes, or changes its meaning; new names may
-come at any time. A name has one meaning wherever it stands. Lists of token numbers are called `ids`, and counts of tokens,
+come at any time. A name has one meaning wherever it stands. Lists of token numbers are called `tokens`, and counts of tokens,
 logits and beats begin with `n_`. `report.json` in OUT and in OUT/fpga/BOARD has the same names.
 
 Printed from the code by `tools/reference.py`.

@@ -8,6 +8,8 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hdl.interface import rom_macro
+
 SMALL_ROM_BITS = 256
 """A ROM of fewer bits is made of logic, because it would leave a block RAM almost empty."""
 
@@ -104,14 +106,25 @@ class Rom(wiring.Component):
         return m
 
 
-def rom_verilog(name: str, width: int, depth: int) -> str:
+PATH_BITS = 8 * 1024
+"""The longest path of a ROM image in a simulation, in bits."""
+
+
+def rom_verilog(name: str, width: int, depth: int, macro: str = rom_macro()) -> str:
     """The Verilog module ``rom_<name>`` that a ``Rom`` without ``init`` instantiates.
 
-    The file name is a literal and the module has no parameters: Verilator, Yosys and Icarus all accept that.  They look for
-    ``<name>.hex`` in the directory in which they run.
+    The module reads ``<name>.hex`` in the folder that ``macro`` names, a string with a slash at its end.  Without the macro this is
+    the folder ``rom`` beside the Verilog file: synthesis tools look for ``rom/<name>.hex`` from the file on, and a simulation
+    takes the path of the file from ``__FILE__``.
+
+    A simulation without the image would compute with unknown words, and so it ends with a message.  The last word shows whether
+    the image was read to its end: it keeps both values that it is given, 0 and then all ones, only if nothing was read.  (The
+    function ``$fopen`` takes no path of this type in SystemVerilog.)
     """
     _check_size(width, depth)
     style = "block" if width * depth >= SMALL_ROM_BITS else "logic"
+    image, last = f"{name}.hex", f"mem[{depth - 1}]"
+    default = f"rom/{image}"
     return f"""\
 module rom_{name} (
   input clk,
@@ -121,7 +134,32 @@ module rom_{name} (
 );
   (* ram_style = "{style}" *)
   reg [{width - 1}:0] mem [0:{depth - 1}];
-  initial $readmemh("{name}.hex", mem);
+`ifdef SYNTHESIS
+`ifdef {macro}
+  initial $readmemh({{`{macro}, "{image}"}}, mem);
+`else
+  initial $readmemh("{default}", mem);
+`endif
+`else
+  initial begin : image
+    reg [{PATH_BITS - 1}:0] path;
+`ifdef {macro}
+    path = {{`{macro}, "{image}"}};
+`else
+    path = `__FILE__;
+    while (path[7:0] != "/" && path[7:0] != 8'h00) path = path >> 8;
+    path = {{path[{PATH_BITS - 8 * len(default) - 1}:0], "{default}"}};
+`endif
+    {last} = {{{width}{{1'b0}}}};
+    $readmemh(path, mem);
+    if ({last} == {{{width}{{1'b0}}}}) begin
+      {last} = {{{width}{{1'b1}}}};
+      $readmemh(path, mem);
+      if ({last} == {{{width}{{1'b1}}}})
+        $fatal(1, "%0s is missing or cut off: define {macro} as the folder of the ROM images, with a slash at its end", path);
+    end
+  end
+`endif
   always @(posedge clk) if (en) data <= mem[addr];
 endmodule
 """

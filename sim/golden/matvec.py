@@ -1,5 +1,6 @@
 """One matrix times MX vectors (docs/arithmetic.md, section 3)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,22 +57,46 @@ def matvec(matrix: QuantisedMatrix | PreparedMatrix, mant: np.ndarray, exp: np.n
     return out.reshape(*lead, -1)
 
 
+def saturating_terms(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> int:
+    """Count the terms of a ``matvec`` that saturate.  The arguments are those of ``matvec``."""
+    if not _may_saturate(matrix, exp, wide_bits):
+        return 0
+    n_blocks = np.shape(mant)[-2]
+    limit = float(1 << (wide_bits + 4))
+    terms = _terms(matrix, np.reshape(mant, (-1, n_blocks, 32)), np.reshape(exp, (-1, n_blocks)), wide_bits)
+    return sum(int(((term < -limit) | (term >= limit)).sum()) for term, may_saturate in terms if may_saturate)
+
+
 def _matvec(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> np.ndarray:
+    limit = float(1 << (wide_bits + 4))
+    acc = np.zeros((len(mant), matrix.factors.shape[-1]))
+    for term, may_saturate in _terms(matrix, mant, exp, wide_bits):
+        if may_saturate:
+            np.clip(term, -limit, limit - 1, out=term)
+        acc += term  # below 2**(wide_bits + 5) * terms < 2**53
+    return saturate(rshr(acc.astype(np.int64), 4), wide_bits)
+
+
+def _may_saturate(matrix: PreparedMatrix, exp: np.ndarray, wide_bits: int) -> bool:
+    """Whether a term of inputs with the exponents ``exp`` can reach twice the range of Wide: |T| < 2**25."""
+    return int(np.max(exp)) + 16 + matrix.top + 25 > wide_bits + 3
+
+
+def _terms(matrix: PreparedMatrix, mant: np.ndarray, exp: np.ndarray, wide_bits: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield the rounded terms [positions, rows] of each block and plane, and whether they may need saturation.
+
+    All of them are in one array, which the caller may change.
+    """
     n_positions, n_blocks, _ = mant.shape
     scale = np.ldexp(1.0, exp + 16)[..., None]
     x = np.empty((n_blocks, n_positions, 34))
     x[:, :, :32] = (mant * scale).swapaxes(0, 1)
     x[:, :, 32] = (mant.sum(-1, keepdims=True) * scale)[..., 0].T
     x[:, :, 33] = 1
-    limit = float(1 << (wide_bits + 4))
-    acc = np.zeros((n_positions, matrix.factors.shape[-1]))
-    term = np.empty_like(acc)
+    term = np.empty((n_positions, matrix.factors.shape[-1]))
     for b in range(n_blocks):
-        may_saturate = int(exp[:, b].max()) + 16 + matrix.top + 25 > wide_bits + 3  # |T| < 2**25
+        may_saturate = _may_saturate(matrix, exp[:, b], wide_bits)
         for plane in matrix.factors:
             np.matmul(x[b], plane[b], out=term)
             np.floor(term, out=term)
-            if may_saturate:
-                np.clip(term, -limit, limit - 1, out=term)
-            acc += term  # below 2**(wide_bits + 5) * terms < 2**53
-    return saturate(rshr(acc.astype(np.int64), 4), wide_bits)
+            yield term, may_saturate

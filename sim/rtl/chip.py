@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from hdl.config import ChipConfig
-from hdl.interface import COMMAND, LOAD_REPLY, REPLY, Layout, LoadStatus, Status
+from hdl.interface import COMMAND, LOAD_REPLY, REPLY, TOP, Layout, LoadStatus, Status, rom_macro
 from sim.rtl.library import Statistics, open_library
-from sim.rtl.verilator import PLAIN, Addition, SimulationError
+from sim.rtl.verilator import Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
 
 MAX_CYCLES = 1 << 26
@@ -77,8 +77,11 @@ class RtlChip:
     config : ChipConfig
         The format and the configuration of the chip's Verilog.
 
-    Raises SimulationError if a ROM image is missing.
+    Raises SimulationError if a ROM image is missing, or if the Verilog ends the simulation.
     """
+
+    max_cycles = MAX_CYCLES
+    """The longest wait for a reply, in cycles."""
 
     def __init__(self, library: Path, rom_folder: Path, model: ModelFormat, config: ChipConfig):
         self._library = open_library(library)
@@ -87,12 +90,16 @@ class RtlChip:
         self._logits = np.zeros(-(-model.vocab_size // config.vector_lanes) * config.vector_lanes, np.int32)
         self._chip = self._library.simulation_new(str(rom_folder.resolve()).encode())
         if not self._chip:
-            raise SimulationError(f"{rom_folder}: the ROM images are not there")
+            raise SimulationError(f"{rom_folder}: {self._reason() or 'the ROM images are not there'}")
+
+    def _reason(self) -> str:
+        reason = self._library.simulation_reason().decode(errors="replace")
+        return reason and f"the simulation stopped at {reason}"
 
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
-        """Name the additions that this kind of chip needs in its library."""
-        return PLAIN
+        """Return the parts of its library that this kind of chip needs besides its Verilog and the harness."""
+        return Addition(top=config.module(TOP), rom_macro=rom_macro(config.prefix))
 
     def token(
         self,
@@ -123,11 +130,12 @@ class RtlChip:
             reply.ctypes.data,
             self._logits.ctypes.data,
             self._logits.size,
-            MAX_CYCLES,
+            self.max_cycles,
             ctypes.byref(statistics),
         )
         if failed:
-            raise SimulationError("the chip gave no reply" if failed == 1 else "the chip gave more logits than it has tokens")
+            why = {1: f"the chip gave no reply in {self.max_cycles} cycles", 2: "the chip gave more logits than it has tokens"}
+            raise SimulationError(why.get(failed) or self._reason())
         fields = REPLY.unpack(int.from_bytes(reply.tobytes(), "little"))
         return RtlReply(
             Status(fields["status"]),
@@ -143,8 +151,8 @@ class RtlChip:
     def load(self, image: np.ndarray) -> LoadReply:
         """Send the words of a load image (docs/arithmetic.md, section 6) and return the chip's reply."""
         words, reply = np.ascontiguousarray(image, np.uint32), np.zeros(1, np.uint32)
-        if self._library.simulation_load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
-            raise SimulationError("the chip gave no reply to an adapter")
+        if failed := self._library.simulation_load(self._chip, words.ctypes.data, words.size, reply.ctypes.data, MAX_CYCLES):
+            raise SimulationError("the chip gave no reply to an adapter" if failed == 1 else self._reason())
         fields = LOAD_REPLY.unpack(int(reply[0]))
         self.adapters[fields["adapter"]] = load_image_sha256(words)
         return LoadReply(fields["adapter"], LoadStatus(fields["status"]))

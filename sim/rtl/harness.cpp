@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
+#include <string>
 
 #include "harness.h"
 #include "verilated_save.h"
@@ -70,9 +72,25 @@ public:
     void fill() override {}  // nothing to refill: the whole state is in memory
 };
 
+// Why the latest chip of this thread stopped by itself (stopped.cpp).
+thread_local std::string reason;
+constexpr int STOPPED = 3;
+
+template <typename Run>
+int guarded(Run run) {
+    try {
+        return run();
+    } catch (const std::runtime_error& error) {
+        reason = error.what();
+        return STOPPED;
+    }
+}
+
 }  // namespace
 
 extern "C" {
+
+const char* simulation_reason() { return reason.c_str(); }
 
 // Counts between the entry of a token and its reply; Statistics of library.py.
 struct Statistics {
@@ -82,10 +100,12 @@ struct Statistics {
     uint64_t logits;           // logits that were written
 };
 
+// Returns null if the folder is not there, or if the chip stops, for example because a ROM image is missing.
 Simulation* simulation_new(const char* rom_folder) {
     char here[4096];
+    reason.clear();
     if (!getcwd(here, sizeof here) || chdir(rom_folder)) return nullptr;
-    auto* s = new Simulation;
+    auto s = std::make_unique<Simulation>();
 #if VM_TRACE
     s->context.traceEverOn(true);
 #endif
@@ -98,13 +118,16 @@ Simulation* simulation_new(const char* rom_folder) {
     s->chip->load___05Fvalid = 0;
     s->chip->loaded___05Fready = 0;
 #endif
-    s->chip->eval();  // reads the ROM images
+    const int failed = guarded([&] {
+        s->chip->eval();  // reads the ROM images
+        for (int i = 0; i < 4; ++i) s->tick();
+        s->chip->rst = 0;
+        s->tick();  // the chip registers its reset
+        return 0;
+    });
     const int back = chdir(here);
     (void)back;
-    for (int i = 0; i < 4; ++i) s->tick();
-    s->chip->rst = 0;
-    s->tick();  // the chip registers its reset
-    return s;
+    return failed ? nullptr : s.release();
 }
 
 void simulation_delete(Simulation* s) {
@@ -129,8 +152,9 @@ void simulation_restore(Simulation* s, const uint8_t* bytes, uint64_t size) {
     s->chip->eval();
 }
 
-// One token in, one reply out.  Returns 0, 1 if the chip gave none within max_cycles, 2 if more logits came than fit.
-int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, int32_t* logits, uint64_t capacity,
+namespace {
+
+int token(Simulation* s, const uint32_t* command, uint32_t* reply, int32_t* logits, uint64_t capacity,
                      uint64_t max_cycles, Statistics* out) {
     Vchip& chip = *s->chip;
     Statistics stats;
@@ -181,8 +205,7 @@ int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, in
 }
 
 #ifdef LORA
-// One frame in, one reply out.  Returns 0, or 1 if the chip gave no reply within max_cycles.
-int simulation_load(Simulation* s, const uint32_t* words, uint64_t n_words, uint32_t* reply, uint64_t max_cycles) {
+int load(Simulation* s, const uint32_t* words, uint64_t n_words, uint32_t* reply, uint64_t max_cycles) {
     Vchip& chip = *s->chip;
     chip.loaded___05Fready = 1;
     uint64_t next = 0;
@@ -202,6 +225,21 @@ int simulation_load(Simulation* s, const uint32_t* words, uint64_t n_words, uint
         }
     }
     return 1;
+}
+#endif
+
+}  // namespace
+
+// One token in, one reply out.  Returns 0, 1 if the chip gave none within max_cycles, 2 if more logits came than fit, or STOPPED.
+int simulation_token(Simulation* s, const uint32_t* command, uint32_t* reply, int32_t* logits, uint64_t capacity,
+                     uint64_t max_cycles, Statistics* out) {
+    return guarded([&] { return token(s, command, reply, logits, capacity, max_cycles, out); });
+}
+
+#ifdef LORA
+// One frame in, one reply out.  Returns 0, 1 if the chip gave no reply within max_cycles, or STOPPED.
+int simulation_load(Simulation* s, const uint32_t* words, uint64_t n_words, uint32_t* reply, uint64_t max_cycles) {
+    return guarded([&] { return load(s, words, n_words, reply, max_cycles); });
 }
 #endif
 

@@ -16,6 +16,7 @@ class Statistics(ctypes.Structure):
 
 FUNCTIONS = {
     "new": (POINTER, [TEXT]),
+    "reason": (TEXT, []),
     "delete": (None, [POINTER]),
     "token": (ctypes.c_int, [POINTER, POINTER, POINTER, POINTER, COUNT, COUNT, ctypes.POINTER(Statistics)]),
     "load": (ctypes.c_int, [POINTER, POINTER, COUNT, POINTER, COUNT]),

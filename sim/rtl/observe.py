@@ -1,6 +1,6 @@
 """A simulated chip that records every beat at the output ports of its units, token by token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ def taps(model: ModelFormat, config: ChipConfig) -> dict[str, Tap]:
 
     The names are those of golden's results (``hdl.units``).  The sampler has no tap, because the chip's reply is its result.
     """
-    embedding = {"embedding": embedding_unit(model, config)}
+    core, embedding = config.module(CORE), {"embedding": embedding_unit(model, config)}
     return {
         result: Tap.of(f"{parent}.{port.scope}", port)
-        for parent, units in ((CORE, embedding), (f"{CORE}.stage", stage_units(model, config)))
+        for parent, units in ((core, embedding), (f"{core}.stage", stage_units(model, config)))
         for name, unit in asked(units).items()
         for result, port in unit.ports(name).items()
     }
@@ -105,7 +105,9 @@ class ObservedChip(RtlChip):
         for at in self.taps.values():
             ports = (f"{at.port}__{part}" for part in at.parts)
             if self._library.simulation_tap(self._chip, *(name.encode() for name in (at.scope, *ports)), at.size):
-                raise SimulationError(f"the chip has no port {at.port} at {at.scope}, or another one: compile it again")
+                raise SimulationError(
+                    f"the chip has no port {at.port} at {at.scope}, or another one: compile it again, or leave out --units"
+                )
         self._ends: list[list[int]] = []
 
     @classmethod
@@ -116,7 +118,7 @@ class ObservedChip(RtlChip):
             for at in taps(model, config).values()
             for part in sorted(set(at.parts))
         ]
-        return Addition(source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
+        return replace(super().addition(model, config), source=Path(__file__).with_suffix(".cpp"), configuration="".join(lines))
 
     def token(self, token: int, **options) -> RtlReply:
         """Feed one token as ``RtlChip.token`` does, and count the beats that each unit has recorded by its end."""

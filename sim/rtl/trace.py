@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hdl.config import ChipConfig
@@ -20,7 +21,8 @@ class TracedChip(RtlChip):
     @classmethod
     def addition(cls, model: ModelFormat, config: ChipConfig) -> Addition:
         """Let Verilator trace the scope, and add trace.cpp, which writes the file."""
-        return Addition(
+        return replace(
+            super().addition(model, config),
             source=Path(__file__).with_suffix(".cpp"),
             configuration=f'tracing_off -scope "*"\ntracing_on -scope "{cls.scope}"\ntracing_on -scope "{cls.scope}.*"\n',
             verilator_flags=("--trace-vcd",),
@@ -53,7 +55,7 @@ def traced(scope: str) -> type[TracedChip]:
     return type("TracedChip", (TracedChip,), {"scope": scope})
 
 
-def units(verilog: str) -> list[str]:
+def units(verilog: str, top: str = TOP) -> list[str]:
     """List every unit of a chip by the path of its instance: "chip.core.embedding", "chip.core.stage.matvec.lane_00", ..."""
     inside: dict[str, list[tuple[str, str]]] = {}
     module = ""
@@ -66,7 +68,7 @@ def units(verilog: str) -> list[str]:
     def below(module: str, path: str) -> list[str]:
         return [path] + [found for kind, name in inside.get(module, []) for found in below(kind, f"{path}.{name}")]
 
-    return below(TOP, TOP)[1:]
+    return below(top, top)[1:]
 
 
 def find_unit(name: str, paths: Sequence[str]) -> str:
@@ -85,4 +87,8 @@ def find_unit(name: str, paths: Sequence[str]) -> str:
 
 
 def _short(path: str) -> str:
-    return path.removeprefix(f"{CORE}.").removeprefix("stage.")
+    """Return a path from the stage on, or from the ``hdl.chip.Chip``, or from the top module."""
+    for parent in (f"{CORE}.stage", CORE):
+        if inside := path.partition(f"{parent}.")[2]:
+            return inside
+    return path

@@ -252,12 +252,6 @@ def yosys_cells(*names: str) -> str:
     )
 
 
-@pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the objects that all simulations share, also those of other xdist workers."""
-    return tmp_path_factory.getbasetemp().parent / "verilator-runtime"
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_chip_equals_golden(name, tmp_path, runtime):
     case, seed = CASES[name], list(CASES).index(name)
@@ -277,14 +271,14 @@ def test_chip_equals_golden(name, tmp_path, runtime):
         verilog = with_cells(verilog) + yosys_cells("SB_MAC16", "SB_SPRAM256KA")
     (tmp_path / "chip.v").write_text(verilog)
     lanes = {lane: getattr(config, lane) for lane in ("row_lanes", "block_lanes", "vector_lanes")}
-    write_rom_images(rom_images(model, **lanes), tmp_path)
+    write_rom_images(rom_images(model, **lanes), tmp_path / "rom")
     defines = {"SYNTHESIS": "1"} if case.fpga else {}
     ports = PORTS + (LOAD_PORTS if config.lora_rank else ())
     simulation = build(tmp_path / "chip.v", TOP, ports, tmp_path, defines=defines, runtime=runtime)
     run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
     if name == "stories_tiny":
         # A seeded bug, one bit of one weight, makes the bench fail.
-        flip_a_bit(tmp_path / "weights_00.hex")
+        flip_a_bit(tmp_path / "rom/weights_00.hex")
         with pytest.raises(AssertionError, match="logits are wrong"):
             run(simulation, TOP, "tests.chip.bench", tmp_path, seed=seed)
 

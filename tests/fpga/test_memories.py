@@ -22,7 +22,7 @@ endmodule
 module rom_w (
   input clk
 );
-  initial $readmemh("w.hex", mem);
+  initial $readmemh("rom/w.hex", mem);
 endmodule
 module top (clk);
   \\table  a (

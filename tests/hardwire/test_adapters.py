@@ -54,7 +54,7 @@ def test_chip_and_golden_tell_the_same_story_with_and_without(hardwire, out):
 def test_float_tells_of_pirates_too(hardwire, out):
     floats = run(hardwire, out, "--prompt", PROMPT, "--tokens", 30, "--backend", "float", "--adapter", PIRATES)
     golden = run(hardwire, out, "--prompt", PROMPT, "--tokens", 30, "--backend", "golden", "--adapter", PIRATES)
-    both = zip(floats["ids"], golden["ids"], strict=True)
+    both = zip(floats["tokens"], golden["tokens"], strict=True)
     assert sum(a == b for a, b in both) > 10 and "pirate" in floats["text"]
 
 

@@ -10,6 +10,7 @@ from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
 from hardwire.target import Target
+from hdl.axi_stream import axi_stream_verilog
 from hdl.interface import Status
 from sim.backends import RtlSession
 from sim.session import Sampling, SessionError
@@ -28,12 +29,21 @@ def test_a_chip_on_the_shared_engine(tmp_path):
     assert out.format.sine_bits == 8
     assert {"weights_00", "rows", "gain", "norm", "freq", "constant"} == set(out.manifest)
     assert "module spram" in (out.folder / "chip.v").read_text()
+    assert (out.folder / "chip_axis.v").read_text() == axi_stream_verilog(out.format, out.config)
 
 
-def test_an_epsilon_that_is_too_large(tmp_path):
-    with pytest.raises(CompiledError, match=r"the epsilon of .*norm is too large for the shared engine: compile without --shared"):
-        compiled(tmp_path, norm_eps=5.0)
-    assert not (tmp_path / "out").exists()
+def test_a_damaged_wrapper_is_found(tmp_path):
+    out = compiled(tmp_path)
+    (out / "chip_axis.v").write_text("module chip_axis; endmodule\n")
+    with pytest.raises(CompiledError, match=r"chip_axis\.v is not the file that was compiled: compile it again"):
+        CompiledModel(out)
+
+
+def test_a_large_epsilon(tmp_path):
+    """The engine reads an epsilon as a signed word: the residual stream is scaled so that the word holds it."""
+    model = CompiledModel(compiled(tmp_path, norm_eps=5.0)).model
+    assert model.residual_shift == -1
+    assert {norm.eps_q for norm in model.norms.values()} == {32 * 5 * 2**24 // 4}
 
 
 def test_units_that_cannot_be_looked_at(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
-from hardwire.explain import explain
+from hardwire.explain import alternatives, explain
 from hardwire.picture import colour
 from hardwire.source import Source
 from hdl.config import ChipConfig
@@ -104,9 +105,17 @@ MEASURED = [
     ("stories-260k", {}, {1: (8911, 11030), 128: (10986, 13105), 256: (13546, 15665)}),
     ("stories-260k", {"row_lanes": 2}, {1: (5101, 6196), 16: (5176, 6271), 512: (15066, 16161)}),
     ("stories-260k", {"row_lanes": 4, "block_lanes": 8}, {1: (8893, 11011), 256: (13528, 15646)}),
-    ("stories-260k", {"row_lanes": 8, "lora_rank": 8}, {1: (2451, 2780), 128: (4736, 5065)}),
-    ("stories-260k", {"row_lanes": 8, "attention_heads": 8}, {1: (2281, 2609), 128: (2916, 3244)}),
-    ("stories-260k", {"row_lanes": 8, "attention_heads": 1, "attention_lanes": 2}, {1: (2931, 3259), 128: (22726, 23054)}),
+    (
+        "stories-260k",
+        {"row_lanes": 8, "vector_lanes": 4, "attention_heads": 2, "lora_rank": 8},
+        {1: (2451, 2780), 128: (4736, 5065)},
+    ),
+    ("stories-260k", {"row_lanes": 8, "vector_lanes": 4, "attention_heads": 8}, {1: (2281, 2609), 128: (2916, 3244)}),
+    (
+        "stories-260k",
+        {"row_lanes": 8, "vector_lanes": 4, "attention_heads": 1, "attention_lanes": 2},
+        {1: (2931, 3259), 128: (22726, 23054)},
+    ),
     ("stories-260k", {"row_lanes": 16}, {1: (1590, 1778), 64: (1905, 2093), 128: (2225, 2413)}),
     (
         "stories-260k",
@@ -276,6 +285,16 @@ def test_explain_before_compiling(hardwire, folder):
         if chip["lane"] in asked:
             assert explain(**{chip["lane"]: chip["value"]})["predicted"]["decode"]["cycles"] == chip["cycles"]
             assert chip["more"] == round(chip["cycles"] / now["predicted"]["decode"]["cycles"] - 1, 4) < 0
+
+
+@pytest.mark.parametrize("name", ["stories-tiny", "stories-260k"])
+def test_default_lanes_are_those_that_explain_advises(name):
+    """Whatever matrix lanes a chip has: the first advice is never to have more of the lanes that were filled in."""
+    model = Source.open(name).format()
+    for row_lanes, block_lanes in product((1, 2, 4, 8, 16, 32), (8, 32)):
+        config = ChipConfig.for_model(model, row_lanes=row_lanes, block_lanes=block_lanes)
+        first = [advice["lane"] for advice in alternatives(model, config, 128)][:1]
+        assert first in ([], ["row_lanes"], ["block_lanes"])
 
 
 def is_png(path: Path) -> bool:

@@ -13,7 +13,7 @@ import hdl.verilog
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model, respin
 from hardwire.run import run as run_model
-from hardwire.saved import KIND, load
+from hardwire.saved import KIND, check_writable, load
 from hardwire.source import Source
 from hardwire.state import SavedError
 from hardwire.target import Target
@@ -120,24 +120,24 @@ def test_a_resumed_run_is_the_uninterrupted_one(hardwire, folder, tmp_path, adap
         check = figures["check"]
         assert check["first_difference"] is None
         assert (check["n_identical_tokens"], check["n_identical_logits"]) == (n, n * 64)
-        position += len(figures["prompt_ids"]) + n - 1
+        position += len(figures["prompt_tokens"]) + n - 1
         parts.append(figures)
-    assert [token for part in parts for token in part["ids"]] == whole["ids"]
+    assert [token for part in parts for token in part["tokens"]] == whole["tokens"]
     assert "".join(part["text"] for part in parts) == whole["text"]
-    assert [part["prompt_ids"] for part in parts[1:]] == [part["ids"][-1:] for part in parts[:-1]]
+    assert [part["prompt_tokens"] for part in parts[1:]] == [part["tokens"][-1:] for part in parts[:-1]]
     if adapter:
         plain = run(hardwire, *options[:-2], "--prompt", "The dog", "--tokens", 70)
-        assert plain["ids"] != whole["ids"]
+        assert plain["tokens"] != whole["tokens"]
 
 
 def test_a_resumed_run_takes_a_prompt(hardwire, folder, saved):
     figures = run(hardwire, folder / "out", "--resume", saved, "--prompt", " He was", "--tokens", 10, "--check")
     said, model = load(saved, Target(str(folder / "out"))), CompiledModel(folder / "out")
-    assert figures["prompt_ids"] == [*said.pending, *model.tokenizer.encode(" He was", bos=False)]
+    assert figures["prompt_tokens"] == [*said.pending, *model.tokenizer.encode(" He was", bos=False)]
     assert figures["position"] == len(said.read) and figures["check"]["first_difference"] is None
     golden = GoldenLlama(model.model, WINDOW, N_SINKS)
-    text = [*said.read, *figures["prompt_ids"]]
-    for token in figures["ids"]:
+    text = [*said.read, *figures["prompt_tokens"]]
+    for token in figures["tokens"]:
         assert token == np.argmax(golden.extend(text, last_only=True)[0])
         text = [token]
 
@@ -147,7 +147,7 @@ def test_an_adapter_stays_with_the_chip(hardwire, folder, tmp_path, saved):
     given = ("--adapter", folder / "adapter")
     run(hardwire, out, *given, "--prompt", "The dog", "--tokens", 9, "--save", file)
     with_it = run(hardwire, out, *given, "--resume", file, "--tokens", 9, "--check")
-    assert run(hardwire, out, "--resume", file, "--tokens", 9)["ids"] == with_it["ids"]
+    assert run(hardwire, out, "--resume", file, "--tokens", 9)["tokens"] == with_it["tokens"]
     refused(hardwire, "was saved with an adapter, and --check needs it", "run", out, "--resume", file, "--check")
     another = ("--adapter", folder / "another", "--resume", file)
     refused(hardwire, f"{file}: was saved with another adapter than the one that is given", "run", out, *another)
@@ -250,7 +250,7 @@ def test_a_chat_goes_on(hardwire, folder, tmp_path):
     assert not any(answer["read_again"] for answer in whole)
 
     def said(answers: list[dict]) -> list:
-        return [(answer["prompt_ids"], answer["ids"], answer["text"]) for answer in answers]
+        return [(answer["prompt_tokens"], answer["tokens"], answer["text"]) for answer in answers]
 
     assert said(parts) == said(whole[:3])
     assert said(chat(hardwire, out, "--resume", file, lines="No\nYes\n")) == said(whole[2:])
@@ -259,7 +259,7 @@ def test_a_chat_goes_on(hardwire, folder, tmp_path):
     # A run resumes the file of a chat, and a chat resumes the file of a run.
     options = ("--chat", "--tokens", 10, "--check", "--json")
     figures = json.loads(hardwire("run", out, *options, "--resume", end, "--prompt", "Yes", "--save", file).out)
-    assert (figures["prompt_ids"], figures["ids"]) == said(whole)[3][:2]
+    assert (figures["prompt_tokens"], figures["tokens"]) == said(whole)[3][:2]
     assert figures["check"]["first_difference"] is None
     more = chat(hardwire, out, "--resume", file, lines="Hm\n")
     assert more == [more[0] | {"read_again": False}]
@@ -269,4 +269,11 @@ def test_a_text_that_is_no_chat_is_read_again_as_one(hardwire, folder, saved):
     answers = chat(hardwire, folder / "out", "--resume", saved, lines="Hi\nSo?\n")
     alone = chat(hardwire, folder / "out", "--backend", "golden", lines="Hi\nSo?\n")
     assert [answer["read_again"] for answer in answers] == [True, False]
-    assert [answer["ids"] for answer in answers] == [answer["ids"] for answer in alone]
+    assert [answer["tokens"] for answer in answers] == [answer["tokens"] for answer in alone]
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    check_writable(tmp_path / "caf\udce9", "rtl")  # bytes that are not UTF-8 make a good name
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(SavedError, match="no file can have this name"):
+            check_writable(tmp_path / name, "rtl")

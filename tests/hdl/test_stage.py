@@ -96,7 +96,7 @@ def logits(model: IntegerModel, config: ChipConfig, tokens: list[int]) -> list[i
 def write_images(model: IntegerModel, folder, chain=CHAIN) -> None:
     """The ROM images of each stage of the chain."""
     for part in chain:
-        write_rom_images(stage_images(model, **LANES, **part), folder)
+        write_rom_images(stage_images(model, **LANES, **part), folder / "rom")
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_a_broken_rom_is_found_and_located(observed, tmp_path, spoil, unit, what
 
 def test_an_answer_goes_on_from_a_file(out, tmp_path):
     def continued(prompt, n, **files):
-        return run(Target(str(out)), prompt, n, sampling=Sampling(), **files)["ids"]
+        return run(Target(str(out)), prompt, n, sampling=Sampling(), **files)["tokens"]
 
     file = tmp_path / "saved"
     whole = continued("Once upon a time", 8)

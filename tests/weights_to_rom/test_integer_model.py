@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.models import RandomBlocks, RandomCheckpoint, random_config
-from weights_to_rom.compile import choose_residual_shift, class_bits, quantise_checkpoint, quantise_norm
+from weights_to_rom.compile import choose_residual_shift, class_bits, quantise_checkpoint, quantise_norm, with_residual_shift
 from weights_to_rom.integer_model import IntegerModel, IntegerModelError, matrix_names
 from weights_to_rom.quantise.rounding import quantise
-from weights_to_rom.readers.base import BlockCodes
+from weights_to_rom.readers.base import BlockCodes, CheckpointError
 from weights_to_rom.row_order import pair_order
 
 ODD = {
@@ -158,12 +158,33 @@ def test_rows_and_folded_constants(shape):
 
 @pytest.mark.parametrize(
     ("rms", "shift"),
-    [(0, 0), (1, 0), (0.0625, 1), (0.0626, 0), (0.05, 1), (0.02, 2), (2.0**-12.5, 9), (2.0**-40, 12)],
+    [(0, 0), (1, 0), (0.0625, 1), (0.0626, 0), (0.05, 1), (0.02, 2), (2.0**-12.5, 9), (2.0**-28, 25), (2.0**-40, 31)],
 )
 def test_residual_shift(rms, shift):
     """The root mean square comes to lie in (2**-4, 2**-3], unless it is above or too far below."""
     embedding = np.full((10, 32), rms, np.float32)
     assert choose_residual_shift(embedding) == shift
+
+
+@pytest.mark.parametrize("wide_bits", [24, 32])
+def test_a_large_embedding_stays_within_half_of_wide(wide_bits):
+    embedding = np.full((10, 32), 1.0, np.float32)
+    for exponent in range(-20, 31):
+        embedding[3, 5] = -(2.0**exponent)
+        shift = choose_residual_shift(embedding, wide_bits)
+        # LSB 2**-12, and half of the range is 2**(wide_bits - 2).
+        assert shift == min(0, wide_bits - 2 - 12 - exponent)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.3, 5.0, 1e9])
+@pytest.mark.parametrize("rms", [2.0**-30, 1.0])
+def test_the_shift_leaves_room_for_epsilon(rms, eps):
+    """The norm's constant is exact: it is never clipped.  The next larger shift would not do."""
+    embedding = np.full((10, 32), rms, np.float32)
+    shift, free = choose_residual_shift(embedding, eps=eps), choose_residual_shift(embedding)
+    wanted = 32 * eps * 2.0**24 * 4.0**shift
+    assert wanted < 2**31 and (shift == free or 4 * wanted >= 2**31)
+    assert quantise_norm(np.ones(32), 32, eps, shift).eps_q == max(1, round(wanted))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -180,6 +201,41 @@ def test_what_the_residual_shift_scales(tied):
     # A tied table is the head, too: the embedding unit shifts what it reads there.
     assert np.array_equal(model.matrices["embed"].dequantise(), embed if tied else 8 * embed)
     assert model.norms["norm"].eps_q == round(32 * 1e-5 * 2**24 * 64)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1e12, "larger"), (1e-14, "smaller")])
+@pytest.mark.parametrize("kind", ["q", "embed"])
+def test_weights_beyond_the_blocks_are_refused(kind, scale, said):
+    class Scaled(RandomCheckpoint):
+        def _read(self, name):
+            return super()._read(name) * np.float32(scale if name.rpartition(".")[2] == kind else 1)
+
+    with pytest.raises(
+        CheckpointError, match=f"^random weights 0: the weights of .*{kind} are {said} than blocks of integers hold"
+    ):
+        quantise_checkpoint(Scaled(random_config()))
+
+
+def test_an_epsilon_that_no_shift_holds():
+    with pytest.raises(CheckpointError, match=r"^random weights 0: the epsilon of its norms is 1e\+30, which no chip holds"):
+        quantise_checkpoint(RandomCheckpoint(random_config(norm_eps=1e30)))
+
+
+@pytest.mark.parametrize("shift", [-20, -3, 0, 5])
+@pytest.mark.parametrize("tied", [True, False])
+def test_another_residual_shift(tied, shift):
+    """The same model, as if it had been quantised with that shift; back again it is the first one."""
+    checkpoint = RandomCheckpoint(random_config(tied=tied, norm_eps=1e-4))
+    model = quantise_checkpoint(checkpoint)
+    other = with_residual_shift(model, shift, 1e-4)
+    assert other.residual_shift == shift
+    for name, matrix in model.matrices.items():
+        scaled = name.endswith((".o", ".down")) or (name == "embed" and not tied)
+        assert np.array_equal(other.matrices[name].dequantise(), matrix.dequantise() * (2.0**shift if scaled else 1))
+    for norm in other.norms.values():
+        assert norm.eps_q == max(1, round(32 * 1e-4 * 2.0**24 * 4.0**shift))
+    again = with_residual_shift(other, model.residual_shift, 1e-4)
+    assert all(np.array_equal(again.matrices[name].e, matrix.e) for name, matrix in model.matrices.items())
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 1e30])

@@ -13,6 +13,8 @@ class OwnError(HardwireError):
 def test_reads_an_object(tmp_path):
     (tmp_path / "a.json").write_text('{"é": [1, null]}', encoding="utf-8")
     assert read_json_object(tmp_path / "a.json", OwnError) == {"é": [1, None]}
+    (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json_object(tmp_path / "a.json", OwnError) == {"a": "😀"}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,8 @@ def test_reads_an_object(tmp_path):
         (b"", "not JSON: "),
         (b'{"a": ', "not JSON: "),
         (b'{"a": "\xff"}', "not JSON: "),
+        (b'{"a": "\\ud83d"}', "not JSON: .*surrogates not allowed"),
+        (b'{"a": ["\\uDE00\\uD83D"]}', "not JSON: .*surrogates not allowed"),
         (b"[1]", "not a JSON object$"),
         (b"null", "not a JSON object$"),
     ],

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from weights_to_rom.adapters.peft import AdapterError, PeftAdapter
 from weights_to_rom.model_format import BLOCK, ModelFormat, ceil_to, lora_word_bits, rank_block
 from weights_to_rom.projections import GROUPS
 from weights_to_rom.row_order import pair_order
 from weights_to_rom.schedule import Step, lora_matrices
+from weights_to_rom.tensor_file import save_tensors
 
 KIND = "hardwire adapter 1"
 E_MIN, E_MAX = -64, 63
@@ -69,14 +69,12 @@ class IntegerAdapter:
     def save(self, path: Path) -> None:
         """Write a safetensors file.  It takes its name when it is complete, so that no reader meets half a file."""
         tensors = {
-            f"{name}.{part}": np.ascontiguousarray(getattr(blocks, part))
+            f"{name}.{part}": getattr(blocks, part)
             for name, blocks in self.matrices.items()
             for part in LoraBlocks.__dataclass_fields__
         }
         about = {"kind": KIND, "rank": self.rank, "report": self.report}
-        temporary = path.with_name(path.name + ".part")
-        save_file(tensors, temporary, {"about": json.dumps(about)})
-        temporary.replace(path)
+        save_tensors(path, tensors, {"about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> "IntegerAdapter":
@@ -135,7 +133,8 @@ def quantise_adapter(adapter: PeftAdapter, fmt: ModelFormat, residual_shift: int
             factor *= np.log2(np.e) / np.sqrt(fmt.head_dim)
         if kind in ("o", "down"):
             factor *= 2.0**residual_shift
-        a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * factor
+        with np.errstate(over="ignore"):  # _quantise refuses the infinity
+            a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * factor
         if kind in ("q", "k"):
             b = b[pair_order(len(b) // fmt.head_dim, fmt.head_dim)]
         rows, blocks = matrix_shape(fmt, kind)

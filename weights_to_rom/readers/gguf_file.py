@@ -43,7 +43,7 @@ class GgufCheckpoint(Checkpoint):
         found = {name: tensor.shape for name, tensor in self._tensors.items()}
         warnings = drop_unknown_ids(path, fields, next(iter(found.get(_EMBED, ())), 0))
         metadata = read_metadata(path, fields, vocabulary=tokenizer is None)
-        ids = special_ids(path, fields)
+        ids = special_ids(fields)
         config = _config(path, ids, metadata, found)
         config = replace(config, rope_scaling=self._rope_scaling(metadata, config))
         self._names = {name: _file_name(name) for name in config.tensor_shapes()}
@@ -81,11 +81,12 @@ class GgufCheckpoint(Checkpoint):
         Raises CheckpointError for scales that are not finite.
         """
         tensor = self._tensors[self._names[name]]
-        if tensor.kind not in _KEPT:
+        if tensor.kind not in _KEPT or len(tensor.shape) != 2:
             return None
         rows = self._rows(name)
         data = np.asarray(tensor.raw(self._path))
-        codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.kind)
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
+            codes, scale, minimum, bits = _split_blocks(data if rows is None else data[rows], tensor.kind)
         self._check_finite(name, scale)
         self._check_finite(name, minimum)
         negative = np.signbit(scale)
@@ -180,7 +181,8 @@ def _rope_scaling(path: Path, metadata: Metadata, config: LlamaConfig, freqs: np
         raise CheckpointError(f"{path}: rope scaling {kind!r} (factor {stretch}) is not supported, only Llama-3's")
     if freqs is None:
         return None
-    divisors = freqs.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN; it is refused in the next line
+        divisors = freqs.astype(np.float64)
     if divisors.shape != (config.head_dim // 2,) or not np.isfinite(divisors).all() or divisors.min() < 1:
         raise CheckpointError(f"{path}: {_ROPE_FREQS} is not {config.head_dim // 2} numbers of 1 or more")
     if (divisors == 1).all():

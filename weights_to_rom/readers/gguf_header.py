@@ -1,7 +1,7 @@
 """The header of a GGUF file: its metadata, and the type, shape and place of every tensor.
 
-Source: ``docs/gguf.md`` of ggml.  The reader of the ``gguf`` package believes every count and length in a file, and a wrong one
-lets it run without end or fill the memory; here each is compared with the size of the file first.
+Source: the page "GGUF" in the documentation of ggml.  The reader of the ``gguf`` package believes every count and length in a
+file, and a wrong one lets it run without end or fill the memory; here each is compared with the size of the file first.
 """
 
 import math
@@ -19,8 +19,9 @@ from weights_to_rom.other_files import refuse_other_kind
 from weights_to_rom.readers.base import CheckpointError
 
 # Bounds of the memory that metadata takes.  The largest published vocabularies have 300,000 tokens and as many merges.
-MAX_HEADER_BYTES = 512 << 20
-MAX_ELEMENTS = 4 << 20
+MAX_HEADER_BYTES = 128 << 20
+MAX_ELEMENTS = 2 << 20
+MAX_ENTRIES = 1 << 16
 MAX_DIMENSIONS = 4
 
 _NUMBERS = {
@@ -100,8 +101,9 @@ class _Header:
         if version not in (2, 3):
             raise CheckpointError(f"{self._path}: a GGUF file of version {version}: versions 2 and 3 can be read")
         n_tensors, n_fields = self._number("Q"), self._number("Q")
+        if max(n_tensors, n_fields) > MAX_ENTRIES:
+            raise self._damaged(f"it has {n_fields} fields and {n_tensors} tensors, more than {MAX_ENTRIES}")
         fields: dict[str, Any] = {}
-        # No count needs a check of its own here: every entry takes bytes, and the bytes end.
         for _ in range(n_fields):
             key = self._string("a key")
             if key in fields:

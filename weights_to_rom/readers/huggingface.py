@@ -24,10 +24,12 @@ _LAYER_NAMES = {
 }
 _HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
 
-# Prefixes of DataParallel, and of peft around a model without adapters.
-_WRAPPERS = re.compile(r"^(?:module\.|base_model\.model\.(?=(?:model|lm_head|layers|embed_tokens|norm)\.))+")
-# torch.compile puts its name before that of the module that it compiles, which may be any.
-_COMPILED = "_orig_mod."
+# Names that DataParallel, torch.compile, FSDP and activation checkpointing put before that of the module that they wrap, which
+# may be any, and that of peft around a model without adapters.
+_WRAPPER = r"(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_WRAPPERS = re.compile(
+    rf"(?<![^.])(?:{_WRAPPER}|base_model\.model\.(?=(?:{_WRAPPER})*(?:model|lm_head|layers|embed_tokens|norm)\.))"
+)
 # Tables of cosines and sines, which follow from the configuration.
 _BUFFERS = re.compile(r"(^|\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$")
 _UNMERGED = re.compile(r"\.(base_layer|lora_[A-Za-z_]+)\.|\.lora_[A-Za-z_]+$")
@@ -154,9 +156,8 @@ def _plain_names(directory: Path, files: Iterable[SafetensorsFile]) -> tuple[dic
     """
     found = [(name, file) for file in files for name in file.entries]
     _refuse_other_tensors(directory, [name for name, _ in found])
-    names = {name: _WRAPPERS.sub("", name.replace(_COMPILED, "")) for name, _ in found}
-    dropped = {prefix for prefix in (_COMPILED, "module.", "base_model.model.") for name in names
-               if prefix in name and prefix not in names[name]}  # fmt: skip
+    names = {name: _WRAPPERS.sub("", name) for name, _ in found}
+    dropped = {prefix for name in names for prefix in _WRAPPERS.findall(name)}
     # LlamaModel saves its tensors without "model."
     bare = "embed_tokens.weight" in names.values() and not any(name.startswith("model.") for name in names.values())
     plain: dict[str, tuple[SafetensorsFile, str]] = {}

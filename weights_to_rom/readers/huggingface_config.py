@@ -1,11 +1,14 @@
 """config.json of a Llama: the fields that are read, and the models that the chip cannot compute."""
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 from weights_to_rom.config import RopeScaling
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.schema import Count, Finite, Flag, Positive, Schema, Text, Texts, checked, short
+
+T = TypeVar("T")
 
 # The values of each field for which the chip computes the model.  Other values are refused.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -59,7 +62,7 @@ class _Llama3(Schema):
 
 
 class _Theta(Schema):
-    rope_theta: Positive = 10000.0
+    rope_theta: Positive | None = None
 
 
 def read_config(where: str, raw: Mapping[str, Any]) -> Config:
@@ -94,26 +97,25 @@ def read_rope(where: str, raw: Mapping[str, Any]) -> tuple[float, RopeScaling | 
 
     Releases of transformers disagree on which of two spellings counts, so CheckpointError names both if they contradict.
     """
-    outer = checked(_Theta, raw, where, CheckpointError).rope_theta if raw.get("rope_theta") is not None else None
-    found: dict[str, tuple[float | None, RopeScaling | None]] = {}
-    if outer is not None:
-        found["rope_theta"] = outer, None
+    thetas: dict[str, float | None] = {"rope_theta": checked(_Theta, raw, where, CheckpointError).rope_theta}
+    scalings: dict[str, RopeScaling | None] = {}
     for key in ("rope_scaling", "rope_parameters"):
         if raw.get(key) is None or raw[key] == {}:
             continue
         if not isinstance(raw[key], dict):
             raise CheckpointError(f"{where}: {key} must be an object, not {short(raw[key])}")
-        found[key] = _rope(f"{where}: {key}", raw[key], raw.get("original_max_position_embeddings"))
-    thetas = {key: theta for key, (theta, _) in found.items() if theta is not None}
-    scalings = {key: scaling for key, (_, scaling) in found.items() if key != "rope_theta"}
-    for kind, values in (("base", thetas), ("scaling", scalings)):
-        if len(set(values.values())) > 1:
-            (one, first), (other, second) = next(
-                pair for pair in zip(values.items(), list(values.items())[1:], strict=False) if pair[0][1] != pair[1][1]
-            )
-            raise CheckpointError(f"{where}: {one} and {other} contradict each other in the {kind} of RoPE "
+        thetas[key], scalings[key] = _rope(f"{where}: {key}", raw[key], raw.get("original_max_position_embeddings"))
+    theta = _agreed(where, "base", {key: value for key, value in thetas.items() if value is not None})
+    return (10000.0 if theta is None else theta), _agreed(where, "scaling", scalings)
+
+
+def _agreed(where: str, what: str, values: Mapping[str, T]) -> T | None:
+    """The one value of all spellings.  Raises CheckpointError, which names two that contradict each other."""
+    for (one, first), (other, second) in pairwise(values.items()):
+        if first != second:
+            raise CheckpointError(f"{where}: {one} and {other} contradict each other in the {what} of RoPE "
                                   f"({first or 'none'} and {second or 'none'}): remove the wrong one")  # fmt: skip
-    return next(iter(thetas.values()), 10000.0), next(iter(scalings.values()), None)
+    return next(iter(values.values()), None)
 
 
 def _rope(where: str, raw: Mapping[str, Any], original: object) -> tuple[float | None, RopeScaling | None]:

@@ -26,17 +26,14 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
     Raises CheckpointError.
     """
     path = Path(source)
-    if not path.exists():
-        if not is_known(str(source)):
-            raise CheckpointError(no_such_model(source))
-        try:
-            path = resolve(str(source))
-        except KnownModelError as error:
-            raise CheckpointError(str(error)) from None
     try:
+        if not path.exists():
+            if not is_known(str(source)):
+                raise CheckpointError(no_such_model(source))
+            path = resolve(str(source))
         given = None if tokenizer is None else read_tokenizer(Path(tokenizer))
         return _open(path, given)
-    except (TokenizerError, SafetensorsError) as error:
+    except (KnownModelError, TokenizerError, SafetensorsError) as error:
         raise CheckpointError(str(error)) from None
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from None

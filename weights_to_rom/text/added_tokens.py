@@ -38,13 +38,13 @@ class Splitter:
         return [self._numbers[i] if i else text[begin:end] for i, (begin, end) in zip(found.ids, found.offsets, strict=True)]
 
 
-def declared_token(value: object, where: str, **flags: bool) -> AddedToken:
-    """Make the token that a configuration file declares, by its text or by an object with the text and flags.
+def declared_token(value: object, where: str) -> AddedToken | str:
+    """Return the token that a configuration declares: a text, or an object with the text and its flags.
 
-    ``flags`` are those of a text.  Raises TokenizerError, which begins with ``where``, for any other value.
+    Raises TokenizerError, which begins with ``where``, for any other value.
     """
     if isinstance(value, str):
-        return AddedToken(value, **flags)
+        return value
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         raise TokenizerError(f"{where}: a token must be a text or an object with content, not {value!r}")
     given = {flag: value[flag] for flag in _FLAGS if flag in value}
@@ -53,39 +53,33 @@ def declared_token(value: object, where: str, **flags: bool) -> AddedToken:
     return AddedToken(value["content"], **given)
 
 
-def special_tokens(config: Mapping[str, Any], where: str) -> tuple[dict[str, AddedToken], list[AddedToken]]:
+def special_tokens(config: Mapping[str, Any], where: str) -> tuple[dict[str, AddedToken | str], list[AddedToken | str]]:
     """Return the special tokens of a configuration that have a name of their own (bos_token, ...), and the others.
 
     Raises TokenizerError, which begins with ``where``, for an entry that is no token.
     """
     keys = [*NAMES, *(key for key in config if key.endswith("_token") and key not in NAMES and isinstance(config[key], str))]
-    named = {
-        key: declared_token(config[key], f"{where}: {key}", special=True, normalized=False)
-        for key in keys
-        if config.get(key) is not None
-    }
+    named = {key: declared_token(config[key], f"{where}: {key}") for key in keys if config.get(key) is not None}
     others = []
     for key in LISTS:
         entries = config.get(key) or []
         if not isinstance(entries, list | dict):
             raise TokenizerError(f"{where}: {key} must be a list, not {entries!r}")
-        for entry in entries.values() if isinstance(entries, dict) else entries:
-            others.append(declared_token(entry, f"{where}: {key}", special=True, normalized=False))
+        entries = entries.values() if isinstance(entries, dict) else entries
+        others += [declared_token(entry, f"{where}: {key}") for entry in entries]
     return named, others
 
 
-def numbered_tokens(config: Mapping[str, Any], where: str) -> dict[int, AddedToken]:
-    """Return the tokens of ``added_tokens_decoder``, by number.
+def numbered_tokens(config: Mapping[str, Any], key: str, where: str) -> dict[int, AddedToken]:
+    """Return the tokens of an object that maps numbers to tokens, the entry ``key`` of a configuration, by number.
 
     Raises TokenizerError, which begins with ``where``, for an entry that is no token or has no number.
     """
-    entries = config.get("added_tokens_decoder") or {}
+    entries = config.get(key) or {}
     if not isinstance(entries, dict) or not all(number.isascii() and number.isdecimal() for number in entries):
-        raise TokenizerError(f"{where}: added_tokens_decoder must map token numbers to tokens")
-    return {
-        int(number): declared_token(entry, f"{where}: added_tokens_decoder")
-        for number, entry in sorted(entries.items(), key=_number)
-    }
+        raise TokenizerError(f"{where}: {key} must map token numbers to tokens")
+    tokens = {int(number): declared_token(entry, f"{where}: {key}") for number, entry in sorted(entries.items(), key=_number)}
+    return {number: AddedToken(token) if isinstance(token, str) else token for number, token in tokens.items()}
 
 
 def _number(entry: tuple[str, object]) -> int:
@@ -97,20 +91,20 @@ def as_config(tokens: Mapping[int, AddedToken]) -> dict[str, dict[str, Any]]:
     return {str(i): {"content": t.content} | {flag: getattr(t, flag) for flag in _FLAGS} for i, t in tokens.items()}
 
 
-def declare(
-    model: tokenizers.Tokenizer, numbered: Mapping[int, AddedToken], named: Iterable[AddedToken], special: Iterable[str]
-) -> None:
-    """Add tokens to a model as transformers does: first those with a number, then those that are not there yet.
+def declare(model: tokenizers.Tokenizer, numbered: Mapping[int, AddedToken], special: Iterable[AddedToken | str]) -> None:
+    """Add tokens to a model as transformers does: those with a number, then those that are special.
 
-    A token of the vocabulary keeps its number.  ``special`` are the texts of tokens that are special whatever their flag says.
+    A token of the vocabulary keeps its number.  A special token that is only a text keeps the flags that it has.
     """
-    texts = set(special)
+    special = list(special)
+    texts = {str(token) for token in special}
+    for token in [*numbered.values(), *special]:
+        if isinstance(token, AddedToken) and str(token) in texts:
+            token.special = True
     found = {repr(token) for token in model.get_added_tokens_decoder().values()}
-    for token in [*numbered.values(), *named]:
-        token.special = token.special or token.content in texts
     model.add_tokens([token for token in numbered.values() if repr(token) not in found])
-    present = {token.content for token in model.get_added_tokens_decoder().values()}
-    for token in named:
-        if token.content not in present:
+    for token in special:
+        if isinstance(token, AddedToken):
             model.add_tokens([token])
-            present.add(token.content)
+        elif token not in {added.content for added in model.get_added_tokens_decoder().values()}:
+            model.add_tokens([AddedToken(token, special=True, normalized=False)])

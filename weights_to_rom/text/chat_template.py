@@ -58,6 +58,7 @@ class _Worker:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._inherited: subprocess.Popen[bytes] | None = None  # kept, because Python warns of pipes that are never closed
 
     def render(self, source: str, variables: dict[str, Any]) -> tuple[str, str]:
         """Return the text, and what is wrong with the template if anything is."""
@@ -117,7 +118,7 @@ class _Worker:
         """After a fork: the process is the parent's."""
         if self._process is not None:
             self._process.returncode = 0  # Popen would warn of a process that still runs
-        self._process, self._lock = None, threading.Lock()
+        self._inherited, self._process, self._lock = self._process, None, threading.Lock()
 
 
 _worker = _Worker()

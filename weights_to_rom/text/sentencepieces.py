@@ -6,7 +6,7 @@ BPE merges the two neighbours whose token has the best score, and of equal ones 
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -23,8 +23,11 @@ UNIGRAM, BPE = 1, 2
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
+# The library's warnings are about vocabularies that it can use, and would stand between the lines of a command.
+sentencepiece.set_min_log_level(2)
+
 # The unknown token of a vocabulary that has none: sentencepiece wants one.
-_NO_UNKNOWN = "\0unknown"
+_NO_UNKNOWN = "\uffffunknown"
 
 
 class Pieces:
@@ -34,7 +37,7 @@ class Pieces:
     ----------
     proto : bytes     the contents of a tokenizer.model
     prefix : bool     put a space before a text; by default as the model says
-    legacy : bool     put it also before a text that follows an added token
+    legacy : bool     put it also before a text that begins with a space, or that follows an added token
 
     Members
     -------
@@ -46,12 +49,18 @@ class Pieces:
 
     def __init__(self, proto: bytes, *, prefix: bool | None = None, legacy: bool = True) -> None:
         source = _processor(proto)
-        if source.normalize("a").endswith(SPACE):
+        try:
+            normal = source.normalize("a")
+            self.tokens = [source.id_to_piece(i) for i in range(source.get_piece_size())]
+        except UnicodeDecodeError:
+            raise TokenizerError("a sentencepiece model with pieces or rules that are not UTF-8") from None
+        if normal.endswith(SPACE):
             raise TokenizerError("a sentencepiece model with spaces after the words: use a tokenizer.json")
         self.proto, self.legacy = proto, legacy
-        self.prefix = source.normalize("a").startswith(SPACE) if prefix is None else prefix
+        self.prefix = normal.startswith(SPACE) if prefix is None else prefix
         self._with, self._without = (_processor(proto + _field(3, _field(3, int(first)))) for first in (True, False))
-        self.tokens = [source.id_to_piece(i) for i in range(source.get_piece_size())]
+        if not all(math.isfinite(source.get_score(i)) for i in range(len(self.tokens))):
+            raise TokenizerError("a sentencepiece model with a score that is not finite")
         self.source = source
 
     def encode(self, parts: Sequence[int | str]) -> list[int]:
@@ -64,7 +73,9 @@ class Pieces:
             if isinstance(part, int):
                 ids.append(part)
             else:
-                source = self._with if self.prefix and (self.legacy or i == 0) else self._without
+                # transformers' new behaviour: only the text's begin gets a space, if it has none.
+                new = i == 0 and not part.startswith((" ", SPACE))
+                source = self._with if self.prefix and (self.legacy or new) else self._without
                 ids += source.encode(part)
         if self.tokens[-1] == _NO_UNKNOWN and len(self.tokens) - 1 in ids:
             raise TokenizerError("the text has characters that the vocabulary lacks")
@@ -85,20 +96,27 @@ def _processor(proto: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
         source = sentencepiece.SentencePieceProcessor()
         source.LoadFromSerializedProto(proto)
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the second if the message quotes a piece that is not UTF-8
         raise TokenizerError("not a sentencepiece model") from None
     return source
 
 
-def read_sentencepiece(path: Path, *, prefix: bool | None = None, legacy: bool = True) -> Tokenizer:
-    """Read a tokenizer.model; the other parameters are those of ``Pieces``.
+def read_sentencepiece(
+    path: Path, *, prefix: bool | None = None, legacy: bool = True, names: Mapping[int, str] | None = None
+) -> Tokenizer:
+    """Read a tokenizer.model.
 
-    Raises TokenizerError if the file is none.
+    ``prefix`` and ``legacy`` are those of ``Pieces``.  ``names`` are texts by number: some models have placeholders, such as
+    [UNUSED_TOKEN_146], to which a configuration gives their texts.  Raises TokenizerError if the file is none.
     """
     try:
         pieces = Pieces(path.read_bytes(), prefix=prefix, legacy=legacy)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
+    known = set(pieces.tokens)
+    for i, name in (names or {}).items():
+        if i < len(pieces.tokens) and name not in known:
+            pieces.tokens[i] = name
     source = pieces.source
     special = [i for i in range(len(pieces.tokens)) if source.is_control(i) or source.is_unknown(i)]
     bos, eos = source.bos_id(), source.eos_id()
@@ -133,6 +151,8 @@ def sentencepiece_model(
     """
     if not len(tokens) == len(scores) == len(kinds):
         raise TokenizerError(f"{len(tokens)} tokens have {len(scores)} scores and {len(kinds)} types")
+    if (wrong := next((i for i, token in enumerate(tokens) if not token or "\0" in token), None)) is not None:
+        raise TokenizerError(f"the token {wrong} is empty or has a zero in it")
     if not all(math.isfinite(score) for score in scores):
         raise TokenizerError("a token's score is not finite")
     if len(numbers := {token: i for i, token in enumerate(tokens)}) < len(tokens):

@@ -132,7 +132,8 @@ def _line(text: str) -> str:
 
 def main() -> None:
     """Answer requests until stdin ends.  The first argument is the limit of memory in megabytes."""
-    limit = int(sys.argv[1]) << 20
+    limit, most = int(sys.argv[1]) << 20, resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 
 from weights_to_rom.text.added_tokens import Splitter, as_config, declare
 from weights_to_rom.text.chat_template import ChatTemplate
-from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.errors import TokenizerError, library_errors
 from weights_to_rom.text.unicode import unicode_of
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class Tokenizer:
         self.vocab_size = max(model.get_vocab(True).values(), default=-1) + 1
         self.base_size = max(model.get_vocab(False).values(), default=-1) + 1
 
-    def declare(self, numbered: Mapping[int, AddedToken], others: Sequence[AddedToken], special: Iterable[str] = ()) -> None:
+    def declare(self, numbered: Mapping[int, AddedToken], special: Iterable[AddedToken | str]) -> None:
         """Take tokens out of the text before it is encoded (``added_tokens.declare``)."""
-        declare(self.model, numbered, others, special)
+        declare(self.model, numbered, special)
         self.vocab_size = max(self.model.get_vocab(True).values(), default=-1) + 1
         self.__dict__.pop("_splitter", None)
 
@@ -113,17 +113,18 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = True) -> list[int]:
         """Return the token numbers of a text.
 
-        With ``bos``, ``self.bos`` comes first if the model's texts start with it and this one does not, and ``self.closing`` last.
-        The end of a text needs False.  The name of an added token in the text becomes that token.
+        With ``bos``, ``self.bos`` comes first if the model's texts start with it, and ``self.closing`` last; a chat needs False,
+        because its template writes these tokens.  The name of an added token in the text becomes that token.
 
-        Raises TokenizerError for a text that is not Unicode, and for a token that the model lacks.
+        Raises TokenizerError for a text that is not Unicode or that the tokenizer fails at, and for a token that the model lacks.
         """
         text = unicode_of(text)
-        if self.pieces is None:
-            ids = self.model.encode(text, add_special_tokens=False).ids
-        else:
-            ids = self.pieces.encode(self._splitter.split(text))
-        if bos and self.bos is not None and ids[:1] != [self.bos]:
+        with library_errors("the tokenizer cannot encode the text"):
+            if self.pieces is None:
+                ids = self.model.encode(text, add_special_tokens=False).ids
+            else:
+                ids = self.pieces.encode(self._splitter.split(text))
+        if bos and self.bos is not None:
             ids = [self.bos, *ids]
         if bos and self.closing is not None:
             ids = [*ids, self.closing]
@@ -132,9 +133,18 @@ class Tokenizer:
             raise TokenizerError(f"the token {token!r} ({max(ids)}) is beyond the model's {self.vocab_size}")
         return ids
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the token numbers of a text that a person writes, as ``encode`` does.
+
+        A text that spells ``self.bos`` at its beginning does not get that token twice.
+        """
+        spelt = self.bos is not None and self.encode(text, bos=False)[:1] == [self.bos]
+        return self.encode(text)[1:] if spelt else self.encode(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token numbers, without special tokens.  Bytes that are no UTF-8 become U+FFFD."""
-        return self.model.decode(list(ids), skip_special_tokens=True)
+        with library_errors("the tokenizer cannot decode its tokens"):
+            return self.model.decode(list(ids), skip_special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """Apply the chat template to ``messages``, each ``{"role": ..., "content": ...}``, and return the text.
@@ -150,7 +160,8 @@ class Tokenizer:
 
         Raises the errors of ``chat`` and ``encode``.
         """
-        return self.encode(self.chat(messages), bos=self.chat_bos)
+        ids = self.encode(self.chat(messages), bos=False)
+        return [self.bos, *ids] if self.chat_bos and self.bos is not None and ids[:1] != [self.bos] else ids
 
     @cached_property
     def chat_stop_ids(self) -> tuple[int, ...]:
@@ -186,8 +197,14 @@ class Tokenizer:
 
         ``text.open.read_tokenizer`` and transformers read them.
         """
+        special = dict(self.special)
+        if self.bos is not None and (text := self.model.id_to_token(self.bos)):
+            special["bos_token"] = text
+        added = {token.content for token in self.model.get_added_tokens_decoder().values()}
         config: dict[str, Any] = {
-            **self.special,
+            **{name: text for name, text in special.items() if text in added},
+            # Some GGUF files give such a name to an ordinary token: padding to "!".  Under its name it would become an added one.
+            "ordinary_tokens": {name: text for name, text in special.items() if text not in added},
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos is not None,
             "add_eos_token": self.closing is not None,
@@ -196,6 +213,7 @@ class Tokenizer:
             "eos_token_ids": list(self.eos_ids),
             "chat_bos": self.chat_bos,
             "turn_end_ids": list(self.turn_end_ids),
+            "closing_id": self.closing,
         }
         if self.pieces is not None:
             config |= {
@@ -204,8 +222,6 @@ class Tokenizer:
                 "add_prefix_space": self.pieces.prefix,
                 "added_tokens_decoder": as_config(self.model.get_added_tokens_decoder()),
             }
-        if self.bos is not None:
-            config["bos_token"] = self.model.id_to_token(self.bos)
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         directory.mkdir(parents=True, exist_ok=True)

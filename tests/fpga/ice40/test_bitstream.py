@@ -191,6 +191,6 @@ def test_what_was_built_is_not_built_again(job, placed, monkeypatch):
 
 
 def test_a_tool_that_refuses(job, tmp_path):
-    with pytest.raises(BuildError, match=r"^synthesis: .*Can not open file `\w+\.hex`"):
+    with pytest.raises(BuildError, match=r"^synthesis: .*Can not open file `\./\w+\.hex`"):
         build(replace(job, roms=tmp_path / "none", folder=tmp_path / "chip"))
     assert [folder.name for folder in (tmp_path / "chip").iterdir()] == ["seed-1-24-mhz.part"]

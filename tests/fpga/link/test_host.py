@@ -192,7 +192,7 @@ def test_a_chat_over_a_noisy_line(out, hardwire):
     assert len(board) == 3
     assert all(json.loads(line)["line"]["bytes_sent"] > 0 for line in board)
     for ours, theirs in zip(map(json.loads, board), map(json.loads, golden), strict=True):
-        assert ours["ids"] == theirs["ids"] and ours["text"] == theirs["text"]
+        assert ours["tokens"] == theirs["tokens"] and ours["text"] == theirs["text"]
 
 
 def test_stats_of_a_chat_with_an_adapter(out, hardwire):

@@ -19,6 +19,7 @@ from hardwire.compiler import compile_model
 from hardwire.source import Source
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model
+from tests.support.privileges import ordinary_user
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.quantise.float_llama import FloatLlama
 from weights_to_rom.readers import known_models
@@ -81,10 +82,10 @@ def test_every_backend_gives_json(hardwire, folder):
     ):
         result = hardwire("run", folder / subject, "--prompt", "7 9", "--tokens", N, "--backend", backend, "--json")
         figures = json.loads(result.out)
-        assert (result.code, figures["backend"], figures["prompt_ids"]) == (0, backend, [7, 9])
-        assert figures["text"] == "".join(f" {token}" for token in figures["ids"])
+        assert (result.code, figures["backend"], figures["prompt_tokens"]) == (0, backend, [7, 9])
+        assert figures["text"] == "".join(f" {token}" for token in figures["tokens"])
         if backend != "float":
-            assert figures["ids"] == greedy(folder / "model", [7, 9], N)
+            assert figures["tokens"] == greedy(folder / "model", [7, 9], N)
         if backend == "rtl":
             cycles, projected = figures["measured"]["cycles_per_token"], figures["projected"]
             assert projected["tokens_per_second"] == pytest.approx(50e6 / cycles, rel=1e-3)
@@ -96,7 +97,7 @@ def test_a_temperature_gives_the_same_text_on_chip_and_golden(hardwire, folder):
         options = ("--prompt", "7", "--tokens", N, "--temperature", 1.5, "--seed", seed, "--json")
         chip = json.loads(hardwire("run", folder / "out", *options, "--check").out)
         golden = json.loads(hardwire("run", folder / "out", *options, "--backend", "golden").out)
-        assert chip["ids"] == golden["ids"]
+        assert chip["tokens"] == golden["tokens"]
         assert chip["check"]["first_difference"] is None
         texts.add(chip["text"])
     assert len(texts) > 1
@@ -110,10 +111,57 @@ def test_a_second_run_builds_nothing(hardwire, folder, monkeypatch):
     assert hardwire("run", folder / "out", "--prompt", "1", "--tokens", 1).code == 0
 
 
+def test_a_second_compile_makes_nothing(hardwire, folder, tmp_path, monkeypatch):
+    """Everything of a compiled model is kept, measurements too.  Other weights keep the Verilog, the simulation and the cycles."""
+    out, options = shutil.copytree(folder / "out", tmp_path / "out"), ("--row-lanes", 2, "--block-lanes", 8)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def made(*arguments, **options):
+        raise AssertionError("made again")
+
+    for name in ("sim.rtl.verilator.verilator", "hdl.verilog.chip_verilog", "hardwire.compiler.measure"):
+        monkeypatch.setattr(name, made)
+    with monkeypatch.context() as patch:
+        for name in ("hardwire.source.quantise_checkpoint", "hardwire.compiler.rom_images"):
+            patch.setattr(name, made)
+        assert hardwire("compile", folder / "model", "-o", out, *options).code == 0
+    after = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    changed = {str(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= {"report.json"}  # seconds
+    assert (
+        json.loads(hardwire("explain", out, "--json").out)["contexts"]
+        == json.loads(hardwire("explain", folder / "out", "--json").out)["contexts"]
+    )
+    assert hardwire("compile", folder / "other", "-o", out, *options).code == 0
+    figures = json.loads(hardwire("run", out, "--prompt", "7 9", "--tokens", N, "--check", "--json").out)
+    assert figures["tokens"] == greedy(folder / "other", [7, 9], 3) and figures["check"]["first_difference"] is None
+
+
+def test_a_read_only_folder_runs(hardwire, folder, tmp_path, monkeypatch):
+    """The simulation is in the cache, and so is the picture; nothing in OUT changes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = shutil.copytree(folder / "out", tmp_path / "out")
+    (tmp_path / "cache" / "hardwire").mkdir(parents=True)
+    (out / "simulation").rename(tmp_path / "cache" / "hardwire" / "simulation")
+    (out / "explain.png").unlink(missing_ok=True)
+    before = sorted(out.rglob("*"))
+    for path in (out, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.setattr(sim.rtl.verilator, "verilator", None)  # the simulation is found, not built
+    with ordinary_user():
+        assert hardwire("run", out, "--prompt", "7 9", "--tokens", N).out.split()[2:] == [
+            str(token) for token in greedy(folder / "model", [7, 9], N)
+        ]
+        assert hardwire("verify", out, "--tokens", 2).code == 0
+        picture = Path(json.loads(hardwire("explain", out, "--json").out)["picture"])
+    assert picture.is_relative_to(tmp_path / "cache") and picture.is_file()
+    assert sorted(out.rglob("*")) == before
+
+
 def test_text_ends_where_the_context_does(hardwire, folder):
     prompt = " ".join(["3"] * 20)
     figures = json.loads(hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99, "--json").out)
-    assert (figures["stopped_by"], len(figures["ids"])) == ("context full", 5)
+    assert (figures["stopped_by"], len(figures["tokens"])) == ("context full", 5)
     assert "context is full" in hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99).err
 
 
@@ -171,7 +219,7 @@ def test_respin(hardwire, folder, tmp_path):
     figures = json.loads(hardwire("verify", out, "--prompt", "7 9", "--tokens", N, "--json").out)
     assert figures["first_difference"] is None
     figures = json.loads(hardwire("run", out, "--prompt", "7 9", "--tokens", N, "--check", "--json").out)
-    assert figures["ids"] == greedy(folder / "other", [7, 9], 3)
+    assert figures["tokens"] == greedy(folder / "other", [7, 9], 3)
     assert figures["stopped_by"] == "end of text" and figures["check"]["first_difference"] is None
 
 
@@ -228,7 +276,7 @@ def test_chat_applies_the_template(hardwire, tmp_path):
     (model / "chat_template.jinja").write_text(template)
     result = hardwire("run", model, "--chat", "--prompt", "Who are you?", "--tokens", 3, "--json")
     tokenizer = open_checkpoint(model).tokenizer
-    assert json.loads(result.out)["prompt_ids"] == tokenizer.encode("[user] Who are you? [reply]", bos=False)
+    assert json.loads(result.out)["prompt_tokens"] == tokenizer.encode("[user] Who are you? [reply]", bos=False)
 
 
 def test_models(hardwire):

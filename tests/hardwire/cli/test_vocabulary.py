@@ -48,8 +48,8 @@ def test_a_command_prints_what_is_described(hardwire, tmp_path, arguments):
 
 
 def test_a_new_name_is_noticed():
-    assert unknown("run", {"schema": 1, "tokens": [1], "check": {"first_difference": {"what": 1}, "n_logit": 3}}) == [
-        "tokens",
+    assert unknown("run", {"schema": 1, "ids": [1], "check": {"first_difference": {"what": 1}, "n_logit": 3}}) == [
+        "ids",
         "check.n_logit",
     ]
     assert unknown("fpga verify", {"memories": [{"name": "a", "words": 1}, {"size": 2}], "logic": []}) == ["memories.size"]

@@ -98,10 +98,11 @@ def test_hex_file_in_verilator(tmp_path, monkeypatch):
     """Rom without init, as Verilog, with rom_verilog's modules, in a Verilog bench; all shapes at once."""
     monkeypatch.setenv("AMARANTH_USE_YOSYS", "builtin")
     sources, instances, wires, inputs, outputs, sequences = [], [], [], [], [], []
+    (tmp_path / "rom").mkdir()
     for name, width, depth in SHAPES:
         rom = Rom(width=width, depth=depth, name=name)
         sources += [verilog.convert(rom, name=f"top_{name}", ports=[rom.en, rom.addr, rom.data]), rom_verilog(name, width, depth)]
-        (tmp_path / f"{name}.hex").write_text("".join(f"{word:x}\n" for word in words(width, depth)))
+        (tmp_path / "rom" / f"{name}.hex").write_text("".join(f"{word:x}\n" for word in words(width, depth)))
         bits = address_bits(depth)
         wires.append(f"  reg en_{name}; reg [{bits - 1}:0] addr_{name}; wire [{width - 1}:0] data_{name};")
         instances.append(f"  top_{name} rom_{name}(.clk(clk), .rst(1'b0), .en(en_{name}), .addr(addr_{name}), .data(data_{name}));")

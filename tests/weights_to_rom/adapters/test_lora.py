@@ -180,6 +180,15 @@ def test_refused_ranks():
         quantise_adapter(random_peft_adapter(rank=65), FMT, 0, 64)
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e308, -1e308])
+def test_a_scale_beyond_all_numbers(scale):
+    adapter = random_peft_adapter(rank=2, scale=scale)
+    for pair in adapter.matrices.values():
+        pair.b[0, 0] = 1e38
+    with pytest.raises(AdapterError, match=r"B of layers.0.q: reaches .*, scale and constants folded in; the chip holds"):
+        quantise_adapter(adapter, FMT, 0, 2)
+
+
 def same(one: IntegerAdapter, other: IntegerAdapter) -> None:
     assert (one.rank, one.report, sorted(one.matrices)) == (other.rank, other.report, sorted(other.matrices))
     for name, blocks in one.matrices.items():

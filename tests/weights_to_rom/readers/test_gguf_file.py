@@ -182,6 +182,10 @@ def refused(path, message):
             {"extra": {"rope_freqs.weight": np.ones(7, np.float32)}},
             "rope_freqs.weight is not 8 numbers of 1 or more",
         ),
+        (
+            {"extra": {"rope_freqs.weight": np.full(8, 0x7F800001, np.uint32).view(np.float32)}},  # signalling NaN
+            "rope_freqs.weight is not 8 numbers of 1 or more",
+        ),
         ({"extra": {"blk.0.attn_q.bias": np.ones(96, np.float32)}}, "the bias blk.0.attn_q.bias"),
         (
             {"extra": {"blk.1.attn_q_norm.weight": np.ones(16, np.float32)}},
@@ -294,6 +298,17 @@ def test_values_that_are_not_finite(tmp_path, value, kind):
         open_checkpoint(path).blocks("layers.0.v")
     with pytest.raises(CheckpointError, match=r"layers\.0\.v holds 32 values .* at \(3, 32\)"):
         open_checkpoint(path).tensor("layers.0.v")
+
+
+def test_a_signalling_nan_in_a_scale(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, kind=Type.Q8_0)
+    reader = gguf.GGUFReader(path, "r+")
+    tensor = next(t for t in reader.tensors if t.name == gguf_name("layers.0.v"))
+    tensor.data.reshape(32, 2, 34)[3, 1, :2] = 0x01, 0x7C
+    reader.data.flush()
+    with pytest.raises(CheckpointError, match=r"layers\.0\.v holds 1 values .*NaN, at \(3, 1\)"):
+        open_checkpoint(path).blocks("layers.0.v")
 
 
 def test_integer_tensors_are_refused(tmp_path):

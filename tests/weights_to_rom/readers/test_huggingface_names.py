@@ -19,18 +19,21 @@ def check_equal(folder):
     return checkpoint
 
 
-@pytest.mark.parametrize(
-    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "base_model.model.", "module.module."]
-)
+PREFIXES = ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.", "base_model.model.", "module.module.",
+            "base_model.model._orig_mod.", "module.base_model.model.", "_fsdp_wrapped_module."]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes_are_left_out(tmp_path, prefix):
     write_hugging_face(tmp_path, tensors={prefix + name: array for name, array in TENSORS.items()})
     notes = check_equal(tmp_path).notes
     assert len(notes) == 1 and notes[0].startswith("names of tensors: without ")
 
 
-def test_a_compiled_layer_is_one_like_others(tmp_path):
-    write_hugging_face(tmp_path, tensors={name.replace("layers.1.", "layers.1._orig_mod."): a for name, a in TENSORS.items()})
-    check_equal(tmp_path)
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+def test_a_wrapped_layer_is_one_like_others(tmp_path, wrapper):
+    write_hugging_face(tmp_path, tensors={name.replace("layers.1.", f"layers.1.{wrapper}"): a for name, a in TENSORS.items()})
+    assert check_equal(tmp_path).notes == [f"names of tensors: without {wrapper}"]
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "base_model.model."])

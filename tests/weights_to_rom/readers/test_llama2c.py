@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import SHAPE, random_weights, write_llama2c
+from tests.support.tokens import write_tokenizer_bin
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.readers.open import open_checkpoint
 
@@ -69,3 +70,21 @@ def test_nan_is_found_when_the_tensor_is_read(tmp_path):
     checkpoint.tensor("layers.0.gate")
     with pytest.raises(CheckpointError, match=r"layers\.1\.gate holds 1 values .*NaN, at \(2, 5\)"):
         checkpoint.tensor("layers.1.gate")
+
+
+@pytest.mark.parametrize("size", [299, 300, 301])
+def test_a_tokenizer_of_another_size_is_refused(tmp_path, size):
+    """A tokenizer.bin states every token of its model, so that one with fewer belongs to another model, too."""
+    config = replace(MHA, vocab_size=300)
+    write_llama2c(tmp_path / "model.bin", config, random_weights(config))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *map(chr, range(0x100, 0x100 + size - 259))]
+    write_tokenizer_bin(tmp_path / "elsewhere.bin", tokens, [0.0] * size)
+    (tmp_path / "tokenizer.bin").write_bytes((tmp_path / "elsewhere.bin").read_bytes())
+    for given in ((), (tmp_path / "elsewhere.bin",)):
+        if size == 300:
+            assert open_checkpoint(tmp_path / "model.bin", *given).notes == []
+            continue
+        few = "only " if size > 300 else ""
+        message = rf"model\.bin: its tokenizer has {size} tokens, the model {few}300: name the right one with --tokenizer"
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(tmp_path / "model.bin", *given)

@@ -45,7 +45,9 @@ def test_refuses_other_files(tmp_path, name, message):
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(CheckpointError, match=r"storeis: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+    with pytest.raises(CheckpointError, match=r"another: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+        open_checkpoint("another")
+    with pytest.raises(CheckpointError, match=r"storeis: no such file.* did you mean stories-tiny\?"):
         open_checkpoint("storeis")
 
 
@@ -53,3 +55,8 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     write_hugging_face(tmp_path / "folder")
     with pytest.raises(CheckpointError, match=r"none\.json: no such tokenizer file"):
         open_checkpoint(tmp_path / "folder", tmp_path / "none.json")
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(CheckpointError, match=r"a{5000}: File name too long"):
+        open_checkpoint("a" * 5000)

@@ -4,6 +4,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -132,3 +134,9 @@ def test_a_process_that_forked_has_its_own():
         os._exit(0 if render("child") == "child" and chat_template._worker._process.pid != parent.pid else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert render("parent") == "parent" and chat_template._worker._process is parent
+
+
+def test_a_process_with_little_memory_renders():
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (800 << 20, 800 << 20)); "
+    code += "from weights_to_rom.text.chat_template import ChatTemplate; print(ChatTemplate('{{ 1 + 1 }}').render([], False, {}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "2\n"
