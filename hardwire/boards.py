@@ -72,6 +72,7 @@ def build(
     """
     from fpga.boards import board_named
     from fpga.estimate import estimate
+    from fpga.progress import Progress
     from fpga.toolchain import toolchain_of
     from synth.run import BuildError
 
@@ -91,7 +92,8 @@ def build(
     busy = f"{folder}: another hardwire builds there now: wait for its end"
     with locked(folder / "building", busy), room_for(folder), step(f"build for {board.name}") as running:
         job = _job(output, board, folder, clock_of(board, clock_mhz or estimated.clock_mhz), seed, estimated)
-        placed = toolchain.build(job, running.update)
+        progress = Progress()
+        placed = toolchain.build(job, lambda line: running.update(progress.told(line), progress.share or None))
     found = placed.report
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])

@@ -124,6 +124,11 @@ class _Chat:
         elif name == "/stats":
             say(_line(_sum(self._answers)) if self._answers else "nothing was answered yet")
             say(self._context())
+            if line := self._session.line:
+                say(
+                    f"line: {line['bytes_sent']:,} bytes sent, {line['bytes_received']:,} received; "
+                    f"{line['frames_lost']:,} frames lost, {line['requests_repeated']:,} requests repeated"
+                )
         elif name == "/help":
             say(HELP)
         else:
@@ -173,10 +178,10 @@ class _Chat:
         } | ({"cycles_per_token": round(sum(chip) / len(chip), 1)} if chip else {})
         self._answers.append(figures)
         if self._as_json:
-            ids = {"prompt_tokens": asked.ids, "tokens": [reply.token for reply in replies], "read_again": asked.again}
-            write(
-                json.dumps({"schema": SCHEMA, "prompt": asked.text, "text": conversation.text} | ids | {"measured": figures}) + "\n"
-            )
+            answer = {"schema": SCHEMA, "prompt": asked.text, "text": conversation.text}
+            answer |= {"prompt_tokens": asked.ids, "tokens": [reply.token for reply in replies], "read_again": asked.again}
+            answer |= {"measured": figures} | ({"line": session.line} if session.line else {})
+            write(json.dumps(answer) + "\n")
         self._write("\n")
         stderr.print(f"{_line(figures)}; {self._context()}", style="dim", markup=False)
         ended = replies[-1].token in stop
