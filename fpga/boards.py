@@ -8,6 +8,7 @@ from typing import Any
 from fpga.devices import ECP5_25, ECP5_85, HX8K, UP5K, Device
 from fpga.link.protocol import FTDI_BAUD
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.names import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ BOARDS = {
 
 
 def board_named(name: str) -> Board:
-    """Return a board.  Raises HardwireError, which lists the known names, if no board has this name."""
+    """Return a board.  Raises HardwireError, with the name that is meant or all names, if no board has this name."""
     if name not in BOARDS:
-        raise HardwireError(f"no board is called {name}; there are {', '.join(BOARDS)}")
+        raise HardwireError(f"no board is called {name}{did_you_mean(name, BOARDS) or ': there are ' + ', '.join(BOARDS)}")
     return BOARDS[name]

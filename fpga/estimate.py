@@ -96,7 +96,7 @@ def cells_of(model: ModelFormat, config: ChipConfig, device: Device) -> tuple[Ce
     return pipelined_cells(model, config, device)
 
 
-def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) -> Estimate:
+def fastest(model: ModelFormat, board: Board, max_context: int, /, **given: Any) -> Estimate:
     """Return the configuration that fits the board and takes the fewest cycles a token.
 
     If no configuration fits, return the one with the fewest LUTs.
@@ -123,6 +123,12 @@ def fastest(model: ModelFormat, board: Board, max_context: int, **given: Any) ->
         return estimate(model, min(cells, key=lambda config: cells[config].luts), board)
     # Only the cycles of configurations that fit are predicted, because that takes most of the time.
     return min((estimate(model, config, board) for config in fitting), key=lambda e: (e.cycles, e.cells.luts))
+
+
+def fits(model: ModelFormat, board: Board, max_context: int) -> bool:
+    """Return whether some configuration of the model fits the board.  This is quicker than ``fastest``."""
+    candidates = estimator_of(board).candidates(model, max_context)
+    return any(not overflows(cells_of(model, config, board.device)[0], board) for config in candidates)
 
 
 def _with_options(model: ModelFormat, board: Board, max_context: int, given: dict[str, Any]) -> list[ChipConfig]:

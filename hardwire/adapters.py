@@ -132,7 +132,7 @@ def cost(out: Path, context: int) -> dict:
     chip.close()
     return {
         "context": context,
-        "rank": config.lora_rank,
+        "chip_rank": config.lora_rank,
         "multipliers": config.row_lanes * config.block_lanes,
         "lora_multipliers": 32 * config.lora_lanes,
         "sram_bits": config.n_adapters * adapter_bits(fmt, config.lora_rank, config.lora_lanes),

@@ -14,6 +14,7 @@ from hardwire.progress import step
 
 if TYPE_CHECKING:
     from fpga.link.host import BoardSession, Port
+    from weights_to_rom.adapters.lora import IntegerAdapter
 
 AUTO = "auto"
 """The port name that stands for every port with an FTDI chip."""
@@ -22,7 +23,9 @@ FTDI = 0x0403
 """USB vendor of the serial adapters on the boards."""
 
 
-def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -> "BoardSession":
+def board_session(
+    output: CompiledModel, port: str | None, noise: float = 0.0, adapter: "IntegerAdapter | None" = None
+) -> "BoardSession":
     """Open a session with a board.
 
     Parameters
@@ -30,6 +33,7 @@ def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -
     output : CompiledModel   the model that the board must have: it answers with its identity
     port : str               a serial port, or AUTO for the first board that answers; None stands for a simulated board
     noise : float            probability with which the line of a simulated board spoils a byte
+    adapter : IntegerAdapter a LoRA adapter, which is loaded into the board and used by every token
 
     Raises
     ------
@@ -38,13 +42,13 @@ def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -
     from fpga.link.host import LinkError
 
     if port is None:
-        return _session(output, _simulated(output, noise), slow=True)
+        return _loaded(_session(output, _simulated(output, noise), slow=True), output, adapter)
     reasons = []
     for name, baud in product(_candidates() if port == AUTO else [port], _rates()):
         opened = None
         try:
             opened = _open(name, baud)
-            return _session(output, opened)
+            found = _session(output, opened)
         except (LinkError, OSError) as error:
             if opened is not None:
                 opened.close()
@@ -57,6 +61,8 @@ def board_session(output: CompiledModel, port: str | None, noise: float = 0.0) -
             reason = f"{name}: {os.strerror(errno) if errno else error}{hint}"
             if reason not in reasons:
                 reasons.append(reason)
+        else:
+            return _loaded(found, output, adapter)
     raise CompiledError("; ".join(reasons) or "no serial port of a board was found: plug it in, or name one with --port")
 
 
@@ -68,6 +74,21 @@ def _session(output: CompiledModel, port: "Port", slow: bool = False) -> "BoardS
     return BoardSession(
         port, output.identity, output.format.vocab_size, config.max_context, config.n_sinks > 0, end[0] if end else None, slow
     )
+
+
+def _loaded(session: "BoardSession", output: CompiledModel, adapter: "IntegerAdapter | None") -> "BoardSession":
+    """Load the adapter, if there is one, and return the session."""
+    from weights_to_rom.adapters.lora import load_image
+
+    if adapter is not None:
+        image = load_image(adapter, output.format, 1, output.config.lora_lanes, output.config.vector_lanes)
+        try:
+            with step("load the adapter into the board") as running:
+                session.load(1, image.tolist(), lambda done, total: running.update("", done, total))
+        except BaseException:
+            session.close()
+            raise
+    return session
 
 
 def _open(name: str, baud: int) -> "Port":

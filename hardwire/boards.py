@@ -72,6 +72,7 @@ def build(
     """
     from fpga.boards import board_named
     from fpga.estimate import estimate
+    from fpga.progress import Progress
     from fpga.toolchain import toolchain_of
     from synth.run import BuildError
 
@@ -91,7 +92,8 @@ def build(
     busy = f"{folder}: another hardwire builds there now: wait for its end"
     with locked(folder / "building", busy), room_for(folder), step(f"build for {board.name}") as running:
         job = _job(output, board, folder, clock_of(board, clock_mhz or estimated.clock_mhz), seed, estimated)
-        placed = toolchain.build(job, running.update)
+        progress = Progress()
+        placed = toolchain.build(job, lambda line: running.update(progress.told(line), progress.share or None))
     found = placed.report
     cycles, measured = _cycles(output, estimated)
     clock = min(found["clock_mhz"], found["fmax_mhz"])
@@ -239,26 +241,29 @@ def _check_fit(name: str, cells: "Cells", board: "Board", tight: bool = False) -
 
 def _largest(board: "Board") -> str:
     """Return a sentence with the largest bundled model that fits, and its fastest lanes."""
-    from fpga.estimate import estimator_of, fastest, overflows
-    from weights_to_rom.readers.known_models import known_models
+    from fpga.estimate import estimator_of, fastest
 
-    fitting = []
-    for name, *_, path in known_models():
-        if not (path and Path(path).is_dir()):  # a bundled model is a folder
-            continue
-        model = Source.open(name).format(estimator_of(board).WIDE_BITS)
-        best = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len))
-        if not overflows(best.cells, board):
-            fitting.append((model.dim * model.n_layers, name, best.config))
-    if not fitting:
+    if (name := largest_model(board)) is None:
         return "No bundled model does."
-    _, name, config = max(fitting, key=lambda entry: entry[:2])
+    model = Source.open(name).format(estimator_of(board).WIDE_BITS)
+    config = fastest(model, board, min(MAX_CONTEXT, model.max_seq_len)).config
     lanes = (
         "--shared --wide-bits 24"
         if config.shared
         else (f"--row-lanes {config.row_lanes} --vector-lanes {config.vector_lanes} --attention-heads {config.attention_heads}")
     )
     return f"The largest bundled model that fits is {name}, with {lanes} --max-context {config.max_context}."
+
+
+def largest_model(board: "Board") -> str | None:
+    """Return the name of the largest bundled model that fits a board, or None if none fits."""
+    from fpga.estimate import estimator_of, fits
+    from weights_to_rom.readers.known_models import known_models
+
+    bundled = [name for name, *_, path in known_models() if path and Path(path).is_dir()]  # a bundled model is a folder
+    models = {name: Source.open(name).format(estimator_of(board).WIDE_BITS) for name in bundled}
+    names = sorted(models, key=lambda name: (models[name].dim * models[name].n_layers, name), reverse=True)
+    return next((name for name in names if fits(models[name], board, min(MAX_CONTEXT, models[name].max_seq_len))), None)
 
 
 def _cycles(output: CompiledModel, estimated: "Estimate") -> tuple[int, bool]:
@@ -287,8 +292,8 @@ def _files(folder: Path, board: "Board") -> tuple[Path, Path]:
     return folder / f"top{toolchain_of(board).SUFFIX}", folder / "routed.json"
 
 
-def flash(out: str, board_name: str) -> str:
-    """Load the bitstream that ``build`` made of OUT into a board, and return its path.
+def flash(out: str, board_name: str) -> dict:
+    """Load the bitstream that ``build`` made of OUT into a board, and return the names of "board" and "bitstream".
 
     Raises HardwireError if there is no such bitstream, if its report is damaged, if it was made of another model, or if the board
     cannot be reached.
@@ -306,7 +311,7 @@ def flash(out: str, board_name: str) -> str:
         raise HardwireError(f"{bitstream}: is of another model or chip than {out} is now ({again})")
     with step(f"flash {board.name}"):
         load(board, bitstream)
-    return str(bitstream)
+    return {"board": board.name, "bitstream": str(bitstream)}
 
 
 def _identity(report: Path, again: str) -> str:
@@ -317,9 +322,11 @@ def _identity(report: Path, again: str) -> str:
         raise HardwireError(f"{report}: cannot be read, or has no identity ({again})") from None
 
 
-def verify(out: str, board_name: str) -> list[str]:
-    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs, and return a line for each memory.
+def verify(out: str, board_name: str) -> dict:
+    """Compare the block RAMs of the bitstream that ``build`` made of OUT with its ROMs.
 
+    Returns the figures that ``hardwire fpga verify --json`` prints: "memories" in block RAMs, which are all equal, and the names of
+    memories in "logic", which is not read back.
     Raises HardwireError if there is no bitstream, or for the first difference.
     """
     from fpga.boards import board_named
@@ -339,11 +346,25 @@ def verify(out: str, board_name: str) -> list[str]:
     held = {f"board.{name}": words for name, words in contents(verilog, board_rom(output, folder / "rom"), "board").items()}
     with step(f"verify {bitstream}"):
         equal = compare(toolchain_of(board), bitstream, netlist, held)
-    lines = [
-        f"{of.memory}: {of.words:,} words of {of.bits} bits in {of.block_rams} block RAMs: equal" for of in equal if of.block_rams
+    return {
+        "board": board.name,
+        "bitstream": str(bitstream),
+        "memories": [
+            {"name": of.memory, "words": of.words, "bits": of.bits, "block_rams": of.block_rams} for of in equal if of.block_rams
+        ],
+        "logic": [of.memory for of in equal if not of.block_rams],
+    }
+
+
+def verify_lines(figures: dict) -> list[str]:
+    """Return the figures of ``verify`` as lines for a terminal."""
+    return [
+        *(
+            f"{of['name']}: {of['words']:,} words of {of['bits']} bits in {of['block_rams']} block RAMs: equal"
+            for of in figures["memories"]
+        ),
+        f"logic, which is not read back: {', '.join(figures['logic'])}",
     ]
-    logic = [of.memory for of in equal if not of.block_rams]
-    return [*lines, f"logic, which is not read back: {', '.join(logic)}"]
 
 
 def build_lines(report: dict) -> list[str]:
@@ -366,16 +387,24 @@ def build_lines(report: dict) -> list[str]:
 
 
 def boards() -> list[dict]:
-    """Return the boards with their devices and resources."""
+    """Return the boards with their devices and resources, the largest bundled model that fits each, and the build in docs."""
     from fpga.boards import BOARDS
+    from fpga.measured import builds
 
-    return [
-        {
-            "name": board.name,
-            "device": board.device.name,
-            "package": board.package,
-            "oscillator_mhz": board.oscillator_mhz,
-            **asdict(board.device.cells),
-        }
-        for board in BOARDS.values()
-    ]
+    measured = {report["board"]: report for report in builds()}
+    rows = []
+    for board in BOARDS.values():
+        largest, build = largest_model(board), measured.get(board.name)
+        kept = ("model", "fmax_mhz", "clock_mhz", "context", "cycles_per_token", "tokens_per_second")
+        rows.append(
+            {
+                "name": board.name,
+                "device": board.device.name,
+                "package": board.package,
+                "oscillator_mhz": board.oscillator_mhz,
+                **asdict(board.device.cells),
+                "largest_model": largest,
+                "build": build and {name: build[name] for name in kept},
+            }
+        )
+    return rows

@@ -43,26 +43,26 @@ class Comparison:
 
     Members
     -------
-    tokens, identical_tokens : int           replies compared, and those whose token is golden's
-    logits_compared, identical_logits : int  logits compared, and those that are equal
+    n_tokens, n_identical_tokens : int       replies compared, and those whose token is golden's
+    n_logits, n_identical_logits : int       logits compared, and those that are equal
     first_difference : dict or None          "prompt", "position", "what" (the part that differs), and its values "rtl" and "golden"
     replies : list[RtlReply]                 the chip's replies
     """
 
-    tokens: int = 0
-    identical_tokens: int = 0
-    logits_compared: int = 0
-    identical_logits: int = 0
+    n_tokens: int = 0
+    n_identical_tokens: int = 0
+    n_logits: int = 0
+    n_identical_logits: int = 0
     first_difference: dict | None = None
     replies: list[RtlReply] = field(default_factory=list)
 
     def as_dict(self) -> dict:
         """Counts, the first difference, and the cycles of a token."""
         return {
-            "tokens": self.tokens,
-            "identical_tokens": self.identical_tokens,
-            "logits_compared": self.logits_compared,
-            "identical_logits": self.identical_logits,
+            "n_tokens": self.n_tokens,
+            "n_identical_tokens": self.n_identical_tokens,
+            "n_logits": self.n_logits,
+            "n_identical_logits": self.n_identical_logits,
             "first_difference": self.first_difference,
             "cycles_per_token": round(sum(reply.cycles for reply in self.replies) / len(self.replies), 1),
             **busy_fractions(self.replies),
@@ -74,10 +74,10 @@ class Comparison:
         equal = np.zeros(len(logits), bool)
         equal[:n] = logits[:n] == rtl.logits[:n]
         self.replies.append(rtl)
-        self.tokens += 1
-        self.identical_tokens += rtl.token == token
-        self.logits_compared += len(logits)
-        self.identical_logits += int(equal.sum())
+        self.n_tokens += 1
+        self.n_identical_tokens += rtl.token == token
+        self.n_logits += len(logits)
+        self.n_identical_logits += int(equal.sum())
         pairs = [
             ("token", rtl.token, token),
             ("end", rtl.end, end),
@@ -140,7 +140,7 @@ def check(target: Target, prompt: str, ids: Sequence[int], replies: Sequence[Rtl
         for start in range(0, len(inputs), CHUNK):
             part = slice(start, start + CHUNK)
             compare(target.model, golden, adapter, inputs[part], replies[part], sampling, prompt, result)
-            running.update(f"token {result.tokens}", result.tokens, len(inputs))
+            running.update(f"token {result.n_tokens}", result.n_tokens, len(inputs))
             if result.first_difference:
                 break
     return result.as_dict()
@@ -225,7 +225,7 @@ def verify(
         | ({} if sample is None else {"sample": sample.as_dict()})
         | {
             "prompts": texts,
-            "prompt_tokens": sum(map(len, encoded)),
+            "n_prompt_tokens": sum(map(len, encoded)),
             "seconds": round(time.monotonic() - start, 2),
         }
         | ({"verilog": [str(file) for file in verilog]} if verilog else {})

@@ -33,21 +33,19 @@ class Chip(CompiledModel):
                          chip's to the bit) or "float" (the checkpoint in floating point)
         adapter : Path   a folder that peft wrote; the chip needs ``lora_rank``
         port : str       the serial port of a board that holds this model, or "auto" to look for the board; it takes the place of
-                         a backend, and a board gets no adapter
+                         a backend
 
         Raises
         ------
         CompiledError     if the backend is unknown, no board answers, the chip does not take the adapter, or a port is given
-                          with a backend or an adapter
+                          with a backend
         AdapterError      if the adapter does not fit the model
         SimulationError   if the simulation cannot be built
         """
         if port is not None:
             if backend is not None:
                 raise CompiledError(f"port {port!r} and backend {backend!r} are two ways: choose one")
-            if adapter is not None:
-                raise CompiledError(f"{adapter}: an adapter is not sent to a board: leave the port out")
-            return board_session(self, port)
+            return board_session(self, port, adapter=Target(self, adapter=adapter).integer_adapter)
         return Target(self, adapter=adapter).session(backend)
 
     def verify(

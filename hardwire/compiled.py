@@ -1,12 +1,13 @@
 """OUT, the folder of one compiled model.
 
-chip.json           shape, lanes, ports, where the model came from, versions, SHA-256 of the files below
+chip.json           shape, lanes, ports, where the model came from, keys of results, versions, SHA-256 of the files below
 chip.v              Verilog, the same for every model of the shape
 chip_axis.v         a wrapper of chip.v with AXI4-Stream ports
 rom/NAME.hex        contents of the ROMs; rom/manifest.json has their widths, depths and SHA-256
 model.safetensors   the integer model
 tokenizer/          if the model has one
-simulation/KEY.so   the simulated chip; KEY is a hash of the Verilog, the harness and the compiler's options
+simulation/*.so     the simulated chip, KEY-SHA.so: KEY is a hash of the Verilog, the harness and the compiler's options,
+                    and SHA one of the library itself
 adapters/NAME/      LoRA adapters packed for it (hardwire/adapters.py)
 report.json         figures
 README.md, ...      the files with which others use chip.v (hardwire/kit)
@@ -30,6 +31,7 @@ from hdl.interface import TOP, Port, ports
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.names import did_you_mean_path
 from weights_to_rom.readers.base import CheckpointError
 from weights_to_rom.text.open import tokenizer_in
 from weights_to_rom.text.tokenizer import Tokenizer
@@ -83,7 +85,9 @@ class CompiledModel:
     def __init__(self, folder: str | Path):
         self.folder = folder = Path(folder)
         if not is_output(folder):
-            raise CompiledError(f"{folder}: no compiled model (make one with: hardwire compile MODEL -o {folder})")
+            near = did_you_mean_path(folder, is_output)
+            cure = f" (make one with: hardwire compile MODEL -o {folder})"
+            raise CompiledError(f"{folder}: no compiled model{near or cure}")
         self.about = self._json("chip.json")
         if self.about.get("kind") != KIND:
             raise CompiledError(f"{folder}: chip.json is of kind {self.about.get('kind')!r}, not {KIND!r}: compile it again")

@@ -273,7 +273,7 @@ def derived(model: IntegerModel, config: "ChipConfig", manifest: Mapping[str, Ma
         "bits_per_weight": round(rom_bits / model.parameters(), 3),
         "kv_sram_bits": config.kv_bits(fmt),
         "lora_sram_bits": config.n_adapters * adapter_bits(fmt, rank, config.lora_lanes) if rank else 0,
-        "multipliers_per_cycle": config.row_lanes * config.block_lanes,
+        "multipliers": config.row_lanes * config.block_lanes,
         "weight_words_per_token": manifest["weights_00"]["depth"],
         "lanes": config.as_dict(),
     }

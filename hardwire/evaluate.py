@@ -54,7 +54,7 @@ def evaluate(target: Target, text: Path, n_tokens: int, backend: str, window: in
             }
     return {
         "perplexity": round(value, 4),
-        "tokens": count,
+        "n_tokens": count,
         "window": window,
         "backend": backend,
         **compared,

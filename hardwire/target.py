@@ -15,7 +15,9 @@ from weights_to_rom.adapters.peft import PeftAdapter, open_peft
 from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.model_format import shape_of
 from weights_to_rom.text.errors import TokenizerError
+from weights_to_rom.text.lacking import lacking, lacking_line
 from weights_to_rom.text.tokenizer import Tokenizer
+from weights_to_rom.text.unicode import unicode_of
 
 if TYPE_CHECKING:
     from hardwire.state import Saved
@@ -55,6 +57,7 @@ class Target:
         for line in self.output.warnings if self.output else ():
             warn(line)
         self.name, self._adapter = str(name), adapter
+        self._read: set[str] = set()  # the characters of the texts so far
         if self.output is not None and tokenizer is not None:
             raise CompiledError(f"{name}: has the tokenizer it was compiled with: leave --tokenizer out")
         self._given = None if self.output else Source.open(self.name, tokenizer)
@@ -186,6 +189,7 @@ class Target:
         """
         if self.tokenizer is None:
             return self._fitting(self._numbers(prompt), before)
+        self._say_lacking(prompt)
         tokenizer = self.tokenizer
         return self._fitting(tokenizer.encode(prompt, bos=False) if before else tokenizer.encode_prompt(prompt), before)
 
@@ -196,7 +200,15 @@ class Target:
         """
         if self.tokenizer is None:
             raise TokenizerError(f"{self.name}: has no tokenizer, which a chat needs")
+        self._say_lacking("".join(message["content"] for message in messages if message["role"] != "assistant"))
         return self._fitting(self.tokenizer.encode_chat(messages))
+
+    def _say_lacking(self, text: str) -> None:
+        """Warn of characters that the vocabulary lacks.  Each is named once, because a chat encodes a text again and again."""
+        assert self.tokenizer is not None
+        if characters := lacking(self.tokenizer, "".join(c for c in dict.fromkeys(unicode_of(text)) if c not in self._read)):
+            warn(lacking_line(characters))
+        self._read.update(text)
 
     def _fitting(self, ids: list[int], before: Sequence[int] = ()) -> list[int]:
         if not ids:

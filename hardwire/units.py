@@ -43,7 +43,7 @@ class Sample:
 
     def as_dict(self) -> dict:
         """Return the layers, and by port the number of beats that were compared and of those that were identical."""
-        return {"layers": list(self.layers), "beats": self.beats, "identical_beats": self.identical_beats}
+        return {"layers": list(self.layers), "n_beats": self.beats, "n_identical_beats": self.identical_beats}
 
     def begin(self) -> None:
         """Take the chip's beats since the last call.  The caller then lets golden read the same tokens."""

@@ -89,6 +89,8 @@ class AxiStreamChip(wiring.Component):
                 m.d.sync += first.eq(load.payload[LOAD_BITS])
             pins |= _to_chip("load", load, Cat(load.payload[:LOAD_BITS], first))
             pins |= _from_chip("loaded", self._give(m, "load_reply", reset, LOAD_REPLY))
+        # Linters want every pin connected; nothing reads these two.
+        pins |= {"o_busy": Signal(name="busy"), "o_step": Signal(3, name="step")}
         m.submodules.chip = Instance(self._config.module(TOP), **pins, **self._logits(m, reset))
         return m
 

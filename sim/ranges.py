@@ -73,7 +73,7 @@ class Ranges:
     def as_dict(self) -> dict:
         """Return the figures for report.json."""
         return {
-            "tokens": self.n_tokens,
+            "n_tokens": self.n_tokens,
             "residual_shift": self.residual_shift,
             "residual_peak": round(self.peak, 6),
             "saturated": {kind: self.saturated[kind] for kind in KINDS},

@@ -102,6 +102,11 @@ class Session(ABC):
         self.position += 1
         return reply
 
+    @property
+    def line(self) -> dict[str, int]:
+        """Counts of the line to a board; none for the other sessions."""
+        return {}
+
     def reset(self) -> None:
         """Start a new sequence."""
         self.position = 0

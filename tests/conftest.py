@@ -1,4 +1,6 @@
-"""Shared by all tests: their text."""
+"""Shared by all tests: their text, and the compiled parts of simulations."""
+
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +19,9 @@ Zażółć gęślą jaźń, naïve café, Straße, ½ ﬁne ™ 東京の天気�
 def page() -> str:
     """A page of text that is hard on tokenizers."""
     return PAGE
+
+
+@pytest.fixture(scope="session")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the objects that all simulations share, also those of other xdist workers."""
+    return tmp_path_factory.getbasetemp().parent / "verilator-runtime"

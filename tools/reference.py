@@ -1,6 +1,6 @@
-"""Print the pages of docs/reference from the code: commands, Python API, ports, ROMs.
+"""Print the pages of docs/reference from the code: commands, JSON, Python API, ports, ROMs.
 
-    python tools/reference.py            write cli.md, python-api.md and rom-layout.md, and the printed parts of ports.md
+    python tools/reference.py            write cli.md, json.md, python-api.md, rom-layout.md, and the printed parts of ports.md
     python tools/reference.py --check    name the pages that are out of date; exit 1 if there are any
 
 A printed part stands between `<!-- printed: NAME -->` and `<!-- end -->`.
@@ -24,6 +24,7 @@ import typer.core  # noqa: E402
 import typer.main  # noqa: E402
 
 import hardwire  # noqa: E402
+from hardwire.cli import vocabulary  # noqa: E402
 from hardwire.cli.main import app  # noqa: E402
 from hdl import interface  # noqa: E402
 from weights_to_rom.rom_map import rom_map_page  # noqa: E402
@@ -254,7 +255,12 @@ def parts() -> dict[str, str]:
 def pages() -> dict[Path, str]:
     """The contents of every printed page, by path."""
     printed = parts()
-    found = {FOLDER / "cli.md": cli_page(), FOLDER / "rom-layout.md": rom_map_page(), FOLDER / "python-api.md": api_page()}
+    found = {
+        FOLDER / "cli.md": cli_page(),
+        FOLDER / "json.md": vocabulary.page(),
+        FOLDER / "rom-layout.md": rom_map_page(),
+        FOLDER / "python-api.md": api_page(),
+    }
     for path in sorted(FOLDER.glob("*.md")):
         text = path.read_text()
         new = re.sub(

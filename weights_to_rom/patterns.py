@@ -53,7 +53,8 @@ def matches(
     except subprocess.TimeoutExpired:
         raise error(f"{where}: {_named(asked)} cannot be matched in {MATCH_SECONDS} seconds") from None
     if done.returncode:
-        raise error(f"{where}: {_named(asked)} takes more memory than a pattern may")
+        last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise error(f"{where}: {_named(asked)} cannot be matched: {last}")
     answers = json.loads(done.stdout)
     if answers and isinstance(answers[0], str):
         raise error(f"{where}: {short(answers[0])} is no regular expression: {answers[1]}")

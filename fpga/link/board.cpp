@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int BITS = 10;
+constexpr uint8_t END = 0xC0;  // fpga.link.protocol
 
 struct Board {
     VerilatedContext context;
@@ -64,8 +65,8 @@ void board_delete(Board* b) {
     delete b;
 }
 
-// Runs the clock for ``cycles``, or until the board has sent ``capacity`` bytes.  ``in`` has ``*n_in`` bytes for the board; afterwards
-// ``*n_in`` is how many of them were started.  Returns how many bytes the board sent, those without a stop bit among them.
+// Runs the clock for ``cycles``, or until the board has sent ``capacity`` bytes or the end of a frame.  ``in`` has
+// ``*n_in`` bytes for the board; afterwards ``*n_in`` is how many of them were started.  Returns how many bytes the board sent, those without a stop bit among them.
 uint64_t board_run(Board* b, const uint8_t* in, uint64_t* n_in, uint8_t* out, uint64_t capacity, uint64_t cycles) {
     uint64_t taken = 0, came = 0;
     for (uint64_t cycle = 0; cycle < cycles && came < capacity; ++cycle) {
@@ -95,6 +96,7 @@ uint64_t board_run(Board* b, const uint8_t* in, uint64_t* n_in, uint8_t* out, ui
             if (--b->receive_left == 0) {
                 b->rested = line;
                 out[came++] = static_cast<uint8_t>(b->receiving);
+                if (out[came - 1] == END) break;
             }
         }
     }

@@ -1,5 +1,6 @@
 """The design that goes into an FPGA: a serial line, the link, and the chip."""
 
+from functools import lru_cache
 from typing import Any
 
 from amaranth.hdl import Module
@@ -81,10 +82,12 @@ class BoardTop(wiring.Component):
             fifo.r_en.eq(frame_rx.i.ready),
         ]
         if self.config.lora_rank:
-            m.d.comb += chip.loaded.ready.eq(1)  # the line has no request that loads an adapter, so nothing waits for ``loaded``
+            connect(m, link.load, chip.load)
+            connect(m, chip.loaded, link.loaded)
         return m
 
 
+@lru_cache(maxsize=4)  # it takes seconds, and a simulated board asks for it each time that it is switched on
 def board_verilog(model: ModelFormat, config: ChipConfig, divisor: int) -> str:
     """Return the Verilog of a chip with its serial line, top module ``board``.  A bit on the line takes ``divisor`` cycles.
 

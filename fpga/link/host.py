@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fpga.link.protocol import HISTORY, STATUS_SHIFT, Deframer, Flag, Kind, frame
-from hdl.interface import Status
+from fpga.link.protocol import ADAPTER_SHIFT, HISTORY, STATUS_SHIFT, Deframer, Flag, Kind, frame
+from hdl.interface import LoadStatus, Status
 from sim.golden.sampler import inverse_temperature
 from sim.session import Reply, Sampling, Session, SessionError
 from weights_to_rom.errors import HardwireError
@@ -20,17 +20,29 @@ AHEAD = HISTORY // 2
 It is half of HISTORY, so that the board still remembers a result whose frame is lost.
 """
 
+NUMBERS = 256
+"""Numbers of a LOAD, after which they begin at 0 again."""
+
 PATIENCE = 0.5
-"""Seconds.  If no frame comes for this time, the host sends its request again."""
+"""Seconds after which the host sends a request again if no frame comes, as long as it does not know how quick the board is."""
+
+LEAST_PATIENCE = 0.03
+"""Seconds that the host waits at least: an FTDI chip keeps bytes for 16 ms, and a read of the port ends after 20 ms."""
+
+PATIENT = 4
+"""The host waits PATIENT times as long as it lately had to wait for a frame, but not longer than PATIENCE."""
+
+FORGETS = 0.9
+"""The share of the longest wait that is still remembered after the next frame."""
 
 TRIES = 20
-"""Requests without an answer after which the host gives up."""
+"""Waits of PATIENCE without an answer after which the host gives up."""
 
 GREETINGS = 4
-"""HELLOs without an answer after which the host gives up.  They are few, because the port may belong to another device."""
+"""Waits for the answer to a HELLO after which the host gives up.  They are few, because the port may belong to another device."""
 
 SLOW = 10
-"""The factor by which a simulated board gets more tries, because it is slower."""
+"""The factor by which a simulated board gets more time, because it is slower."""
 
 
 class LinkError(HardwireError):
@@ -105,7 +117,10 @@ class BoardSession(Session):
         self._fed: list[int] = []  # the sequence of the user
         self._in_step = False  # the board has the sequence ``_fed``, and all replies to earlier requests have come
         self._sampling: Sampling | None = None
-        self.said_again = 0
+        self._adapter = 0
+        self.said_again = self.bytes_sent = self.bytes_received = 0
+        self._longest: float | None = None  # lately the longest wait for a frame
+        self._waits = 1  # grows with every wait in a row that was in vain: the board may only be slow
         self._times = SLOW if slow else 1
         theirs = self._greet()
         if theirs != identity:
@@ -115,6 +130,55 @@ class BoardSession(Session):
     def broken(self) -> int:
         """The number of dropped pieces between two ENDs from the board."""
         return self._deframer.broken
+
+    @property
+    def line(self) -> dict[str, int]:
+        """Counts of the serial line since the session was opened."""
+        return {
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
+            "frames_lost": self.broken,
+            "requests_repeated": self.said_again,
+        }
+
+    def load(self, number: int, image: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Load an adapter into the board; every token from now on uses it.
+
+        Parameters
+        ----------
+        number : int             the adapter's number, which stands in the load image
+        image : sequence of int  the words of the load image (docs/arithmetic.md, section 6)
+        progress : callable      gets the number of frames that the board has taken, and the number of all
+
+        Raises LinkError if the chip refuses the image, or if the board does not answer.
+        """
+        words = [*map(int, image), 0][: len(image) + len(image) % 2]
+        frames = [struct.pack("<BII", i // 2 % NUMBERS, *words[i : i + 2]) for i in range(0, len(words), 2)]
+        self._ask(Kind.BEGIN, b"", Kind.LOADING, lambda fields: fields[:2] == (0, 0))
+        done = said = 0
+        went_back, tries = -1, self._tries()
+        while done < len(frames):
+            while said < len(frames) and said - done < AHEAD:
+                self._send(Kind.LOAD, frames[said])
+                said += 1
+            match self._receive():
+                case None:
+                    tries.again()
+                    self.said_again += 1
+                    said, went_back = done, -1
+                case Kind.LOADING, (following, _, _) if taken := (following - done) % NUMBERS:
+                    if taken <= said - done:
+                        done, went_back, tries = done + taken, -1, self._tries()
+                        progress(done, len(frames))
+                case Kind.LOADING, _ if went_back != done:
+                    # The line lost the LOAD of this number, so the board has taken none of the further ones.
+                    went_back, said = done, done
+                    self.said_again += 1
+        # The board takes no LOAD twice, so this one only asks for the chip's answer.
+        _, _, status = self._ask(Kind.LOAD, frames[-1], Kind.LOADING, lambda fields: fields[1] == 1)
+        if status:
+            raise LinkError(f"the chip did not take adapter {number}: {LoadStatus(status).name}")
+        self._adapter = number
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Feed tokens without sampling."""
@@ -184,11 +248,11 @@ class BoardSession(Session):
         """
         done = said = 0
         went_back = -1
-        tries = _Tries(TRIES * self._times)
+        tries = self._tries()
         while True:
             # The first token of a sequence is sent alone, because until the board has it, its history is that of the old sequence.
             while said < len(tokens) and said - done < (AHEAD if first + done else 1):
-                position, flags = first + said, Flag(0)
+                position, flags = first + said, self._adapter << ADAPTER_SHIFT
                 if position == 0:
                     flags |= Flag.RESTART
                 if sample and said == len(tokens) - 1:
@@ -199,13 +263,13 @@ class BoardSession(Session):
                 case None:
                     tries.again()
                     self.said_again += 1
-                    said = done
+                    said, went_back = done, -1
                 case Kind.RESULT, (position, token, flags) if first + done <= position < first + len(tokens):
                     if status := flags >> STATUS_SHIFT:
                         raise SessionError(
                             f"the board refused token {tokens[position - first]} at position {position}: {Status(status).name}"
                         )
-                    tries = _Tries(TRIES * self._times)
+                    tries = self._tries()
                     done = position - first + 1
                     if done == len(tokens):
                         return token
@@ -216,38 +280,51 @@ class BoardSession(Session):
 
     def _run(self, token: int, last: int) -> Iterator[Reply]:
         """Yield the tokens that the board samples after ``token``, up to position ``last`` or to its end token."""
-        until, asked, tries = 0, -1, _Tries(TRIES * self._times)
+        until, tries = 0, self._tries()
+        came: dict[int, tuple[int, int]] = {}  # results that are not yielded yet, by position
+        asked: set[int] = set()  # positions whose lost result was asked for
         while self.position < last and token != self._end_token:
             if until - self.position <= AHEAD // 2 and until < last:
                 until = min(last, self.position + AHEAD)
                 self._in_step = False
-                self._send(Kind.RUN, struct.pack("<I", until))
+                self._send(Kind.RUN, self._until(until))
+            reached = self.position
             match self._receive():
                 case None:
                     tries.again()
                     self.said_again += 1
-                    asked = -1
-                    self._send(Kind.RUN, struct.pack("<I", until))
-                case Kind.RESULT, (position, sampled, flags) if position == self.position and flags & Flag.SAMPLED:
-                    if status := flags >> STATUS_SHIFT:
-                        raise SessionError(f"the board refused token {token} at position {position}: {Status(status).name}")
-                    tries = _Tries(TRIES * self._times)
-                    self._fed.append(token)
-                    self.position += 1
-                    token = sampled
-                    self._in_step = self.position >= until or token == self._end_token
-                    yield _reply(token)
-                case (Kind.RESULT, (position, *_)) | (Kind.STANDING, (position,)) if asked != self.position < position:
-                    # The line lost the results from ``self.position`` to ``position``.
-                    asked = self.position
+                    asked.clear()
+                    self._send(Kind.RUN, self._until(until))
+                case Kind.RESULT, (position, sampled, flags) if self.position <= position and flags & Flag.SAMPLED:
+                    came[position] = sampled, flags >> STATUS_SHIFT
+                    reached = position
+                case Kind.STANDING, (following,):
+                    reached = following
+            for position in range(self.position, reached):
+                if position not in came and position not in asked:  # the line lost its result
+                    asked.add(position)
                     self.said_again += 1
-                    self._send(Kind.GET, struct.pack("<I", self.position))
+                    self._send(Kind.GET, struct.pack("<I", position))
+            while self.position in came and token != self._end_token:
+                sampled, status = came.pop(self.position)
+                if status:
+                    raise SessionError(f"the board refused token {token} at position {self.position}: {Status(status).name}")
+                tries = self._tries()
+                self._fed.append(token)
+                self.position += 1
+                token = sampled
+                self._in_step = self.position >= until or token == self._end_token
+                yield _reply(token)
+
+    def _until(self, position: int) -> bytes:
+        """Return the fields of a RUN."""
+        return struct.pack("<IB", position, self._adapter)
 
     def _ask(
         self, kind: Kind, fields: bytes, answer: Kind, right: Callable[[tuple[int, ...]], bool], most: int = TRIES
     ) -> tuple[int, ...]:
         """Send a request until a reply of the kind ``answer`` has the right fields, and return them.  Drop all other replies."""
-        tries = _Tries(most * self._times)
+        tries = self._tries(most)
         self._send(kind, fields)
         while True:
             match self._receive():
@@ -260,20 +337,34 @@ class BoardSession(Session):
 
     def _send(self, kind: Kind, fields: bytes) -> None:
         """Send one request."""
-        self._port.write(frame(kind, fields))
+        data = frame(kind, fields)
+        self.bytes_sent += len(data)
+        self._port.write(data)
 
     def _receive(self) -> tuple[Kind, tuple[int, ...]] | None:
-        """Return the kind and the fields of the next frame, or None if none comes within PATIENCE."""
-        deadline = time.monotonic() + PATIENCE
+        """Return the kind and the fields of the next frame, or None if none comes for as long as the host is patient."""
+        start = time.monotonic()
+        patience = PATIENCE if self._longest is None else max(LEAST_PATIENCE, PATIENT * self._longest) * self._waits
+        deadline = start + min(PATIENCE, patience)
         while not self._frames and time.monotonic() < deadline:
-            for payload in self._deframer.push(self._port.read(max(1, self._port.in_waiting))):
+            data = self._port.read(max(1, self._port.in_waiting))
+            self.bytes_received += len(data)
+            for payload in self._deframer.push(data):
                 if payload[0] in _FIELDS:
                     kind = Kind(payload[0])
                     self._frames.append((kind, struct.unpack_from(_FIELDS[kind], payload, 1)))
-        return self._frames.popleft() if self._frames else None
+        waited = time.monotonic() - start
+        if not self._frames:
+            self._waits = min(2 * self._waits, 1 << 10)
+            return None
+        self._longest, self._waits = max(waited, FORGETS * (self._longest or 0)), 1
+        return self._frames.popleft()
+
+    def _tries(self, most: int = 0) -> "_Tries":
+        return _Tries((most or TRIES) * self._times * PATIENCE)
 
 
-_FIELDS = {Kind.IDENTITY: "<Q", Kind.RESULT: "<IIB", Kind.KEPT: "<HI", Kind.STANDING: "<I"}
+_FIELDS = {Kind.IDENTITY: "<Q", Kind.RESULT: "<IIB", Kind.KEPT: "<HI", Kind.STANDING: "<I", Kind.LOADING: "<BBB"}
 
 
 def _reply(token: int) -> Reply:
@@ -282,13 +373,12 @@ def _reply(token: int) -> Reply:
 
 
 class _Tries:
-    """Counts the times in a row at which no frame came within PATIENCE."""
+    """The time for which the host goes on asking."""
 
-    def __init__(self, most: int):
-        self._n, self._most = 0, most
+    def __init__(self, seconds: float):
+        self._seconds, self._end = seconds, time.monotonic() + seconds
 
     def again(self) -> None:
-        """Count once more.  Raises LinkError at the last time."""
-        self._n += 1
-        if self._n == self._most:
-            raise LinkError(f"the board has not answered for {self._most * PATIENCE:g} s: is it flashed, and is this its port?")
+        """Raise LinkError if the time is over."""
+        if time.monotonic() >= self._end:
+            raise LinkError(f"the board has not answered for {self._seconds:g} s: is it flashed, and is this its port?")

@@ -14,10 +14,13 @@ HELLO      none                                    IDENTITY
 SAMPLING   inv_temperature u16, seed u32           uses them for all further samples; KEPT
 PUT        position u32, token u32, flags u8       feeds the token if its position is the next one, or if it is 0 with RESTART;
                                                    RESULT
-RUN        until u32                               feeds the sampled token, samples the next one, and so on, while the next
+RUN        until u32, adapter u8                   feeds the sampled token, samples the next one, and so on, while the next
                                                    position is below ``until`` and no sampled token is the end of text; a
                                                    RESULT for each, then STANDING
 GET        position u32                            none; the RESULT of the position, if it is one of the last HISTORY
+BEGIN      none                                    the next LOAD has number 0 and begins a load image; LOADING
+LOAD       number u8, two words u32                passes two words of the load image to the chip if the number is the next one,
+                                                   which counts on from 255 to 0; LOADING
 =========  ======================================  =========================================================================
 
 =========  ======================================  =========================================================================
@@ -29,7 +32,11 @@ RESULT     position u32, token u32, flags u8       the token sampled at the posi
 KEPT       inv_temperature u16, seed u32           the values of the SAMPLING
 STANDING   next u32                                the position of the next token; also the reply to a PUT of another position
                                                    than the next, and to a GET of a position that the board has forgotten
+LOADING    next u8, over u8, status u8             the number of the next LOAD; if ``over``, the chip's answer to the load image
 =========  ======================================  =========================================================================
+
+Only a chip with LoRA adapters knows BEGIN, LOAD and the adapter of a token.  An image with an odd number of words is followed by
+one more, which the chip drops.
 
 A host may send every request again.  The board answers a PUT of a position that it has fed with the RESULT of that position, and a
 RUN to a position that it has reached with STANDING.  So a host repeats a request if the line loses it or its reply, and no loss
@@ -76,17 +83,21 @@ class Kind(IntEnum):
     PUT = 0x03
     RUN = 0x04
     GET = 0x05
+    BEGIN = 0x06
+    LOAD = 0x07
     IDENTITY = 0x81
     RESULT = 0x82
     KEPT = 0x83
     STANDING = 0x84
+    LOADING = 0x85
 
 
 class Flag(IntFlag):
     """Bits of ``flags``.
 
-    PUT has RESTART (a sequence begins) and SAMPLE (a token is sampled after this one).  RESULT has SAMPLED (a token was sampled)
-    and ENDS (it is the end of text) in the same two bits, and from bit STATUS_SHIFT on ``hdl.interface.Status``.
+    PUT has RESTART (a sequence begins), SAMPLE (a token is sampled after this one) and, from bit ADAPTER_SHIFT on, the number of
+    the token's adapter, 0 for none.  RESULT has SAMPLED (a token was sampled) and ENDS (it is the end of text) in the same two
+    bits, and from bit STATUS_SHIFT on ``hdl.interface.Status``.
     """
 
     RESTART = 1
@@ -94,6 +105,9 @@ class Flag(IntFlag):
     SAMPLED = 1
     ENDS = 2
 
+
+ADAPTER_SHIFT = 4
+"""The lowest bit of the adapter in the ``flags`` of a PUT."""
 
 STATUS_SHIFT = 4
 """The lowest bit of the status in the ``flags`` of a RESULT."""

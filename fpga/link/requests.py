@@ -8,9 +8,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from fpga.link.frames import PAYLOAD_BITS
-from fpga.link.protocol import HISTORY, STATUS_SHIFT, Flag, Kind
+from fpga.link.protocol import ADAPTER_SHIFT, HISTORY, STATUS_SHIFT, Flag, Kind
 from hdl.config import ChipConfig
-from hdl.interface import COMMAND, REPLY, Status
+from hdl.interface import COMMAND, LOAD_REPLY, LOAD_WORD, REPLY, LoadStatus, Status
 from hdl.lib.rom import Rom
 from hdl.lib.streams import struct
 from weights_to_rom.model_format import ModelFormat
@@ -26,14 +26,14 @@ class Link(wiring.Component):
     sampled token, and the results of the last HISTORY positions.
 
     A request that feeds no token takes 2 cycles, or 4 if its answer comes from the history.  A token takes 3 cycles more than the
-    chip takes for it.
+    chip takes for it.  BEGIN takes 3 cycles, and a LOAD 6.
 
     Parameters
     ----------
     model : ModelFormat
         The shapes of the model.  The link uses its vocab_size.
     config : ChipConfig
-        The options of the chip.  The link uses its position_bits.
+        The options of the chip.  The link uses its position_bits, and has the ports of LoRA if the chip has.
     identity : int, optional
         The answer to HELLO: below 2**64.  By default the link reads it from the ROM image identity.hex in the first cycle after
         reset.
@@ -44,18 +44,25 @@ class Link(wiring.Component):
     o : Out(stream PAYLOAD_BITS)    replies
     command : Out(stream COMMAND)   tokens to the chip
     reply : In(stream REPLY)        results from the chip
+    load : Out(stream LOAD_WORD)    with LoRA: load images of adapters to the chip
+    loaded : In(stream LOAD_REPLY)  with LoRA: its answers
     """
 
     i: Any
     o: Any
     command: Any
     reply: Any
+    load: Any
+    loaded: Any
 
     def __init__(self, *, model: ModelFormat, config: ChipConfig, identity: int | None = None):
         self._identity = None if identity is None else [identity]
         self._vocab_size, self._position_bits = model.vocab_size, min(32, config.position_bits + 1)
+        self._lora = config.lora_rank > 0
+        lora = {"load": Out(stream.Signature(struct(LOAD_WORD))), "loaded": In(stream.Signature(struct(LOAD_REPLY)))}
         super().__init__(
-            {
+            (lora if self._lora else {})
+            | {
                 "i": In(stream.Signature(PAYLOAD_BITS)),
                 "o": Out(stream.Signature(PAYLOAD_BITS)),
                 "command": Out(stream.Signature(struct(COMMAND))),
@@ -93,6 +100,10 @@ class Link(wiring.Component):
             command.restart.eq(~running & flags[_bit(Flag.RESTART)]),
         ]
 
+        if self._lora:
+            # In a RUN the adapter follows ``until``, where a PUT has its token.
+            m.d.comb += command.adapter.eq(Mux(running, given, flags[ADAPTER_SHIFT:]))
+
         def answer(to: Kind, *fields: Value) -> Value:
             return Cat(Const(to, 8), *fields)
 
@@ -100,6 +111,14 @@ class Link(wiring.Component):
             spread = Signal(32, name="spread_position"), Signal(32, name="spread_token")
             m.d.comb += [spread[0].eq(position), spread[1].eq(token)]
             return answer(Kind.RESULT, *spread, sampled, ends, Const(0, STATUS_SHIFT - 2), status)
+
+        number, begins = Signal(8), Signal()  # of the next LOAD, and whether it begins an image
+        over, load_status = Signal(), Signal(8)
+        if self._lora:
+            answered = self.loaded.payload.status
+            m.d.comb += self.loaded.ready.eq(1)
+            with m.If(self.loaded.valid & (answered != LoadStatus.INCOMPLETE)):  # that image was given up by a BEGIN
+                m.d.sync += [over.eq(1), load_status.eq(answered)]
 
         standing = Signal(32)
         m.d.comb += standing.eq(following)
@@ -129,6 +148,31 @@ class Link(wiring.Component):
                     with m.Case(Kind.RUN):
                         m.d.sync += running.eq(1)
                         m.next = "run"
+                    if self._lora:
+                        with m.Case(Kind.BEGIN):
+                            m.d.sync += [number.eq(0), begins.eq(1), over.eq(0)]
+                            m.next = "loading"
+                        with m.Case(Kind.LOAD):
+                            m.next = "loading"
+                            with m.If(request[8:16] == number):
+                                m.next = "word 0"
+            if self._lora:
+                for i, following_state in enumerate(("word 1", "settle")):
+                    with m.State(f"word {i}"):
+                        m.d.comb += [
+                            self.load.valid.eq(1),
+                            self.load.payload.data.eq(request[16:].word_select(i, 32)),
+                            self.load.payload.first.eq(begins),
+                        ]
+                        with m.If(self.load.ready):
+                            m.d.sync += begins.eq(0)
+                            m.next = following_state
+                with m.State("settle"):  # the chip's answer comes one cycle after the last word
+                    m.d.sync += number.eq(number + 1)
+                    m.next = "loading"
+                with m.State("loading"):
+                    m.d.sync += out.eq(answer(Kind.LOADING, number, over, Const(0, 7), load_status))
+                    m.next = "answer"
             with m.State("run"):
                 m.d.sync += out.eq(answer(Kind.STANDING, standing))
                 with m.If((following < position) & sampled & ~ends):  # in a RUN the field ``position`` is ``until``

@@ -15,8 +15,8 @@ from hdl.config import ChipConfig
 from sim.rtl.verilator import Addition, SimulationError, build_library
 from weights_to_rom.model_format import ModelFormat
 
-CYCLES = 20_000
-"""Cycles that the simulation runs between two reads of the terminal."""
+CYCLES = 2_000
+"""Cycles that the simulation runs between two reads of the terminal, at most: a frame from the board ends them."""
 
 QUIET = 1_000_000
 """Cycles without a byte, more than any token takes, after which the simulation waits for the host."""

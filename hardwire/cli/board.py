@@ -1,14 +1,13 @@
 """Commands for boards with an FPGA: fpga build, fpga flash, fpga verify, boards."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from hardwire.cli.console import say
 from hardwire.cli.options import Json, ModelOrOut, OutFolder, chip_options
-from hardwire.cli.show import show
+from hardwire.cli.show import columns, next_step, show
 
 commands = typer.Typer()
 fpga = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Bitstreams for boards with an FPGA.")
@@ -23,7 +22,7 @@ def build(
     clock: Annotated[
         float | None, typer.Option(min=1.0, metavar="MHZ", show_default="the estimate", help="The chip's clock.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed places the design differently.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Another seed places the design differently.")] = 1,
     allow_timing_fail: Annotated[
         bool, typer.Option("--allow-timing-fail", help="Write the bitstream even if it is too slow for its clock.")
     ] = False,
@@ -53,34 +52,48 @@ def build(
         return
     report = build_bitstream(name, board, clock_mhz=clock, seed=seed, allow_timing_fail=allow_timing_fail, out=out, **chip)
     show(report, as_json, build_lines(report))
+    folder = Path(report["bitstream"]).parents[2]
+    next_step(as_json, f"hardwire fpga flash {quote(str(folder))} --board {board}")
 
 
 @fpga.command(epilog="Example:  hardwire fpga flash build/stories-260k-ulx3s-85f --board ulx3s-85f")
-def flash(out: OutFolder, board: Annotated[str, typer.Option(show_default=False, help="The board that is plugged in.")]) -> None:
+def flash(
+    out: OutFolder,
+    board: Annotated[str, typer.Option(show_default=False, help="The board that is plugged in.")],
+    as_json: Json = False,
+) -> None:
     """Load the bitstream that ``hardwire fpga build`` made into a board, by openFPGALoader."""
     from hardwire.boards import flash as load_bitstream
 
-    say(f"{load_bitstream(out, board)} is in {board}")
+    loaded = load_bitstream(out, board)
+    show(loaded, as_json, [f"{loaded['bitstream']} is in {loaded['board']}"])
+    next_step(as_json, f"hardwire chat {quote(out)} --port auto")
 
 
 @fpga.command("verify", epilog="Example:  hardwire fpga verify build/stories-260k-ulx3s-85f --board ulx3s-85f")
 def verify_bitstream(
-    out: OutFolder, board: Annotated[str, typer.Option(show_default=False, help="One that a bitstream was built for.")]
+    out: OutFolder,
+    board: Annotated[str, typer.Option(show_default=False, help="One that a bitstream was built for.")],
+    as_json: Json = False,
 ) -> None:
     """Read the block RAMs back out of the finished bitstream, and compare every bit with the model's ROMs."""
     from hardwire.boards import verify as compare
+    from hardwire.boards import verify_lines
 
-    for line in compare(out, board):
-        say(line)
+    figures = compare(out, board)
+    show(figures, as_json, verify_lines(figures))
 
 
 @commands.command()
 def boards(as_json: Json = False) -> None:
-    """List the boards that bitstreams can be built for."""
+    """List the boards that bitstreams can be built for, the largest bundled model that fits each, and the build in docs."""
     from hardwire.boards import boards as known_boards
 
     rows = known_boards()
-    table = Table(*(heading.replace("_", " ") for heading in rows[0]), box=None)
+    table = columns("board", "device", "LUTs", "block RAMs", "DSPs", "largest model", "measured build")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    show(rows, as_json, [table])
+        build = row["build"]
+        measured = build and f"{build['model']}, {build['tokens_per_second']:,} tokens/s"
+        cells = (f"{row[name]:,}" for name in ("luts", "block_rams", "dsps"))
+        table.add_row(row["name"], row["device"], *cells, row["largest_model"] or "none", measured or "none")
+    show({"boards": rows}, as_json, [table])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardwire.cli.console import say, stderr, write
+from hardwire.cli.vocabulary import SCHEMA
 from hardwire.conversation import READ_AGAIN, Conversation
 from hardwire.progress import step
 from hardwire.saved import check_writable, load, save
@@ -123,6 +124,11 @@ class _Chat:
         elif name == "/stats":
             say(_line(_sum(self._answers)) if self._answers else "nothing was answered yet")
             say(self._context())
+            if line := self._session.line:
+                say(
+                    f"line: {line['bytes_sent']:,} bytes sent, {line['bytes_received']:,} received; "
+                    f"{line['frames_lost']:,} frames lost, {line['requests_repeated']:,} requests repeated"
+                )
         elif name == "/help":
             say(HELP)
         else:
@@ -164,16 +170,18 @@ class _Chat:
             end = time.monotonic()
         chip = [reply.rtl.cycles for reply in replies if reply.rtl]
         figures = {
-            "prompt_tokens": len(asked.ids),
-            "tokens": len(replies),
+            "n_prompt_tokens": len(asked.ids),
+            "n_tokens": len(replies),
             "prompt_seconds": round(middle - start, 3),
             "seconds": round(end - middle, 3),
             "tokens_per_second": round(len(replies) / (end - middle), 2),
         } | ({"cycles_per_token": round(sum(chip) / len(chip), 1)} if chip else {})
         self._answers.append(figures)
         if self._as_json:
-            ids = {"prompt_ids": asked.ids, "ids": [reply.token for reply in replies], "read_again": asked.again}
-            write(json.dumps({"prompt": asked.text, "answer": conversation.text} | ids | {"measured": figures}) + "\n")
+            answer = {"schema": SCHEMA, "prompt": asked.text, "text": conversation.text}
+            answer |= {"prompt_tokens": asked.ids, "tokens": [reply.token for reply in replies], "read_again": asked.again}
+            answer |= {"measured": figures} | ({"line": session.line} if session.line else {})
+            write(json.dumps(answer) + "\n")
         self._write("\n")
         stderr.print(f"{_line(figures)}; {self._context()}", style="dim", markup=False)
         ended = replies[-1].token in stop
@@ -238,16 +246,16 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
 
 def _sum(answers: list[dict]) -> dict:
     total: dict[str, float] = {
-        name: sum(answer[name] for answer in answers) for name in ("prompt_tokens", "tokens", "prompt_seconds", "seconds")
+        name: sum(answer[name] for answer in answers) for name in ("n_prompt_tokens", "n_tokens", "prompt_seconds", "seconds")
     }
-    total["tokens_per_second"] = round(total["tokens"] / total["seconds"], 2)
+    total["tokens_per_second"] = round(total["n_tokens"] / total["seconds"], 2)
     if "cycles_per_token" in answers[0]:
-        cycles = sum(answer["cycles_per_token"] * answer["tokens"] for answer in answers)
-        total["cycles_per_token"] = round(cycles / total["tokens"], 1)
+        cycles = sum(answer["cycles_per_token"] * answer["n_tokens"] for answer in answers)
+        total["cycles_per_token"] = round(cycles / total["n_tokens"], 1)
     return total
 
 
 def _line(figures: dict) -> str:
-    read = f"{figures['prompt_tokens']} tokens read in {figures['prompt_seconds']:.1f} s"
-    line = f"{read}, {figures['tokens']} written at {figures['tokens_per_second']} tokens/s"
+    read = f"{figures['n_prompt_tokens']} tokens read in {figures['prompt_seconds']:.1f} s"
+    line = f"{read}, {figures['n_tokens']} written at {figures['tokens_per_second']} tokens/s"
     return f"{line}, {figures['cycles_per_token']:,} cycles a token" if "cycles_per_token" in figures else line

@@ -4,7 +4,6 @@ Text and figures go to stdout, everything else to stderr.  Modules that take lon
 need them, so that the help comes at once.
 """
 
-import errno
 import os
 import sys
 import warnings
@@ -16,6 +15,7 @@ import typer
 from hardwire.cli import board, check, console, make, talk
 from hardwire.cli.console import say
 from hardwire.cli.signals import Ending, ending
+from hardwire.cli.usage import error_line, usage_line
 from hardwire.progress import show_with
 from weights_to_rom.errors import HardwireError
 
@@ -88,16 +88,18 @@ def _run(told: Ending) -> int:
         status = app(prog_name="hardwire", standalone_mode=False)
         sys.stdout.flush()
     except usage_error as error:
-        command = error.ctx.command_path if error.ctx else "hardwire"
-        say(f"error: {error.format_message()} (see {command} --help)")
+        if line := usage_line(error):
+            say(line)
         return 2
+    except typer.Abort:  # the end of the input where a question was asked
+        return INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()
         return 1
     except (HardwireError, OSError, MemoryError) as error:
         if told.status or os.environ.get(DEBUG, "0") not in ("", "0"):
             raise
-        say(f"error: {_one_line(error)}")
+        say(error_line(error))
         _drop_stdout()
         return 1
     return status or 0
@@ -109,11 +111,3 @@ def _drop_stdout() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"standard output: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__

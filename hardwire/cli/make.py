@@ -1,12 +1,16 @@
 """Commands that write a compiled model, or into one: compile, respin, lora pack, lora cost."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hardwire.cli.options import Gptq, Json, ModelName, OutFolder, TokenizerFile, chip_options
-from hardwire.cli.show import adapter_lines, cost_lines, report_lines, show
+from hardwire.cli.show import adapter_lines, cost_lines, next_step, report_lines, show
+
+if TYPE_CHECKING:
+    from hardwire.source import Source
 
 commands = typer.Typer()
 lora = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="LoRA adapters for a compiled model.")
@@ -44,6 +48,10 @@ def compile_(
     source = Source.open(model, tokenizer)
     report = compile_model(source, out, wide_bits=wide_bits, gptq_text=gptq, simulation=not no_simulation, **chip)
     show(report, as_json, report_lines(report, out))
+    if no_simulation:
+        next_step(as_json, f"hardwire verify {quote(str(out))}    # {out / 'chip.v'} reads the images in {out / 'rom'}")
+    else:
+        next_step(as_json, _run(out, source))
 
 
 @commands.command(epilog="Example:  hardwire respin out my-finetuned-stories")
@@ -58,7 +66,8 @@ def respin(
     from hardwire.compiler import respin as respin_model
     from hardwire.source import Source
 
-    report = respin_model(Path(out), Source.open(model, tokenizer), gptq)
+    source = Source.open(model, tokenizer)
+    report = respin_model(Path(out), source, gptq)
     spun = report["respin"]
     show(
         report,
@@ -70,6 +79,12 @@ def respin(
             f"Verilog: generated anew, identical to the byte (SHA-256 {spun['verilog_sha256'][:16]}...)",
         ],
     )
+    next_step(as_json, _run(Path(out), source))
+
+
+def _run(out: Path, source: "Source") -> str:
+    """Return a command that lets the model in ``out`` write; a model without a tokenizer takes token numbers."""
+    return f"hardwire run {quote(str(out))} --prompt '{'1' if source.checkpoint.tokenizer is None else 'Once upon a time'}'"
 
 
 @lora.command(epilog="Example:  hardwire lora pack out models/stories-260k-pirates --slot 2")
@@ -87,6 +102,7 @@ def pack(
 
     figures = pack_adapter(Path(out), adapter, slot)
     show(figures, as_json, adapter_lines(figures))
+    next_step(as_json, f"hardwire run {quote(out)} --adapter {quote(str(adapter))} --prompt 'Once upon a time'")
 
 
 @lora.command(epilog="Example:  hardwire lora cost out --context 128")

@@ -21,6 +21,13 @@ class Backend(StrEnum):
     float = "float"
 
 
+class NumpyBackend(StrEnum):
+    """The backends of commands that need no chip: its integers in numpy, the checkpoint in floating point."""
+
+    golden = "golden"
+    float = "float"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout, and nothing else there.")]
 ModelName = Annotated[
     str,

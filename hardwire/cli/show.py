@@ -4,30 +4,59 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
-from hardwire.cli.console import write
+from hardwire.cli.console import say, write
+from hardwire.cli.vocabulary import SCHEMA
 
 Line = str | Table
 """A line of text, or a table."""
 
 
-def show(figures: object, as_json: bool, lines: Iterable[Line] = ()) -> None:
-    """Print figures as JSON on stdout, or else the lines."""
+def show(figures: dict, as_json: bool, lines: Iterable[Line] = ()) -> None:
+    """Print figures as JSON on stdout, with the version of their schema, or else the lines."""
     if as_json:
-        write(json.dumps(figures, indent=1) + "\n")
+        write(json.dumps({"schema": SCHEMA} | figures, indent=1) + "\n")
         return
-    console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(line, markup=False)
+        write(line + "\n" if isinstance(line, str) else "".join(f"{row}\n" for row in _rows(line)))
+
+
+def next_step(as_json: bool, command: str) -> None:
+    """Tell a person on stderr how to go on."""
+    if not as_json:
+        say(f"next: {command}")
+
+
+def columns(*headings: str, folded: Iterable[str] = ()) -> Table:
+    """Return an empty table.  On a terminal that is too narrow, only the columns that ``folded`` names are broken into lines."""
+    table = Table(box=None)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading not in folded, overflow="fold")
+    return table
+
+
+def _rows(table: Table) -> list[str]:
+    """Return the lines of a table.  No cell is ever shortened; without a terminal no cell is broken into lines, either."""
+    console = Console(highlight=False)
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in [column.header, *column.cells])
+    wide = Measurement.get(console, console.options.update(width=1 << 14), table)
+    console.width = max(wide.minimum, min(wide.maximum, console.width)) if console.is_terminal else wide.maximum
+    with console.capture() as captured:
+        console.print(table)
+    return [row.rstrip() for row in captured.get().splitlines()]
 
 
 def report_lines(report: dict, out: Path) -> list[Line]:
     """Return the lines of ``compile`` and ``respin``: sizes, errors of quantisation, and cycles by context."""
     derived, measured = report["derived"], report["measured"]
     lines: list[Line] = [
-        f"{out}: {derived['parameters']:,} parameters, {derived['multipliers_per_cycle']} multipliers",
+        f"{out}: {derived['parameters']:,} parameters, {derived['multipliers']} multipliers",
         f"{derived['rom_bits']:,} bits of ROM, {derived['bits_per_weight']} for each weight",
         f"SRAM: {derived['kv_sram_bits']:,} bits of KV cache, {derived['lora_sram_bits']:,} of LoRA adapters",
     ]
@@ -39,14 +68,13 @@ def report_lines(report: dict, out: Path) -> list[Line]:
     lines += [f"note: {note}" for note in report["notes"]]
     if "decode" in measured:
         rate = report["projected"]["decode_tokens_per_second"]
-        table = Table(
+        table = columns(
             "context",
             "prefill cycles",
             "decode cycles",
             "fabric busy",
             "within matrices",
             f"tokens/s at {report['projected']['clock_mhz']:g} MHz (projected)",
-            box=None,
         )
         for context, at in measured["decode"].items():
             table.add_row(
@@ -93,12 +121,12 @@ def adapter_lines(figures: dict) -> list[Line]:
 
 def cost_lines(figures: dict) -> list[Line]:
     """Return the lines of ``lora cost``: cycles of a token by adapter."""
-    table = Table("adapter", f"cycles at context {figures['context']}", "more", box=None)
+    table = columns("adapter", f"cycles at context {figures['context']}", "more")
     for name, cycles in figures["cycles"].items():
         more = figures["more"].get(name)
         table.add_row(name.replace("q_v", "q, v"), f"{cycles:,}", "" if more is None else f"{more:.2%}")
     lines: list[Line] = [
-        f"rank {figures['rank']}: {figures['multipliers']} multipliers and {figures['lora_multipliers']} for LoRA",
+        f"rank {figures['chip_rank']}: {figures['multipliers']} multipliers and {figures['lora_multipliers']} for LoRA",
         f"{figures['sram_bits']:,} bits of SRAM for adapters",
         table,
     ]
@@ -110,13 +138,13 @@ def cost_lines(figures: dict) -> list[Line]:
 def explain_lines(figures: dict) -> list[Line]:
     """Return the lines of ``explain``: cycles by unit, cycles by context, and the gain of more lanes."""
     decode, prefill = (figures["predicted"][kind] for kind in ("decode", "prefill"))
-    units = Table("unit", "cycles of a token", "share", "without LM head", "share", "kind", box=None)
+    units = columns("unit", "cycles of a token", "share", "without LM head", "share", "kind")
     for unit, cycles in decode["by_unit"].items():
         if cycles:
             units.add_row(unit, *_part(cycles, decode), *_part(prefill["by_unit"][unit], prefill), "predicted")
     units.add_row("all", *_part(decode["cycles"], decode), *_part(prefill["cycles"], prefill), "predicted")
-    columns = [f"{kind} {what}" for kind in ("decode", "prefill") for what in ("predicted", "measured", "difference")]
-    contexts = Table("context", *columns, box=None)
+    kinds = [f"{kind} {what}" for kind in ("decode", "prefill") for what in ("predicted", "measured", "difference")]
+    contexts = columns("context", *kinds)
     for context, at in figures["contexts"].items():
         row = []
         for kind in ("decode", "prefill"):
@@ -145,7 +173,7 @@ def _part(cycles: int, token: dict) -> tuple[str, str]:
 
 def trace_lines(figures: dict) -> list[Line]:
     """Return the line of ``trace``."""
-    what = f"{figures['unit']}, token {figures['token']} at position {figures['position']}"
+    what = f"{figures['unit']}, token {figures['id']} at position {figures['position']}"
     return [f"{figures['file']}: {what}, {figures['cycles']:,} cycles of two units of time, {figures['bytes']:,} bytes"]
 
 
@@ -153,9 +181,9 @@ def check_lines(figures: dict) -> list[Line]:
     """Return the lines of ``verify``: the first difference, counts, and cycles."""
     lines = difference_lines(figures)
     if (sample := figures.get("sample")) is not None:
-        identical, compared = (sum(sample[kind].values()) for kind in ("identical_beats", "beats"))
+        identical, compared = (sum(sample[kind].values()) for kind in ("n_identical_beats", "n_beats"))
         lines.append(
-            f"{identical:,} of {compared:,} beats at {len(sample['beats'])} ports inside the chip identical to golden, "
+            f"{identical:,} of {compared:,} beats at {len(sample['n_beats'])} ports inside the chip identical to golden, "
             f"layers {', '.join(map(str, sample['layers']))}"
         )
     return [*lines, cycles_line(figures)]
@@ -172,9 +200,9 @@ def difference_lines(figures: dict) -> list[str]:
             f"DIFFERENT: prompt {first['prompt']!r}, position {first['position']}, {where}{first['what']}: "
             f"rtl {first['rtl']}, golden {first['golden']}"
         )
-    n, total = figures["identical_logits"], figures["logits_compared"]
+    n, total = figures["n_identical_logits"], figures["n_logits"]
     lines.append(f"{n:,} of {total:,} logits identical to golden")
-    lines.append(f"{figures['identical_tokens']} of {figures['tokens']} tokens identical to golden")
+    lines.append(f"{figures['n_identical_tokens']} of {figures['n_tokens']} tokens identical to golden")
     return lines
 
 

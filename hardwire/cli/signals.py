@@ -21,6 +21,7 @@ class Ending:
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """End the tools that the command has started, and raise KeyboardInterrupt for SIGINT, SystemExit for another signal."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self.status = 128 + number
         end_children()
         self.again()
@@ -33,17 +34,29 @@ class Ending:
 
 
 def end_children() -> None:
-    """Kill every process that this one has started, and those that they have started: compilers, Yosys, nextpnr."""
+    """Kill every process that this one has started, and those that they have started: compilers, Yosys, nextpnr.
+
+    A second signal waits until all are killed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGALRM))
+    try:
+        for process in _below(os.getpid()):
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _below(process: int) -> list[int]:
+    """List the processes that a process has started, and theirs: each stands before its own, so that it starts no others."""
     children = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # a process that has just ended
             children[int(stat.read_text().rpartition(")")[2].split()[1])].append(int(stat.parent.name))
-    ours = [os.getpid()]
-    for process in ours:
-        ours += children[process]
-    for process in ours[1:]:  # a parent before its children, so that it starts no others
-        with suppress(OSError):
-            os.kill(process, signal.SIGKILL)
+    found = [*children[process]]
+    for one in found:
+        found += children[one]
+    return found
 
 
 @contextmanager

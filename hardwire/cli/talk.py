@@ -138,9 +138,7 @@ def chat(
 
         if (port is not None) + simulate + (backend is not None) > 1:
             raise typer.BadParameter("--port, --simulate and --backend are three ways: choose one")
-        if adapter is not None:
-            raise typer.BadParameter("is not sent to a board: use --backend rtl", param_hint="--adapter")
-        board = partial(board_session, target.compiled(), port, noise)
+        board = partial(board_session, target.compiled(), port, noise, target.integer_adapter)
     chat_with(
         target,
         backend=backend and backend.value,

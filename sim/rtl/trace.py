@@ -10,6 +10,7 @@ from hdl.verilog import CORE, TOP
 from sim.rtl.chip import RtlChip
 from sim.rtl.verilator import Addition, SimulationError
 from weights_to_rom.model_format import ModelFormat
+from weights_to_rom.names import did_you_mean
 
 
 class TracedChip(RtlChip):
@@ -81,7 +82,8 @@ def find_unit(name: str, paths: Sequence[str]) -> str:
     if found:
         raise SimulationError(f"there are several units {name}: {', '.join(_short(path) for path in found)}")
     large = [short for short in map(_short, paths) if "." not in short and not short.endswith(("_gate", "core", "stage"))]
-    raise SimulationError(f"there is no unit {name}: the chip has {', '.join(large)}, and in them parts such as matvec.lane_00")
+    others = f": the chip has {', '.join(large)}, and in them parts such as matvec.lane_00"
+    raise SimulationError(f"there is no unit {name}{did_you_mean(name, large) or others}")
 
 
 def _short(path: str) -> str:

@@ -252,12 +252,6 @@ def yosys_cells(*names: str) -> str:
     )
 
 
-@pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the objects that all simulations share, also those of other xdist workers."""
-    return tmp_path_factory.getbasetemp().parent / "verilator-runtime"
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_chip_equals_golden(name, tmp_path, runtime):
     case, seed = CASES[name], list(CASES).index(name)

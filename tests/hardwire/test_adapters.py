@@ -44,8 +44,8 @@ def test_chip_and_golden_tell_the_same_story_with_and_without(hardwire, out):
     for adapter in ((), ("--adapter", PIRATES)):
         figures = run(hardwire, out, "--prompt", PROMPT, "--tokens", 200, "--ignore-end", "--check", *adapter)
         check = figures["check"]
-        assert check["first_difference"] is None and check["identical_tokens"] == check["tokens"] == 200
-        assert check["identical_logits"] == check["logits_compared"] == 200 * 512
+        assert check["first_difference"] is None and check["n_identical_tokens"] == check["n_tokens"] == 200
+        assert check["n_identical_logits"] == check["n_logits"] == 200 * 512
         told[bool(adapter)] = figures["text"]
     pirates = ("pirate", "captain", "Jacky", "coins")
     assert any(word in told[True] for word in pirates) and not any(word in told[False] for word in pirates)

@@ -120,7 +120,7 @@ def test_what_compile_returns_is_what_open_opens(chip):
     opened = hardwire.open(chip.folder)
     assert opened.about == chip.about and opened.identity == chip.identity
     assert (chip.config.row_lanes, chip.config.max_context) == (2, 24)
-    assert chip.report["derived"]["multipliers_per_cycle"] == 16
+    assert chip.report["derived"]["multipliers"] == 16
 
 
 def test_a_session_of_golden(chip):
@@ -138,7 +138,7 @@ def test_a_session_of_golden(chip):
 def test_verify_finds_the_chip_equal(chip):
     figures = hardwire.verify(chip, ["7 9 30", "1"], 3)
     assert figures["first_difference"] is None
-    assert figures["identical_tokens"] == figures["tokens"] == 5 + 3
+    assert figures["n_identical_tokens"] == figures["n_tokens"] == 5 + 3
     replies = [reply.token for reply in hardwire.generate(chip.session(), [7, 9, 30], 4)]
     assert replies == [reply.token for reply in hardwire.generate(chip.session("golden"), [7, 9, 30], 4)]
 

@@ -17,8 +17,11 @@ from hardwire.cli.main import app
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
+from hdl.config import ChipConfig
+from hdl.cycles.predict import predict_token
 from synth.run import BuildError
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.scratch import BusyError, locked
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,51 @@ def test_a_clock_that_the_board_has_not(board, clock, said):
     assert str(run("fpga", "build", "nothing", "--board", board, "--clock", clock).exception) == said
 
 
+@pytest.mark.parametrize(("board", "clock", "most"), [("ulx3s-85f", 500, 75), ("icesugar-pro", 91, 60), ("icebreaker", 37, 24)])
+def test_a_clock_far_above_the_estimate(board, clock, most):
+    said = str(run("fpga", "build", "nothing", "--board", board, "--clock", str(clock)).exception)
+    assert said == (
+        f"{board}: a clock of {clock} MHz is far above the {most} MHz that designs reach there: "
+        f"leave --clock out, or give --clock {most}"
+    )
+
+
+def test_a_clock_above_the_estimate_is_a_remark():
+    ran = run("fpga", "build", "nothing", "--board", "ulx3s-85f", "--clock", "80")
+    assert "no such file" in str(ran.exception)  # the model is looked at next
+    assert "80 MHz is above the 75 MHz that designs reach on ulx3s-85f" in ran.stderr
+
+
+def test_an_estimate_builds_nothing(out, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synth.run.subprocess, "Popen", None)
+    monkeypatch.setattr("hardwire.boards.compile_model", None)
+    before = sorted(out.rglob("*"))
+    given = ("--row-lanes", "2", "--block-lanes", "8", "--vector-lanes", "2", "--max-context", "64")
+    for name, options in ((str(out), ()), ("stories-tiny", given)):
+        ran = run("fpga", "build", name, "--board", "ulx3s-85f", "--estimate", "--json", *options)
+        assert ran.exit_code == 0, ran.exception
+        figures = json.loads(ran.stdout)
+        config = ChipConfig(**figures["lanes"])
+        model = Source.open("stories-tiny").format()
+        assert figures["cycles_per_token"] == predict_token(model, config, figures["context"]).total
+        assert figures["tokens_per_second"] == round(75e6 / figures["cycles_per_token"]) and figures["does_not_fit"] == []
+    assert (config.row_lanes, config.max_context) == (2, 64)
+    text = run("fpga", "build", str(out), "--board", "icesugar-pro", "--estimate").stdout
+    assert "LUTs" in text and "60 MHz" in text
+    ran = run("fpga", "build", "stories-260k", "--board", "icebreaker", "--estimate", "--json")
+    assert json.loads(ran.stdout)["does_not_fit"] == ["363 block RAMs of 30"]
+    assert sorted(out.rglob("*")) == before and [*tmp_path.iterdir()] == []
+
+
+def test_two_builds_at_once(out, jobs, monkeypatch):
+    monkeypatch.setattr("hdl.verilog.chip_verilog", lambda model, config: (out / "chip.v").read_text())
+    (out / "fpga" / "ulx3s-85f").mkdir(parents=True, exist_ok=True)
+    with locked(out / "fpga" / "ulx3s-85f" / "building"), pytest.raises(BusyError, match="another hardwire builds there now"):
+        build(str(out), "ulx3s-85f")
+    assert jobs == []
+
+
 def test_verilog_of_another_version(out, monkeypatch):
     monkeypatch.setattr("hdl.verilog.chip_verilog", lambda model, config: "module chip; endmodule")
     ran = run("fpga", "build", str(out), "--board", "ulx3s-85f")
@@ -89,7 +137,7 @@ def test_a_bitstream_of_another_model_is_not_flashed(out, monkeypatch):
         return str(ran.exception)
 
     assert flashed() == f"{bit}: no bitstream ({again})"
-    bit.parent.mkdir(parents=True)
+    bit.parent.mkdir(parents=True, exist_ok=True)
     bit.touch()
     (bit.parent / "report.json").write_text(json.dumps({"identity": f"{CompiledModel(out).identity ^ 1:016x}"}))
     assert flashed() == f"{bit}: is of another model or chip than {out} is now ({again})"
@@ -118,7 +166,7 @@ def test_a_bitstream_with_a_damaged_report_is_not_flashed(out, tmp_path, monkeyp
 def test_boards_are_listed():
     ran = run("boards", "--json")
     assert ran.exit_code == 0
-    listed = {board["name"]: board for board in json.loads(ran.stdout)}
+    listed = {board["name"]: board for board in json.loads(ran.stdout)["boards"]}
     assert set(listed) == set(BOARDS)
     assert listed["ulx3s-85f"] | {"package": "BG381", "oscillator_mhz": 25.0, "luts": 83640} == listed["ulx3s-85f"]
 

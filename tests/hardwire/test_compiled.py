@@ -1,19 +1,28 @@
 """The folder of a compiled model: its files, and folders that are refused."""
 
+import hashlib
 import json
 import shutil
+from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import hardwire.compiler
+import hardwire.source
 import hdl.verilog
 from hardwire.chip import Chip
 from hardwire.compiled import CompiledError, CompiledModel, keep_builds, replaced, sha256
-from hardwire.compiler import compile_model
+from hardwire.compiler import compile_model, respin
+from hardwire.explain import explain
+from hardwire.folders import DiskError
 from hardwire.source import Source
+from sim.rtl.chip import harness_defines
+from sim.rtl.verilator import SimulationError, content_key, find_library
 from tests.support.cli import write_model
 from weights_to_rom.pack.rom_image import rom_images
+from weights_to_rom.scratch import BusyError
 
 pytestmark = pytest.mark.xdist_group("output")  # one worker, so that its chips are built once
 
@@ -58,7 +67,7 @@ def test_report(compiled):
     manifest = CompiledModel(compiled).manifest
     assert derived["rom_bits"] == sum(rom["width"] * rom["depth"] for rom in manifest.values())
     assert derived["bits_per_weight"] == round(derived["rom_bits"] / derived["parameters"], 3)
-    assert derived["multipliers_per_cycle"] == 8
+    assert derived["multipliers"] == 8
     assert 0 < report["measured"]["worst_block_error"] < 0.3
     steps = {"quantise", "measure ranges", "pack ROM images", "generate Verilog", "write the kit"}
     assert set(report["measured"]["step_seconds"]) == steps
@@ -100,6 +109,118 @@ def test_damage_is_named(out, name, damage, complaint):
     with pytest.raises(CompiledError, match=complaint) as error:
         Chip(out).session("rtl")
     assert str(out) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_simulation_that_is_cut_off_is_not_opened(out, monkeypatch):
+    """Opening it would end the process.  It is built again, for which g++ is missing here."""
+    output = CompiledModel(out)
+    key = content_key(output.verilog.read_text(), harness_defines(output.format, output.config))
+    (out / "simulation").mkdir()
+    whole = b"\x7fELF" + bytes(1000)
+    library = out / "simulation" / f"{key}-{hashlib.sha256(whole).hexdigest()[:16]}.so"
+    library.write_bytes(whole)
+    find = partial(find_library, output.verilog, library.parent, harness_defines(output.format, output.config))
+    assert find() == library
+    monkeypatch.setattr("sim.rtl.verilator.shutil.which", lambda name: None)
+    for damaged in (whole[:500], b"", whole[:-1] + b"?"):
+        library.write_bytes(damaged)
+        with pytest.raises(SimulationError, match=r"^g\+\+ is missing.*apt-get install g\+\+"):
+            output.chip()
+        assert find() is None and not library.exists()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "{}",
+        '{"derived": {}}',
+        '{"derived": {}, "measured": 5}',
+        '{"derived": {}, "measured": {"decode": []}}',
+        '{"derived": {}, "measured": {"decode": {"1": 7}, "prefill": {"1": 7}}}',
+        '{"derived": {}, "measured": {"decode": {"1": {"cycles": "7"}}, "prefill": {"1": 7}}}',
+        '{"derived": {}, "measured": {"decode": {"1": {"cycles": 7}}}}',
+    ],
+)
+def test_a_report_without_figures_is_named(out, compiled, report, monkeypatch):
+    (out / "report.json").write_text(report)
+    words = rf"^{out}: report.json lacks the figures of a compiled model: compile it again$"
+    for use in (
+        lambda: explain(str(out), None, None),
+        lambda: respin(out, Source.open(str(compiled.parent / "model"))),
+    ):
+        with pytest.raises(CompiledError, match=words):
+            use()
+
+
+def test_what_two_compilations_share_is_made_once(out, compiled, monkeypatch):
+    """Another context keeps the integer model and the ROM images; other code makes everything again."""
+
+    def chip_verilog(model, config):  # the real one takes seconds
+        return f"module chip;  // {config}\nendmodule\n"
+
+    monkeypatch.setattr(hdl.verilog, "chip_verilog", chip_verilog)
+    source, made = Source.open(str(compiled.parent / "model")), []
+    for module, name in (
+        (hardwire.source, "quantise_checkpoint"),
+        (hardwire.compiler, "rom_images"),
+        (hdl.verilog, "chip_verilog"),
+    ):
+        monkeypatch.setattr(module, name, noted(getattr(module, name), made))
+    files = {name: sha256(out / name) for name in ("model.safetensors", "rom/manifest.json")}
+    compile_model(source, out, simulation=False, block_lanes=8, max_context=16)
+    assert made == ["chip_verilog"]
+    assert files == {name: sha256(out / name) for name in files} and CompiledModel(out).config.max_context == 16
+    made.clear()
+    compile_model(source, out, simulation=False, block_lanes=8, max_context=16)
+    assert made == []
+    compile_model(source, out, simulation=False, block_lanes=4, max_context=16)
+    assert made == ["rom_images", "chip_verilog"]
+    made.clear()
+    monkeypatch.setattr("hardwire.keys.code_of", lambda package: "other code")
+    compile_model(source, out, simulation=False, block_lanes=4, max_context=16)
+    assert made == ["quantise_checkpoint", "rom_images", "chip_verilog"]
+    made.clear()
+    model = shutil.copytree(compiled.parent / "model", out.parent / "model")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2] + b"\x00\x3f")
+    compile_model(Source.open(str(model)), out, simulation=False, block_lanes=4, max_context=16)
+    assert made == ["quantise_checkpoint", "rom_images"]
+
+
+def noted(function, made: list):
+    """The same function, which notes its name in ``made`` when it is called."""
+
+    @wraps(function)
+    def call(*arguments, **options):
+        made.append(function.__name__)
+        return function(*arguments, **options)
+
+    return call
+
+
+def test_a_missing_compiler_is_noticed_first(out, compiled, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("sim.rtl.verilator.shutil.which", lambda name: None)
+    monkeypatch.setattr(hardwire.source, "quantise_checkpoint", noted(hardwire.source.quantise_checkpoint, made))
+    source = Source.open(str(compiled.parent / "model"))
+    for folder in (tmp_path / "new", out):
+        with pytest.raises(SimulationError, match=r"g\+\+ is missing"):
+            compile_model(source, folder, block_lanes=8)
+    assert made == [] and not (tmp_path / "new").exists()
+
+
+def test_two_compilations_at_once(out, compiled):
+    source = Source.open(str(compiled.parent / "model"))
+    with replaced(out), pytest.raises(BusyError, match="another hardwire writes it now"):
+        compile_model(source, out, simulation=False, block_lanes=8)
+
+
+def test_a_disk_without_room_is_noticed_first(out, compiled, monkeypatch):
+    monkeypatch.setattr("hardwire.folders._free", lambda path: 1000)
+    before = sha256(out / "chip.json")
+    with pytest.raises(DiskError, match=rf"^{out}: No space left on device: it takes about [\d,]+ bytes, and 1,000 bytes are free"):
+        compile_model(Source.open(str(compiled.parent / "model")), out, simulation=False)
+    assert sha256(CompiledModel(out).folder / "chip.json") == before
 
 
 def test_float_session_needs_the_checkpoint(out, compiled):

@@ -119,7 +119,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(hardwire, folder, tmp_path, adap
         assert figures["position"] == position
         check = figures["check"]
         assert check["first_difference"] is None
-        assert (check["identical_tokens"], check["identical_logits"]) == (n, n * 64)
+        assert (check["n_identical_tokens"], check["n_identical_logits"]) == (n, n * 64)
         position += len(figures["prompt_tokens"]) + n - 1
         parts.append(figures)
     assert [token for part in parts for token in part["tokens"]] == whole["tokens"]
@@ -250,7 +250,7 @@ def test_a_chat_goes_on(hardwire, folder, tmp_path):
     assert not any(answer["read_again"] for answer in whole)
 
     def said(answers: list[dict]) -> list:
-        return [(answer["prompt_ids"], answer["ids"], answer["answer"]) for answer in answers]
+        return [(answer["prompt_tokens"], answer["tokens"], answer["text"]) for answer in answers]
 
     assert said(parts) == said(whole[:3])
     assert said(chat(hardwire, out, "--resume", file, lines="No\nYes\n")) == said(whole[2:])
@@ -269,7 +269,7 @@ def test_a_text_that_is_no_chat_is_read_again_as_one(hardwire, folder, saved):
     answers = chat(hardwire, folder / "out", "--resume", saved, lines="Hi\nSo?\n")
     alone = chat(hardwire, folder / "out", "--backend", "golden", lines="Hi\nSo?\n")
     assert [answer["read_again"] for answer in answers] == [True, False]
-    assert [answer["ids"] for answer in answers] == [answer["ids"] for answer in alone]
+    assert [answer["tokens"] for answer in answers] == [answer["tokens"] for answer in alone]
 
 
 def test_a_name_that_no_file_can_have(tmp_path):

@@ -55,7 +55,7 @@ def test_a_compiled_model_holds_a_large_residual_and_says_so(hardwire, tmp_path,
     assert shift < 0
     assert f"note: the residual stream is scaled by 2^{shift} instead of 2^0, so that the chip's range holds it" in result.out
     measured = out.report["measured"]["ranges"]
-    assert (measured["tokens"], measured["residual_shift"]) == (SHAPE.max_seq_len, shift)
+    assert (measured["n_tokens"], measured["residual_shift"]) == (SHAPE.max_seq_len, shift)
     assert 1 / 8 <= measured["residual_peak"] < 1 / 4 and set(measured["saturated"].values()) == {0}
     assert json.loads((out.folder / "rom/manifest.json").read_text())["constant"]
 
@@ -93,4 +93,4 @@ def test_the_tokens_that_are_read():
     """A model with a tokenizer reads a text first."""
     source = Source.open("stories-tiny")
     ranges = source.quantise().report["ranges"]
-    assert ranges["tokens"] == N_RANGE_TOKENS and not ranges["first_saturated"] and not source.checkpoint.warnings
+    assert ranges["n_tokens"] == N_RANGE_TOKENS and not ranges["first_saturated"] and not source.checkpoint.warnings

@@ -68,13 +68,13 @@ def test_every_beat_at_every_port_is_goldens(out, steps):
     rng = np.random.default_rng(1)
     adapter = None if steps is None else random_adapter(rng, output.format, RANK, steps)
     figures = verify(WithAdapters(out, adapter), [PROMPT, "40"], 30, [])
-    assert figures["first_difference"] is None and figures["tokens"] == 33 + 30
+    assert figures["first_difference"] is None and figures["n_tokens"] == 33 + 30
     sample, f, vl, xl = figures["sample"], output.format, output.config.vector_lanes, output.config.x_lanes
-    assert sample["identical_beats"] == sample["beats"] and sample["layers"] == [0, 1, 2]
+    assert sample["n_identical_beats"] == sample["n_beats"] and sample["layers"] == [0, 1, 2]
     results = f.n_layers * (f.qkv_rows + 2 * f.dim + 2 * f.ffn_padded) // vl + -(-f.vocab_size // vl)
     turned = f.n_layers * (f.qkv_rows + f.n_heads * f.head_dim) // vl
     elements = (2 * f.n_layers + 1) * f.dim
-    assert {port: n / 63 for port, n in sample["beats"].items() if not port.startswith("kv_cache")} == {
+    assert {port: n / 63 for port, n in sample["n_beats"].items() if not port.startswith("kv_cache")} == {
         "embedding": f.dim // vl,
         "residual": elements // vl,
         "rmsnorm": elements // vl,
@@ -89,15 +89,15 @@ def test_every_beat_at_every_port_is_goldens(out, steps):
         "mx_swiglu": f.n_layers * f.ffn_padded // xl,
     }
     places = sum(min(position + 1, CONFIG.max_seq_len) for n in (33, 30) for position in range(n))
-    assert sample["beats"]["kv_cache.k"] == sample["beats"]["kv_cache.v"] == f.n_layers * f.n_heads * places * f.head_dim // 4
+    assert sample["n_beats"]["kv_cache.k"] == sample["n_beats"]["kv_cache.v"] == f.n_layers * f.n_heads * places * f.head_dim // 4
 
 
 def test_layers_that_are_chosen(out, tmp_path):
     every, some = (verify(Target(str(out)), [PROMPT], 3, layers)["sample"] for layers in ([], [2, 1, 2]))
-    assert some["layers"] == [1, 2] and some["beats"] == some["identical_beats"]
-    assert some["beats"]["attention"] == every["beats"]["attention"] * 2 // 3
+    assert some["layers"] == [1, 2] and some["n_beats"] == some["n_identical_beats"]
+    assert some["n_beats"]["attention"] == every["n_beats"]["attention"] * 2 // 3
     # Of seven results: that of the embedding, the input of layer 1, and two of each of layers 1 and 2.
-    assert some["beats"]["residual"] == every["beats"]["residual"] * (1 + 1 + 4) // 7
+    assert some["n_beats"]["residual"] == every["n_beats"]["residual"] * (1 + 1 + 4) // 7
     wrong = packed_wrong(out, tmp_path / "out", lambda model: changed(model, "layers.0.q", "e", lambda e: row_exponent(e, 3)))
     for layers, unit, layer, what in (([0], "matvec", 0, "q[3]"), ([2], "residual", 1, "not sampled")):
         first = verify(Target(str(wrong)), [PROMPT], 3, layers)["first_difference"]
@@ -280,8 +280,8 @@ def test_one_bit_at_any_port_is_seen(out, monkeypatch, port, field):
     assert first["rtl"] ^ first["golden"] == (-1 << bit if bit == width - 1 else 1 << bit)
     assert ("exponent of" in first["what"]) == (field == "exponent")
     sample = figures["sample"]
-    assert {p: sample["beats"][p] - n for p, n in sample["identical_beats"].items() if n != sample["beats"][p]} == {port: 1}
-    assert figures["identical_logits"] == figures["logits_compared"]  # the replies do not show the fault
+    assert {p: sample["n_beats"][p] - n for p, n in sample["n_identical_beats"].items() if n != sample["n_beats"][p]} == {port: 1}
+    assert figures["n_identical_logits"] == figures["n_logits"]  # the replies do not show the fault
 
 
 @pytest.mark.parametrize(("more", "what"), [(-1, "beats"), (1, "beats after the last result")])

@@ -36,8 +36,8 @@ def out(report):
 def test_every_logit_of_an_answer_is_goldens(out):
     figures = verify(Target(str(out)), [PROMPT], 32, chat=True)
     assert figures["first_difference"] is None
-    assert figures["tokens"] == figures["identical_tokens"] == figures["prompt_tokens"] + 31
-    assert figures["logits_compared"] == figures["identical_logits"] == figures["tokens"] * 49152
+    assert figures["n_tokens"] == figures["n_identical_tokens"] == figures["n_prompt_tokens"] + 31
+    assert figures["n_logits"] == figures["n_identical_logits"] == figures["n_tokens"] * 49152
 
 
 def test_cycles_are_those_that_shapes_predict(report):
@@ -111,4 +111,4 @@ def test_an_answer_goes_on_from_a_file(out, tmp_path):
 
 def test_the_sampler_draws_goldens_tokens(out):
     figures = run(Target(str(out)), "The", 4, sampling=Sampling(1.0, 7), check=True)["check"]
-    assert figures["identical_tokens"] == 4 and figures["identical_logits"] == 4 * 49152
+    assert figures["n_identical_tokens"] == 4 and figures["n_identical_logits"] == 4 * 49152

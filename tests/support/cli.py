@@ -1,6 +1,7 @@
 """Run the hardwire command in this process, and make small models for it."""
 
 import io
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from hardwire import progress
 from hardwire.cli.main import main
+from hardwire.cli.vocabulary import COMMANDS, SCHEMA, unknown
 from tests.support.checkpoints import hugging_face_name, random_weights, write_hugging_face
 from weights_to_rom.config import LlamaConfig
 
@@ -33,7 +35,7 @@ class Result(NamedTuple):
 
 
 class Hardwire:
-    """``hardwire("run", "out", ..., stdin="")``: exit code, stdout and stderr."""
+    """``hardwire("run", "out", ..., stdin="")``: exit code, stdout and stderr.  JSON must have the names that are described."""
 
     def __init__(self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
         self._capsys, self._monkeypatch = capsys, monkeypatch
@@ -46,7 +48,13 @@ class Hardwire:
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as exit:
             main()
-        return Result(exit.value.code, *self._capsys.readouterr())
+        result = Result(exit.value.code, *self._capsys.readouterr())
+        if "--json" in arguments and result.out:
+            command = max((name for name in COMMANDS if " ".join(map(str, arguments)).startswith(name)), key=len)
+            for text in result.out.splitlines() if command == "chat" else [result.out]:
+                figures = json.loads(text)
+                assert figures["schema"] == SCHEMA and unknown(command, figures) == []
+        return result
 
 
 TEMPLATE = (

@@ -53,3 +53,9 @@ def test_a_match_that_does_not_end_is_stopped(pattern, monkeypatch):
 def test_long_patterns_are_refused():
     with pytest.raises(OwnError, match=r"f: its patterns have 200000 characters, more than 100000"):
         matches([("match", "a" * 100_000), ("match", "b" * 100_000)], TEXTS, "f", OwnError)
+
+
+def test_patterns_that_take_much_memory():
+    """40,000 groups in each of 2,000 answers."""
+    with pytest.raises(OwnError, match=r"f: the pattern '\(\)\(\).* cannot be matched: MemoryError"):
+        matches([("match", "()" * 40_000)], [f"a{i}" for i in range(2000)], "f", OwnError)

@@ -194,8 +194,8 @@ def _check_names(path: Path, wanted: Mapping[str, str], all_modules: Mapping[str
     for name in stored:
         if name not in known:
             if (plain := _plain_name(name)) in known:
-                raise AdapterError(f"{path}: holds {name}, which peft would ignore: the adapter was saved from another wrapper of "
-                                   f"the model; rename its tensors, this one to {plain}")  # fmt: skip
+                raise AdapterError(f"{path}: holds {name}, which peft would ignore, because the model was wrapped or the adapter "
+                                   f"named otherwise when it was saved: rename its tensors, this one to {plain}")  # fmt: skip
             raise AdapterError(f"{path}: holds {name}: the chip adds LoRA to the layers' {', '.join(MODULES)} "
                                f"of a base with {len(all_modules) // len(MODULES)} layers, and to nothing else")  # fmt: skip
         if name not in expected:
@@ -206,7 +206,11 @@ def _check_names(path: Path, wanted: Mapping[str, str], all_modules: Mapping[str
 
 
 def _plain_name(name: str) -> str:
-    """The name that a tensor has if its model was wrapped by peft alone, and not by torch.compile, DataParallel or LlamaModel."""
+    """The name that a tensor has if its adapter is called "default", and its model was wrapped by peft alone.
+
+    Other wrappers are those of torch.compile and of DataParallel, and LlamaModel lacks one.
+    """
+    name = re.sub(r"(\.lora_[AB])\.[^.]+\.weight$", r"\1.weight", name)
     inner = re.sub(r"(^|\.)(_orig_mod|module|base_model)(?=\.)", "", name).lstrip(".")
     return "base_model.model.model." + re.sub(r"^(model\.)+", "", inner)
 

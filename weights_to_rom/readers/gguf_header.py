@@ -20,7 +20,7 @@ from weights_to_rom.readers.base import CheckpointError
 
 # Bounds of the memory that metadata takes.  The largest published vocabularies have 300,000 tokens and as many merges.
 MAX_HEADER_BYTES = 128 << 20
-MAX_ELEMENTS = 4 << 20
+MAX_ELEMENTS = 2 << 20
 MAX_ENTRIES = 1 << 16
 MAX_DIMENSIONS = 4
 

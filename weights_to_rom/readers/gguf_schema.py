@@ -14,6 +14,8 @@ _TypeNumbers = Annotated[
     list[Annotated[int, Field(ge=0, le=6)]], Field(fail_fast=True, description="a list of token types, 0 to 6")
 ]
 _Bytes = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(fail_fast=True, description="a list of bytes")]
+# The largest vocabulary of a published model has 300,000 tokens.
+_Tokens = Annotated[list[str], Field(max_length=1 << 19, fail_fast=True, description="a list of texts, at most 524,288")]
 # Fields of architectures that share the code of llama in llama.cpp.  The chip computes none of them.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "llama.expert_count": (0,),
@@ -64,7 +66,7 @@ class Vocabulary(Schema):
 
     family: Text | None = Field(None, alias="tokenizer.ggml.model")
     pre: Text | None = Field(None, alias="tokenizer.ggml.pre")
-    tokens: Texts | None = Field(None, alias="tokenizer.ggml.tokens")
+    tokens: _Tokens | None = Field(None, alias="tokenizer.ggml.tokens")
     scores: Numbers | None = Field(None, alias="tokenizer.ggml.scores")
     kinds: _TypeNumbers | None = Field(None, alias="tokenizer.ggml.token_type")
     merges: Texts | None = Field(None, alias="tokenizer.ggml.merges")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weights_to_rom.errors import HardwireError
+from weights_to_rom.names import did_you_mean, did_you_mean_path
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "models"
 
@@ -36,9 +37,10 @@ def known_models() -> list[tuple[str, str, str, Path | None]]:
     return [(model.name, model.description, model.origin, model.path()) for model in _MODELS.values()]
 
 
-def known_names() -> str:
-    """The known names on one line, for messages."""
-    return ", ".join(_MODELS)
+def no_such_model(name: str | Path) -> str:
+    """Return the message for a name that is no path and no known model, with the name that is meant or all known ones."""
+    near = did_you_mean(str(name), _MODELS) or did_you_mean_path(Path(name), _may_be_a_model)
+    return f"{name}: no such file or directory, and no known model{near or ': ' + ', '.join(_MODELS)}"
 
 
 def is_known(name: str) -> bool:
@@ -59,7 +61,7 @@ def resolve(name_or_path: str | Path) -> Path:
         return path
     model = _MODELS.get(str(name_or_path))
     if model is None:
-        raise KnownModelError(f"{name_or_path}: no such file or directory, and no known model: {known_names()}")
+        raise KnownModelError(no_such_model(name_or_path))
     found = model.path()
     if found is None and model.fetch is not None:
         model.fetch()
@@ -67,6 +69,10 @@ def resolve(name_or_path: str | Path) -> Path:
     if found is None:
         raise KnownModelError(f"{model.name}: not found; it comes from {model.origin}")
     return found
+
+
+def _may_be_a_model(path: Path) -> bool:
+    return path.suffix in (".gguf", ".bin") or any((path / name).is_file() for name in ("config.json", "chip.json"))
 
 
 def _bundled(name: str) -> Callable[[], Path | None]:

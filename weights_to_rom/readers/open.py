@@ -6,7 +6,7 @@ from weights_to_rom.other_files import other_kind
 from weights_to_rom.readers.base import Checkpoint, CheckpointError
 from weights_to_rom.readers.gguf_file import GgufCheckpoint
 from weights_to_rom.readers.huggingface import HuggingFaceCheckpoint
-from weights_to_rom.readers.known_models import KnownModelError, is_known, known_names, resolve
+from weights_to_rom.readers.known_models import KnownModelError, is_known, no_such_model, resolve
 from weights_to_rom.readers.llama2c import Llama2cCheckpoint
 from weights_to_rom.readers.safetensors_file import SafetensorsError
 from weights_to_rom.text.errors import TokenizerError
@@ -29,7 +29,7 @@ def open_checkpoint(source: str | Path, tokenizer: str | Path | None = None) -> 
     try:
         if not path.exists():
             if not is_known(str(source)):
-                raise CheckpointError(f"{source}: no such file or directory, and no known model: {known_names()}")
+                raise CheckpointError(no_such_model(source))
             path = resolve(str(source))
         given = None if tokenizer is None else read_tokenizer(Path(tokenizer))
         return _open(path, given)

@@ -21,7 +21,7 @@ from weights_to_rom.schema import Schema, Text, checked, short
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 # Headers of published models have less than 4 MB.  The library's bound is 100 MB, which would take gigabytes when parsed.
-MAX_HEADER_BYTES = 32 << 20
+MAX_HEADER_BYTES = 8 << 20
 # Elements that are converted at a time where a whole tensor is not needed.
 _PART = 1 << 22
 

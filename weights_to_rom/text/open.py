@@ -100,7 +100,10 @@ def _read_json_model(path: Path) -> Tokenizer:
     with library_errors(f"{path}: cannot encode a text"):
         plain = model.encode("a", add_special_tokens=False).ids
         full = model.encode("a", add_special_tokens=True).ids
-    before = next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0)
+    # A vocabulary without that letter tells no begin from an end: the first is a begin.
+    before = (
+        next((i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain), 0) if plain else len(full[:1])
+    )
     after = full[before + len(plain) :]
     return Tokenizer(model, bos=full[0] if before else None, closing=after[0] if after else None)
 
@@ -166,9 +169,15 @@ def _read_config(directory: Path) -> dict[str, Any]:
     """
 
     def read(name: str) -> dict[str, Any]:
-        return read_json_object(directory / name, TokenizerError) if (directory / name).is_file() else {}
+        path = directory / name
+        return read_json_object(path, TokenizerError, halves=["chat_template"]) if path.is_file() else {}
 
     config = read("tokenizer_config.json")
+    try:
+        json.dumps(config.get("chat_template"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # The model is good for texts without its template, and a chat gets to know what is wrong.
+        config["chat_template"] = "{{ raise_exception('its text is not Unicode') }}"
     checked(_Settings, config, f"{directory}: tokenizer_config.json", TokenizerError)
     if "added_tokens_decoder" in config:
         return config

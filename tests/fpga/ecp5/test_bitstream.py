@@ -60,10 +60,9 @@ def built(output):
 
 @minutes
 def test_the_bitstream_holds_the_model(output, built):
-    *lines, logic = fpga.verify(str(output.folder), BOARD.name)
-    found = [re.fullmatch(r"(\S+): .* in (\d+) block RAMs: equal", line).groups() for line in lines]
-    assert {name: int(blocks) for name, blocks in found} == IN_BLOCK_RAM
-    assert not any(name in logic for name in IN_BLOCK_RAM)
+    figures = fpga.verify(str(output.folder), BOARD.name)
+    assert {of["name"]: of["block_rams"] for of in figures["memories"]} == IN_BLOCK_RAM
+    assert not any(name in figures["logic"] for name in IN_BLOCK_RAM)
 
 
 @minutes

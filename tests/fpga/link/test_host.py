@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import time
 from itertools import islice
 
 import pytest
@@ -11,8 +13,10 @@ from hardwire.board_session import board_session
 from hardwire.compiled import CompiledError, CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
+from hardwire.target import Target
 from sim.backends import GoldenSession
-from sim.session import ContextFull, Sampling, generate
+from sim.session import ContextFull, Sampling, SessionError, generate
+from tests.support.adapters import random_peft_adapter, write_adapter
 from tests.support.cli import SHAPE, Hardwire, write_model
 
 pytestmark = pytest.mark.xdist_group("board")  # one worker runs these tests, so that it builds the board once
@@ -21,7 +25,9 @@ pytestmark = pytest.mark.xdist_group("board")  # one worker runs these tests, so
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
-    compile_model(Source.open(str(write_model(folder / "model", config=SHAPE))), folder / "out", simulation=False, block_lanes=8)
+    model = Source.open(str(write_model(folder / "model", config=SHAPE)))
+    compile_model(model, folder / "out", simulation=False, block_lanes=8, lora_rank=4)
+    write_adapter(folder / "adapter", random_peft_adapter(3, SHAPE, scale=2.0))
     return folder / "out"
 
 
@@ -30,10 +36,11 @@ def pair(out):
     """Return a function that makes two sessions: with a simulated board, whose line may have noise, and with golden."""
     sessions = []
 
-    def make(noise=0.0):
+    def make(noise=0.0, adapter=None):
         output = CompiledModel(out)
-        sessions.append(board_session(output, None, noise))
-        return sessions[-1], GoldenSession(output.model, output.config.max_context)
+        integers = Target(output, adapter=adapter).integer_adapter
+        sessions.append(board_session(output, None, noise, integers))
+        return sessions[-1], GoldenSession(output.model, output.config.max_context, adapter=integers)
 
     yield make
     for session in sessions:
@@ -60,6 +67,52 @@ def test_the_board_writes_what_golden_writes(pair, noise):
             assert board.position == golden.position
     if noise == 0.02:
         assert board.said_again > 0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_an_adapter_goes_over_the_line(out, pair, noise):
+    board, golden = pair(noise, out.parent / "adapter")
+    _, plain = pair()
+    written = tokens(board, [4, 5, 6], 12, Sampling(1.0, 3))
+    assert written == tokens(golden, [4, 5, 6], 12, Sampling(1.0, 3)) != tokens(plain, [4, 5, 6], 12, Sampling(1.0, 3))
+    assert board.line["frames_lost"] > 0 if noise else board.line["frames_lost"] == 0
+
+
+def test_an_image_that_the_chip_refuses_is_one_line(pair):
+    board, golden = pair()
+    with pytest.raises(LinkError, match=r"^the chip did not take adapter 1: BAD_LAYOUT$"):
+        board.load(1, [1, 2, 3])
+    with pytest.raises(LinkError, match=r"^the chip did not take adapter 9: NO_ADAPTER$"):
+        board.load(9, [9])
+    assert tokens(board, [7], 5) == tokens(golden, [7], 5)
+    board._adapter = 2
+    with pytest.raises(SessionError, match="the board refused token 7 at position 5: NO_ADAPTER"):
+        board.step(7)
+
+
+def test_noise_costs_less_than_nine_tenths_of_the_speed(pair):
+    seconds = {}
+    for noise in (0.0, 0.01):
+        board, _ = pair(noise)
+        start = time.monotonic()
+        for _ in range(6):
+            board.reset()
+            tokens(board, [4, 5, 6, 7], 20)
+        seconds[noise] = time.monotonic() - start
+    assert seconds[0.01] < 10 * seconds[0.0]
+
+
+def test_the_line_is_counted(pair):
+    board, _ = pair()
+    tokens(board, [4, 5], 8)
+    quiet = board.line
+    assert quiet["frames_lost"] == 0
+    # HELLO twice, SAMPLING, two PUTs, a RUN; each reply has an END less than a request.
+    assert quiet["bytes_sent"] >= 6 * 14 and quiet["bytes_received"] >= (3 + 9) * 13
+    board, _ = pair(0.02)
+    tokens(board, [4, 5], 8)
+    noisy = board.line
+    assert noisy["requests_repeated"] and noisy["bytes_sent"] > quiet["bytes_sent"]
 
 
 def test_a_text_fills_the_context_and_no_more(pair):
@@ -137,8 +190,20 @@ def test_a_chat_over_a_noisy_line(out, hardwire):
         for how in (["--backend", "golden"], ["--simulate", "--noise", "0.01"])
     )
     assert len(board) == 3
+    assert all(json.loads(line)["line"]["bytes_sent"] > 0 for line in board)
     for ours, theirs in zip(map(json.loads, board), map(json.loads, golden), strict=True):
-        assert ours["ids"] == theirs["ids"] and ours["answer"] == theirs["answer"]
+        assert ours["tokens"] == theirs["tokens"] and ours["text"] == theirs["text"]
+
+
+def test_stats_of_a_chat_with_an_adapter(out, hardwire):
+    talk = "1 2 3\n/stats\n"
+    how = ("--tokens", "4", "--adapter", out.parent / "adapter")
+    result = hardwire("chat", out, *how, "--simulate", "--noise", "0.01", stdin=talk)
+    assert result.code == 0 and result.out == hardwire("chat", out, *how, "--backend", "golden", stdin=talk).out
+    assert re.search(
+        r"^line: [\d,]+ bytes sent, [\d,]+ received; \d+ frames lost, \d+ requests repeated$", result.err, re.MULTILINE
+    )
+    assert "line:" not in hardwire("chat", out, *how, "--backend", "golden", stdin=talk).err
 
 
 @pytest.mark.parametrize(

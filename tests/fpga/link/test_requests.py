@@ -5,10 +5,10 @@ import struct
 
 import pytest
 
-from fpga.link.protocol import HISTORY, PAYLOAD, STATUS_SHIFT, Flag, Kind
+from fpga.link.protocol import ADAPTER_SHIFT, HISTORY, PAYLOAD, STATUS_SHIFT, Flag, Kind
 from fpga.link.requests import Link
 from hdl.config import ChipConfig
-from hdl.interface import Status
+from hdl.interface import LoadStatus, Status
 from tests.support.adapters import random_format
 from tests.support.streams import collect, drive, simulate
 
@@ -35,18 +35,25 @@ def get(position):
     return ask(Kind.GET, struct.pack("<I", position))
 
 
+def load(number, *words):
+    return ask(Kind.LOAD, struct.pack("<BII", number, *words))
+
+
 def answer(value):
     payload = value.to_bytes(PAYLOAD, "little")
     kind = Kind(payload[0])
-    fields = {Kind.IDENTITY: "<Q", Kind.RESULT: "<IIB", Kind.KEPT: "<HI", Kind.STANDING: "<I"}[kind]
+    fields = {Kind.IDENTITY: "<Q", Kind.RESULT: "<IIB", Kind.KEPT: "<HI", Kind.STANDING: "<I", Kind.LOADING: "<BBB"}[kind]
     return (kind, *struct.unpack_from(fields, payload, 1))
+
+
+WITH_LORA = ChipConfig.for_model(MODEL, block_lanes=8, vector_lanes=4, lora_rank=4)
 
 
 class FakeChip:
     """Answer tokens as a chip does.  A sampled token is a hash of position, token, temperature and seed."""
 
     def __init__(self, stall, seed):
-        self.tokens, self._stall, self._random = [], stall, random.Random(seed)
+        self.tokens, self.adapters, self.words, self._stall, self._random = [], [], [], stall, random.Random(seed)
 
     def sampled(self, position, token, inv_temperature, seed):
         value = (token * 31 + position * 7 + inv_temperature + seed) % MODEL.vocab_size
@@ -72,6 +79,7 @@ class FakeChip:
                 reply = {"status": status, "sequence": 0, "token": 0, "end": 0, "position": position}
                 if status == Status.OK:
                     self.tokens.append((position, command.token))
+                    self.adapters.append(int(command.adapter))
                     if command.sample:
                         reply["token"] = self.sampled(position, command.token, command.inv_temperature, command.seed)
                         reply["end"] = int(reply["token"] == END_TOKEN)
@@ -85,15 +93,31 @@ class FakeChip:
 
         return serve
 
+    def loader(self, dut, replies):
+        """Take words of load images.  ``replies`` are the statuses after the word of the given number."""
 
-def talk(requests, n_answers, stall=0.0, times=None, moved=None):
+        async def serve(ctx):
+            while True:
+                ctx.set(dut.load.ready, self._random.random() >= self._stall)
+                *_, ready, valid, word = await ctx.tick().sample(dut.load.ready, dut.load.valid, dut.load.payload)
+                ctx.set(dut.loaded.valid, 0)
+                if ready and valid:
+                    self.words.append((int(word.data), int(word.first)))
+                    if (status := replies.get(len(self.words))) is not None:
+                        ctx.set(dut.loaded.payload, {"adapter": 1, "status": status})
+                        ctx.set(dut.loaded.valid, 1)
+
+        return serve
+
+
+def talk(requests, n_answers, stall=0.0, times=None, moved=None, config=CONFIG, replies=None):
     """Return the answers to requests, and the tokens that the chip was fed."""
-    dut, chip = Link(model=MODEL, config=CONFIG, identity=IDENTITY), FakeChip(stall, 1)
+    dut, chip = Link(model=MODEL, config=config, identity=IDENTITY), FakeChip(stall, 1)
     _, got = simulate(
         dut,
         lambda ctx: drive(ctx, dut.i, requests, stall=stall, seed=2, times=moved),
         lambda ctx: collect(ctx, dut.o, n_answers, stall=stall, seed=3, times=times),
-        background=[chip.process(dut)],
+        background=[chip.process(dut), *([chip.loader(dut, replies or {})] if config.lora_rank else [])],
     )
     return [answer(value) for value in got], chip
 
@@ -179,3 +203,58 @@ def test_answers_take_as_long_as_promised():
     starts = [0, *(cycle + 1 for cycle in moved)]
     took = [end - start + 1 for start, end in zip(starts, times, strict=False)]
     assert took[0] == 2 and took[2:] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_a_load_image_is_passed_on_once(stall):
+    """A LOAD with another number than the next passes nothing on: it came before, or an earlier one was lost."""
+    requests = [
+        ask(Kind.BEGIN),
+        load(0, 10, 11),
+        load(0, 10, 11),
+        load(2, 14, 15),
+        load(1, 12, 13),
+        load(2, 14, 15),
+        load(2, 14, 15),
+    ]
+    got, chip = talk(requests, 7, stall, config=WITH_LORA, replies={6: LoadStatus.OK})
+    assert got == [(Kind.LOADING, *of) for of in ((0, 0, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0), (2, 0, 0), (3, 1, 0), (3, 1, 0))]
+    assert chip.words == [(10, 1), (11, 0), (12, 0), (13, 0), (14, 0), (15, 0)]
+
+
+def test_the_numbers_of_a_load_begin_again_after_255():
+    requests = [ask(Kind.BEGIN), *(load(i % 256, i, i) for i in range(258))]
+    got, chip = talk(requests, 259, config=WITH_LORA)
+    assert got[-1] == (Kind.LOADING, 2, 0, 0)
+    assert chip.words == [(i // 2, int(i == 0)) for i in range(516)]
+
+
+def test_the_chips_answer_to_an_image_is_said_until_the_next_begins():
+    requests = [ask(Kind.BEGIN), load(0, 1, 2), load(1, 3, 4), ask(Kind.BEGIN), load(0, 5, 6), load(1, 7, 8), load(2, 9, 0)]
+    said = {2: LoadStatus.BAD_LAYOUT, 5: LoadStatus.INCOMPLETE, 9: LoadStatus.BAD_CHECKSUM}
+    got, chip = talk(requests, 7, config=WITH_LORA, replies=said)
+    bad, wrong = LoadStatus.BAD_LAYOUT.value, LoadStatus.BAD_CHECKSUM.value
+    assert [of[:3] for of in got] == [(Kind.LOADING, *of) for of in ((0, 0), (1, 1), (2, 1), (0, 0), (1, 0), (2, 0), (3, 1))]
+    assert (got[1][3], got[2][3], got[6][3]) == (bad, bad, wrong)
+    assert [first for _, first in chip.words] == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_every_token_names_its_adapter():
+    requests = [put(0, 5, Flag.RESTART | 3 << ADAPTER_SHIFT), put(1, 6, Flag.SAMPLE | 2 << ADAPTER_SHIFT)]
+    requests += [ask(Kind.RUN, struct.pack("<IB", 4, 1)), put(4, 6)]
+    _, chip = talk(requests, 2 + 3 + 1, config=WITH_LORA)
+    assert chip.adapters == [3, 2, 1, 1, 0]
+    _, chip = talk(requests, 2 + 3 + 1)
+    assert chip.adapters == [0] * 5
+
+
+def test_a_link_without_lora_knows_no_load():
+    got, _ = talk([ask(Kind.BEGIN), load(0, 1, 2)], 2)
+    assert got == [(Kind.STANDING, 0)] * 2
+
+
+def test_loads_take_as_long_as_promised():
+    moved, times = [], []
+    talk([ask(Kind.BEGIN), load(0, 1, 2), load(1, 3, 4)], 3, 0.0, times, moved, WITH_LORA)
+    starts = [0, *(cycle + 1 for cycle in moved)]
+    assert [end - start + 1 for start, end in zip(starts, times, strict=False)] == [3, 6, 6]

@@ -76,7 +76,7 @@ def greedy(llama: GoldenLlama, ids: list[int], n: int, stop=()) -> list[int]:
 def history(answers: list[dict], system: str | None = None) -> list[dict[str, str]]:
     told = [{"role": "system", "content": system}] if system else []
     for answer in answers:
-        told += [{"role": "user", "content": answer["prompt"]}, {"role": "assistant", "content": answer["answer"]}]
+        told += [{"role": "user", "content": answer["prompt"]}, {"role": "assistant", "content": answer["text"]}]
     return told
 
 
@@ -86,23 +86,23 @@ def test_what_is_read_is_the_template_of_all_that_was_said(hardwire, talker, sys
     tokenizer, llama, read = tokenizer_of(talker), GoldenLlama(Source.open(str(talker)).quantise()), []
     assert [answer["prompt"] for answer in answers] == list(LINES)
     for number, answer in enumerate(answers):
-        read += answer["prompt_ids"]
+        read += answer["prompt_tokens"]
         told = [*history(answers[:number], system), {"role": "user", "content": answer["prompt"]}]
         assert read == tokenizer.encode(tokenizer.chat(told), bos=False)
         assert not answer["read_again"]
-        assert answer["ids"] == greedy(llama, answer["prompt_ids"], 20, tokenizer.eos_ids)
-        read += answer["ids"][:-1]
+        assert answer["tokens"] == greedy(llama, answer["prompt_tokens"], 20, tokenizer.eos_ids)
+        read += answer["tokens"][:-1]
     assert f"{len(read)} of 512 positions used" in err and "again" not in err
 
 
 def test_an_answer_ends_with_its_end_token(hardwire, talker, tmp_path):
     whole, err = talk(hardwire, talker, "--tokens", 12, lines=LINES[:1])
     assert "cut off after 12 tokens (--tokens)" in err
-    end = whole[0]["ids"][4]
+    end = whole[0]["tokens"][4]
     other = write_talker(tmp_path / "talker", "stories-260k")
     (other / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
     answers, err = talk(hardwire, other, "--tokens", 12, lines=LINES[:1])
-    assert answers[0]["ids"] == whole[0]["ids"][: whole[0]["ids"].index(end) + 1]
+    assert answers[0]["tokens"] == whole[0]["tokens"][: whole[0]["tokens"].index(end) + 1]
     assert "cut off" not in err
 
 
@@ -115,8 +115,8 @@ def test_a_template_that_does_not_go_on_is_read_again(hardwire, tmp_path):
     assert [answer["read_again"] for answer in answers] == [False, True, True]
     for answer in answers:
         ids = tokenizer.encode(f"user: {answer['prompt']}<|end|>assistant: ", bos=False)
-        assert answer["prompt_ids"] == ids
-        assert answer["ids"] == greedy(GoldenLlama(model), ids, 6, tokenizer.eos_ids)
+        assert answer["prompt_tokens"] == ids
+        assert answer["tokens"] == greedy(GoldenLlama(model), ids, 6, tokenizer.eos_ids)
     assert err.count("reading all of the conversation again") == 2
 
 
@@ -131,8 +131,8 @@ def test_an_answer_in_other_tokens_than_the_tokenizers_is_read_again(hardwire, t
         GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(answers))
     )
     answers, _ = talk(hardwire, talker, lines=LINES[:2])
-    assert answers[0]["answer"] == "th" and answers[1]["read_again"]
-    assert answers[1]["prompt_ids"] == tokenizer.encode(
+    assert answers[0]["text"] == "th" and answers[1]["read_again"]
+    assert answers[1]["prompt_tokens"] == tokenizer.encode(
         tokenizer.chat([*history(answers[:1]), {"role": "user", "content": LINES[1]}]), bos=False
     )
 
@@ -144,11 +144,11 @@ def test_a_model_without_template_continues_lines(hardwire):
     pending: list[int] = []
     for line, answer in zip(("Once upon a time", "", " The dog"), answers, strict=True):
         ids = [*pending, *(tokenizer.encode(line, bos=not pending) if line else [])]
-        assert (answer["prompt"], answer["prompt_ids"]) == (line, ids)
-        assert answer["ids"] == greedy(llama, ids, 8)
-        pending = answer["ids"][-1:]
+        assert (answer["prompt"], answer["prompt_tokens"]) == (line, ids)
+        assert answer["tokens"] == greedy(llama, ids, 8)
+        pending = answer["tokens"][-1:]
     result = hardwire("chat", "stories-260k", "--tokens", 8, stdin="Once upon a time\n\n The dog\n")
-    assert result.out == "".join(f"{answer['answer']}\n" for answer in answers)
+    assert result.out == "".join(f"{answer['text']}\n" for answer in answers)
 
 
 def test_a_model_without_tokenizer_continues_numbers(hardwire, tmp_path):
@@ -156,9 +156,9 @@ def test_a_model_without_tokenizer_continues_numbers(hardwire, tmp_path):
     answers, err = talk(hardwire, model, "--tokens", 3, lines=("7 9", "hello", "41", "8"))
     llama, pending = GoldenLlama(Source.open(str(model)).quantise()), []
     for line, answer in zip(((7, 9), (8,)), answers, strict=True):
-        assert answer["prompt_ids"] == [*pending, *line]
-        assert answer["ids"] == greedy(llama, answer["prompt_ids"], 3)
-        pending = answer["ids"][-1:]
+        assert answer["prompt_tokens"] == [*pending, *line]
+        assert answer["tokens"] == greedy(llama, answer["prompt_tokens"], 3)
+        pending = answer["tokens"][-1:]
     assert "not 'hello'" in err and "token 41 is not in the vocabulary of 41" in err
 
 
@@ -166,14 +166,14 @@ def test_a_full_context_says_so_and_what_to_do(hardwire, small):
     lines = ("Hello there", "So?", "x" * 9, "No", "/reset", "No")
     answers, err = talk(hardwire, small, "--backend", "golden", "--tokens", 12, lines=lines)
     assert [answer["prompt"] for answer in answers] == ["Hello there", "So?", "No"]
-    read = [len(answer["prompt_ids"]) for answer in answers]
+    read = [len(answer["prompt_tokens"]) for answer in answers]
     # The last token of an answer is read with the next prompt, or has no position left.
-    assert [len(answer["ids"]) for answer in answers] == [12, 64 - (read[0] + 11 + read[1]) + 1, 12]
+    assert [len(answer["tokens"]) for answer in answers] == [12, 64 - (read[0] + 11 + read[1]) + 1, 12]
     assert "64 of 64 positions used" in err
     assert "the context is full, and the answer cut off: /reset starts a new conversation" in err
     assert err.count("and the context holds 64: /reset starts a new conversation") == 2
     alone, _ = talk(hardwire, small, "--backend", "golden", "--tokens", 12, lines=("No",))
-    assert answers[2]["ids"] == alone[0]["ids"] and answers[2]["prompt_ids"] == alone[0]["prompt_ids"]
+    assert answers[2]["tokens"] == alone[0]["tokens"] and answers[2]["prompt_tokens"] == alone[0]["prompt_tokens"]
 
 
 def test_a_text_that_fills_the_context_says_so_too(hardwire, tmp_path):
@@ -182,7 +182,7 @@ def test_a_text_that_fills_the_context_says_so_too(hardwire, tmp_path):
     out = small_chip(tmp_path, "stories-tiny")
     answers, err = talk(hardwire, out, "--backend", "golden", "--tokens", 5, lines=lines)
     # Read and written, of 64: 1 + 40 + 4, then 1 + 10 + 4; of the last answer's tokens one is not read yet.
-    assert [(answer["prompt"][:1], len(answer["ids"])) for answer in answers] == [("x", 5), ("y", 5), ("y", 1), ("w", 5)]
+    assert [(answer["prompt"][:1], len(answer["tokens"])) for answer in answers] == [("x", 5), ("y", 5), ("y", 1), ("w", 5)]
     assert "the prompt has 11 tokens after 61 others, and the context holds 64: /reset starts a new conversation" in err
     assert err.count("the context is full: all 64 positions are used: /reset starts a new conversation") == 2
 
@@ -198,7 +198,7 @@ def test_a_refused_line_leaves_the_conversation_as_it_was(hardwire, small):
     lines = ("Hello", "x" * 60, "So?")
     answers, _ = talk(hardwire, small, "--backend", "golden", "--tokens", 5, lines=lines)
     plain, _ = talk(hardwire, small, "--backend", "golden", "--tokens", 5, lines=("Hello", "So?"))
-    assert [answer["ids"] for answer in answers] == [answer["ids"] for answer in plain]
+    assert [answer["tokens"] for answer in answers] == [answer["tokens"] for answer in plain]
 
 
 def test_commands(hardwire, talker, tmp_path):
@@ -215,7 +215,7 @@ def test_temperature_and_seed(hardwire, talker):
     said = {}
     for seed in (1, 1, 2):
         answers, _ = talk(hardwire, talker, "--tokens", 10, "--temperature", 1.5, "--seed", seed, lines=LINES[:2])
-        ids = [answer["ids"] for answer in answers]
+        ids = [answer["tokens"] for answer in answers]
         assert said.setdefault(seed, ids) == ids
     assert said[1] != said[2]
 
@@ -231,10 +231,10 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(hardwire, talker, m
 
     monkeypatch.setattr(GoldenSession, "step", interrupted)
     answers, err = talk(hardwire, talker, "--tokens", 10)
-    assert [len(answer["ids"]) for answer in answers] == [3, 10, 10]
+    assert [len(answer["tokens"]) for answer in answers] == [3, 10, 10]
     assert not any(answer["read_again"] for answer in answers) and "stopped\n" in err
     tokenizer = tokenizer_of(talker)
-    read = [*answers[0]["prompt_ids"], *answers[0]["ids"][:-1], *answers[1]["prompt_ids"]]
+    read = [*answers[0]["prompt_tokens"], *answers[0]["tokens"][:-1], *answers[1]["prompt_tokens"]]
     told = [*history(answers[:1]), {"role": "user", "content": LINES[1]}]
     assert read == tokenizer.encode(tokenizer.chat(told), bos=False)
 
@@ -255,7 +255,7 @@ def test_ctrl_c_stops_a_prompt(hardwire, talker, monkeypatch):
     assert [(answer["prompt"], answer["read_again"]) for answer in answers] == [("Hi", True), ("So?", False)]
     assert "stopped before the answer" in err
     tokenizer = tokenizer_of(talker)
-    assert answers[0]["prompt_ids"] == tokenizer.encode(tokenizer.chat([{"role": "user", "content": "Hi"}]), bos=False)
+    assert answers[0]["prompt_tokens"] == tokenizer.encode(tokenizer.chat([{"role": "user", "content": "Hi"}]), bos=False)
 
 
 def test_ctrl_c_stops_a_line_that_is_continued(hardwire, monkeypatch):
@@ -275,8 +275,8 @@ def test_ctrl_c_stops_a_line_that_is_continued(hardwire, monkeypatch):
     assert [answer["prompt"] for answer in answers] == ["Once", " So"] and "stopped before the answer" in err
     line = tokenizer.encode(long, bos=False)
     once = tokenizer.encode("Once")
-    assert fed == [*once[:-1], *answers[0]["ids"], *line[:63], *answers[1]["prompt_ids"][:-1]]
-    assert answers[1]["prompt_ids"] == tokenizer.encode(" So", bos=False)
+    assert fed == [*once[:-1], *answers[0]["tokens"], *line[:63], *answers[1]["prompt_tokens"][:-1]]
+    assert answers[1]["prompt_tokens"] == tokenizer.encode(" So", bos=False)
 
 
 def test_half_a_character_at_the_end_is_said_to_be_one(hardwire, tmp_path, monkeypatch):
@@ -291,7 +291,7 @@ def test_half_a_character_at_the_end_is_said_to_be_one(hardwire, tmp_path, monke
         GoldenSession, "step", lambda self, token, sampling: replace(step(self, token, sampling), token=next(halves))
     )
     answers, _ = talk(hardwire, model, "--tokens", 1, lines=("Hi", "Hi So?"))
-    assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("\N{REPLACEMENT CHARACTER}", False)] * 2
+    assert [(answer["text"], answer["read_again"]) for answer in answers] == [("\N{REPLACEMENT CHARACTER}", False)] * 2
 
 
 def test_ctrl_c_twice_ends(hardwire, talker, monkeypatch):

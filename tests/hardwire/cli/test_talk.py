@@ -95,7 +95,7 @@ def test_a_chat_stops_at_the_end_of_a_turn_and_a_text_at_its_end(hardwire, scrip
         assert on["text"].startswith("himore!") and on["stopped_by"] == "tokens"
         talk = hardwire("chat", model, "--backend", backend, "--json", "--tokens", 20, stdin="Well?\nWhy?\n")
         answers = [json.loads(line) for line in talk.out.splitlines()]
-        assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("hi", False)] * 2
+        assert [(answer["text"], answer["read_again"]) for answer in answers] == [("hi", False)] * 2
         assert "cut off" not in talk.err
 
 
@@ -107,7 +107,7 @@ def test_the_end_of_a_turn_is_no_part_of_the_answer(hardwire, tmp_path):
     assert json.loads(hardwire(*run).out)["text"] == "hi<|im_end|>more"
     talk = hardwire("chat", model, "--backend", "float", "--json", stdin="Well?\nWhy?\n")
     answers = [json.loads(line) for line in talk.out.splitlines()]
-    assert [(answer["answer"], answer["read_again"]) for answer in answers] == [("hi", False)] * 2
+    assert [(answer["text"], answer["read_again"]) for answer in answers] == [("hi", False)] * 2
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_chat_goes_on_after_a_template_that_fails(hardwire, tmp_path):
     result = hardwire("chat", model, "--backend", "float", "--json", stdin="one\nfail\ntwo\n")
     assert result.code == 0 and "chat template: ZeroDivisionError: division by zero\n" in result.err
     answers = [json.loads(line) for line in result.out.splitlines()]
-    assert [(answer["prompt"], answer["answer"], answer["read_again"]) for answer in answers] == [
+    assert [(answer["prompt"], answer["text"], answer["read_again"]) for answer in answers] == [
         ("one", "hi", False),
         ("two", "hi", False),
     ]

@@ -248,7 +248,7 @@ def slang(*sources: Path, options: str = "") -> bool:
 def test_debians_yosys_finds_nothing_wrong(kit, tmp_path):
     """It finds the images beside the file, and every module: no conflicting drivers, no undriven wires, no loops."""
     assert shutil.which("yosys"), "Yosys is missing: apt-get install yosys"
-    script = f"read_verilog {kit}/chip.v; hierarchy -check -top {kit.name}; proc; check -assert"
+    script = f"read_verilog {kit}/chip.v {kit}/chip_axis.v; hierarchy -check -top {kit.name}_axis; proc; check -assert"
     ran = subprocess.run(["yosys", "-q", "-p", script], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert (ran.returncode, ran.stdout) == (0, "")
 

@@ -254,7 +254,12 @@ def test_the_name_default_may_stay_in_the_keys(folder):
 )
 def test_names_that_peft_would_ignore(folder, old, new):
     renamed(folder, lambda name: name.replace(old, new))
-    refuse(folder, rf"holds {new}layers.0\S*, which peft would ignore: .* this one to {old}layers.0.self_attn.")
+    refuse(folder, rf"holds {new}layers.0\S*, which peft would ignore, .* this one to {old}layers.0.self_attn.")
+
+
+def test_an_adapter_of_another_name(folder):
+    renamed(folder, lambda name: name.replace(".weight", ".pirates.weight"))
+    refuse(folder, r"lora_A\.pirates\.weight, which peft would ignore, .* this one to base_model\.\S*_proj\.lora_A\.weight$")
 
 
 @pytest.mark.parametrize("field", ["target_modules", "exclude_modules", "rank_pattern", "layers_pattern"])

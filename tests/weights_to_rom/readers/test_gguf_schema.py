@@ -38,7 +38,7 @@ def refused(path, message):
             {"token_scores": [0.0, 0.0, 0.0, float("nan"), 0.0, 0.0]},
             "tokenizer.ggml.scores must be a list of finite numbers, not nan .entry 3",
         ),
-        ({"token_list": [1, 2, 3, 4, 5, 6]}, "tokenizer.ggml.tokens must be a list of texts, not 1 .entry 0"),
+        ({"token_list": [1, 2, 3, 4, 5, 6]}, "tokenizer.ggml.tokens must be a list of texts, at most 524,288, not 1 .entry 0"),
         ({"token_scores": ["x"] * 6}, "tokenizer.ggml.scores must be a list of finite numbers, not 'x'"),
     ],
 )
@@ -58,7 +58,10 @@ def test_lists_of_a_tokenizer(tmp_path, changes, message):
         ),
         (lambda w: w.add_uint32("tokenizer.ggml.add_bos_token", 1), "tokenizer.ggml.add_bos_token must be true or false, not 1"),
         (lambda w: w.add_uint32("tokenizer.chat_template", 1), "tokenizer.chat_template must be a text, not 1"),
-        (lambda w: w.add_uint32("tokenizer.ggml.tokens", 7), "tokenizer.ggml.tokens must be a list of texts, not 7"),
+        (
+            lambda w: w.add_uint32("tokenizer.ggml.tokens", 7),
+            "tokenizer.ggml.tokens must be a list of texts, at most 524,288, not 7",
+        ),
         (lambda w: w.add_float32("tokenizer.ggml.scores", 1.5), "tokenizer.ggml.scores must be a list of finite numbers, not 1.5"),
         (lambda w: w.add_uint32("tokenizer.ggml.model", 1), "tokenizer.ggml.model must be a text, not 1"),
         (lambda w: w.add_uint32("tokenizer.ggml.pre", 1), "tokenizer.ggml.pre must be a text, not 1"),

@@ -30,7 +30,9 @@ def test_bundled_models(tmp_path, monkeypatch):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match=r"storeis: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+    with pytest.raises(ValueError, match=r"another: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+        known_models.resolve("another")
+    with pytest.raises(ValueError, match=r"storeis: no such file.* did you mean stories-tiny\?"):
         known_models.resolve("storeis")
 
 

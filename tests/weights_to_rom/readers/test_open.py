@@ -45,7 +45,9 @@ def test_refuses_other_files(tmp_path, name, message):
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(CheckpointError, match=r"storeis: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+    with pytest.raises(CheckpointError, match=r"another: no such file.*stories-tiny, stories-260k, smollm2-135m"):
+        open_checkpoint("another")
+    with pytest.raises(CheckpointError, match=r"storeis: no such file.* did you mean stories-tiny\?"):
         open_checkpoint("storeis")
 
 

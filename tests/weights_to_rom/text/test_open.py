@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 
 from weights_to_rom.text.errors import TokenizerError
 from weights_to_rom.text.open import read_tokenizer, tokenizer_in
@@ -62,3 +62,12 @@ def test_a_file_of_another_kind(tmp_path):
     (tmp_path / "vocab.txt").write_text("a")
     with pytest.raises(TokenizerError, match=r"vocab\.txt: not a tokenizer\.json"):
         read_tokenizer(tmp_path / "vocab.txt")
+
+
+def test_a_begin_token_of_a_vocabulary_without_latin_letters(tmp_path):
+    model = Tokenizer(models.BPE({"<s>": 0, "我": 1}, []))
+    model.add_special_tokens(["<s>"])
+    model.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    model.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = read_tokenizer(tmp_path)
+    assert (tokenizer.encode("我"), tokenizer.closing) == ([0, 1], None)

@@ -261,6 +261,18 @@ def test_added_tokens_have_the_numbers_of_their_file(tmp_path):
     assert read_tokenizer(tmp_path / "saved").encode("<a>ab<b>") == [256, 258, 257]
 
 
+@pytest.mark.parametrize("template", ["a\ud800b", [{"name": "default", "template": "\udfff"}]])
+def test_a_template_that_is_not_unicode_leaves_the_model_its_texts(tmp_path, template):
+    tokenizer = the_tokenizer(hugging_face(tmp_path / "model", {"chat_template": template}))
+    tokenizer.save(tmp_path / "saved")
+    for one in (tokenizer, read_tokenizer(tmp_path / "saved")):
+        assert one.encode("a") == letters("a")
+        with pytest.raises(TokenizerError, match=r"^chat template: its text is not Unicode$"):
+            one.encode_chat([{"role": "user", "content": "a"}])
+    with pytest.raises(CheckpointError, match="surrogates not allowed"):
+        hugging_face(tmp_path / "other", {"chat_template": "", "bos_token": "\ud800"})
+
+
 def test_bytes_that_are_not_utf8_are_refused_and_ascii_locales_are_understood():
     tokenizer = talker(None)
     assert tokenizer.encode("é".encode().decode("ascii", "surrogateescape")) == tokenizer.encode("é") == letters("é")
