@@ -106,6 +106,7 @@ docs: $(DOCS) ## build the site of the documentation in build/site; printed page
 	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/figures.py --check
 	$(BIN)/python tools/pictures.py --check
+	$(BIN)/python tools/questions.py --check
 	$(BIN)/python tools/bench.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
@@ -113,6 +114,7 @@ printed: $(CORE) ## print the pages and pictures again that are made from code a
 	$(BIN)/python tools/reference.py
 	$(BIN)/python tools/figures.py
 	$(BIN)/python tools/pictures.py
+	$(BIN)/python tools/questions.py
 	$(BIN)/python tools/bench.py
 
 bench: $(BENCH) ## measure llama.cpp on this machine, and print the page that compares it with the chip and with published boards

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import bench, figures, pictures, reference
+from tools import bench, figures, pictures, questions, reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md"), *ROOT.glob("fpga/**/*.md")])
@@ -95,3 +95,7 @@ def test_reference_is_what_the_code_says() -> None:
 
 def test_the_comparison_is_what_the_reports_say() -> None:
     assert list(bench.differing()) == []
+
+
+def test_answers_are_what_the_report_says() -> None:
+    assert list(questions.differing()) == []
