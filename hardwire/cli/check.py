@@ -163,7 +163,7 @@ def perplexity(
     from hardwire.target import Target
 
     if against == backend:
-        raise typer.BadParameter(f"is another backend than {backend}", param_hint="--against")
+        raise typer.BadParameter(f"must be another backend than {backend}", param_hint="--against")
     figures = evaluate(Target(model, tokenizer, adapter), text, tokens, backend.value, window, against and against.value)
     how = f"{figures['n_tokens']} tokens, windows of {figures['window']}, {backend}, {figures['seconds']} s"
     lines: list[Line] = [f"perplexity {figures['perplexity']} ({how})"]

@@ -10,7 +10,7 @@ from weights_to_rom.errors import HardwireError
 
 
 def test_a_board_that_is_not_known():
-    with pytest.raises(HardwireError, match="no board is called nothing; there are ulx3s-85f"):
+    with pytest.raises(HardwireError, match="no board is called nothing: there are ulx3s-85f"):
         board_named("nothing")
 
 

@@ -162,7 +162,7 @@ def test_estimate_is_what_explain_prints(chip):
         (lambda folder: hardwire.estimate(folder / "out", 9, row_lanes=2), "leave --row-lanes out"),
         (lambda folder: hardwire.open(folder / "out").session("gpu"), "backend must be one of rtl, golden, float, not 'gpu'"),
         (lambda folder: hardwire.open(folder / "out").session("golden", port="x"), "port 'x' and backend 'golden' are two ways"),
-        (lambda folder: hardwire.open(folder / "out").session(port="x", adapter=folder / "a"), "is not sent to a board"),
+        (lambda folder: hardwire.open(folder / "out").session(port="x", adapter=folder / "a"), "adapter_config.json is missing"),
         (lambda folder: hardwire.open(folder / "out").verify(["one"]), "has no tokenizer"),
     ],
 )
