@@ -54,12 +54,12 @@ def units(model: ModelFormat, config: ChipConfig) -> dict[str, Callable[[], wiri
 
 def write_verilog(name: str, component: wiring.Component, roms: list[Rom]) -> None:
     """Write ``name``.v and its ROM images to FOLDER.  The images are random, so that Yosys finds no constant bits in them."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "rom").mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.v").write_text(convert(component, name, roms) + "\n" + CLOCK_GATE_VERILOG)
     rng = random.Random(0)
     for rom in roms:
         words = (f"{rng.getrandbits(rom.width):x}\n" for _ in range(rom.depth))
-        (FOLDER / f"{rom.name}.hex").write_text("".join(words))
+        (FOLDER / f"rom/{rom.name}.hex").write_text("".join(words))
 
 
 def run_yosys(name: str, script: str) -> None:

@@ -1,5 +1,7 @@
 """Shared by all tests: their text, and the compiled parts of simulations."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ it was 12345 times too wet!
 Zażółć gęślą jaźń, naïve café, Straße, ½ ﬁne ™ 東京の天気は？ Привет, мир! שלום مرحبا हिन्दी 한국어
 🐉🐲👨‍👩‍👧 emoji 1️⃣ <b>HTML</b> &amp; https://example.org/a?b=c#d === ------ ...... ''' $$$ aaaaaaa
  The end """
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process, also where the shell that started it has ignored the signal, as for a background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,7 @@ def _part(cycles: int, token: dict) -> tuple[str, str]:
 
 def trace_lines(figures: dict) -> list[Line]:
     """Return the line of ``trace``."""
-    what = f"{figures['unit']}, token {figures['id']} at position {figures['position']}"
+    what = f"{figures['unit']}, token {figures['token']} at position {figures['position']}"
     return [f"{figures['file']}: {what}, {figures['cycles']:,} cycles of two units of time, {figures['bytes']:,} bytes"]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import sim.rtl.trace
+from hardwire.cli.vocabulary import SCHEMA
 from hardwire.compiled import CompiledModel
 from hardwire.compiler import compile_model
 from hardwire.source import Source
@@ -106,6 +107,7 @@ def test_the_waves_are_the_units_and_the_tokens(hardwire, out, tmp_path):
         "bytes": file.stat().st_size,
         "unit": "chip.core.stage.matvec.output",
         "position": position,
+        "schema": SCHEMA,
         "token": tokens[position],
         "cycles": replies[-1].cycles,
     }

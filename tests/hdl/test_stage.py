@@ -26,6 +26,8 @@ from weights_to_rom.integer_model import IntegerModel
 from weights_to_rom.pack.rom_image import stage_images, write_rom_images
 from weights_to_rom.rom_map import stage_roms
 
+pytestmark = pytest.mark.xdist_group("stage")  # one worker, so that the stages are built once
+
 SHAPE = {"dim": 40, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "ffn_dim": 72, "vocab_size": 61}
 LANES = {"row_lanes": 4, "block_lanes": 8, "vector_lanes": 4}
 N_TOKENS = 5

@@ -67,6 +67,8 @@ class _Worker:
         except (TypeError, ValueError) as error:
             return "", f"the messages are not JSON: {error}"
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:  # somebody has ended it
+                self.stop()
             process = self._process = self._process or self._start()
             assert process.stdin and process.stdout
             reply = b""

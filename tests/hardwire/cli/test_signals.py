@@ -12,6 +12,8 @@ import pytest
 
 from hardwire.cli.signals import ending
 
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 
 class Interrupted:
     """Its destructor is interrupted, and Python discards the exception."""

@@ -75,10 +75,9 @@ def test_a_crash_is_one_line():
     render("")
     process = chat_template._worker._process
     assert process is not None
-    process.kill()
-    process.wait()
+    threading.Timer(0.3, process.kill).start()
     with pytest.raises(TokenizerError, match=r"^chat template: its process ended with status -9$"):
-        render("x")
+        render(ENDLESS)
     assert render("x") == "x"
 
 
@@ -110,11 +109,21 @@ def test_threads_share_one_process(monkeypatch):
     assert sorted(said) == sorted([f"{name}hi" for name in "abc"] * 20 + ["chat template: takes more than 0.25 seconds"] * 3)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_no_answer_behind():
     render("")
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         render(ENDLESS + "late")
+    assert render("next") == "next"
+
+
+def test_a_process_that_somebody_ended_is_started_again():
+    render("")
+    process = chat_template._worker._process
+    assert process is not None
+    process.kill()
+    process.wait()
     assert render("next") == "next"
 
 
