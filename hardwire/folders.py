@@ -121,7 +121,7 @@ def _of_earlier_versions(target: Path) -> list[Path]:
 
 
 def place_for(folder: Path, kind: str, there: Callable[[Path], object] = lambda folder: None) -> Path:
-    """Return ``folder`` if it can be written or has what is asked for; else the cache's folder for things of ``kind``.
+    """Return ``folder`` if ``there`` finds a file in it or this process can write to it; otherwise the cache's folder ``kind``.
 
     Parameters
     ----------

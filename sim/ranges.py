@@ -15,7 +15,7 @@ from weights_to_rom.errors import HardwireError
 from weights_to_rom.integer_model import IntegerModel
 
 KINDS = ("residual", "terms", "results", "scores", "logits")
-"""What is counted: elements of the residual stream, terms and results of the layers, attention scores, results of the head."""
+"""The kinds of numbers that are counted.  Terms and results are those of the layers' matrices, logits the results of the head."""
 
 FLAT = 256
 """Logits that lie within so many LSBs, a sixteenth of a nat, name no likeliest token."""

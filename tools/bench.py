@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools.figures import reports, table  # noqa: E402
+from tools.printed import out_of_date, write_or_check  # noqa: E402
 
 REPORT, PAGE = ROOT / "docs/reports/comparison.json", ROOT / "docs/explanation/comparison.md"
 MODEL, PROMPT, N_TOKENS, REPEATS = "stories-260k", "Once upon a time", 128, 100
@@ -251,21 +252,13 @@ def page(measured: dict) -> str:
 
 def differing() -> dict[Path, str]:
     """The page with its new contents, if it is out of date."""
-    text = page(json.loads(REPORT.read_text()))
-    return {} if PAGE.exists() and PAGE.read_text() == text else {PAGE: text}
+    return out_of_date({PAGE: page(json.loads(REPORT.read_text()))})
 
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--measure"]:
         REPORT.write_text(json.dumps(measure(), indent=1) + "\n")
-    files = differing()
-    if arguments == ["--check"]:
-        for path in files:
-            print(f"{path.relative_to(ROOT)}: is not what tools/bench.py prints")
-        return bool(files)
-    for path, text in files.items():
-        path.write_text(text)
-    return 0
+    return write_or_check(__file__, differing(), arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.printed import out_of_date, write_or_check  # noqa: E402
+
 REPORTS = ROOT / "docs/reports"
 PAGE, README = ROOT / "docs/figures.md", ROOT / "README.md"
 
@@ -109,19 +113,8 @@ def differing() -> dict[Path, str]:
     )
     if found != 1:
         raise SystemExit(f"{README}: has {found} places for the table of boards, not 1")
-    return {path: text for path, text in {PAGE: page(), README: readme}.items() if not path.exists() or path.read_text() != text}
-
-
-def main(arguments: list[str]) -> int:
-    files = differing()
-    if arguments == ["--check"]:
-        for path in files:
-            print(f"{path.relative_to(ROOT)}: is not what tools/figures.py prints")
-        return bool(files)
-    for path, text in files.items():
-        path.write_text(text)
-    return 0
+    return out_of_date({PAGE: page(), README: readme})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(__file__, differing(), sys.argv[1:]))

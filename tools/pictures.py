@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 from hardwire.source import Source  # noqa: E402
 from hdl.config import ChipConfig  # noqa: E402
 from hdl.cycles.token import FABRIC, Span, token_cycles  # noqa: E402
+from tools.printed import out_of_date, write_or_check  # noqa: E402
 
 INK, GREY, LINE = "#1b2733", "#5b6b7a", "#41576b"
 FABRIC_FILL, UNIT_FILL, MEMORY_FILL = "#cfe3f7", "#eef2f5", "#fbe6c8"
@@ -224,20 +225,8 @@ PICTURES = {"data-path": data_path, "layer": layer, "stream": stream, "token": t
 
 def differing() -> dict[Path, str]:
     """The pictures that are out of date, with their new contents."""
-    drawn = {FOLDER / f"{name}.svg": draw() for name, draw in PICTURES.items()}
-    return {file: content for file, content in drawn.items() if not file.exists() or file.read_text() != content}
-
-
-def main(arguments: list[str]) -> int:
-    pictures = differing()
-    if arguments == ["--check"]:
-        for file in pictures:
-            print(f"{file.relative_to(ROOT)}: is not what tools/pictures.py draws")
-        return bool(pictures)
-    for file, content in pictures.items():
-        file.write_text(content)
-    return 0
+    return out_of_date({FOLDER / f"{name}.svg": draw() for name, draw in PICTURES.items()})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(__file__, differing(), sys.argv[1:]))

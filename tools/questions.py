@@ -17,6 +17,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tools.printed import out_of_date, write_or_check  # noqa: E402
+
 if TYPE_CHECKING:
     from sim.golden.llama import GoldenLlama
     from weights_to_rom.quantise.float_llama import FloatLlama
@@ -135,21 +137,13 @@ def page(report: dict) -> str:
 
 def differing() -> dict[Path, str]:
     """The page with its new contents, if it is out of date."""
-    text = page(json.loads(REPORT.read_text()))
-    return {} if PAGE.exists() and PAGE.read_text() == text else {PAGE: text}
+    return out_of_date({PAGE: page(json.loads(REPORT.read_text()))})
 
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--ask"]:
         REPORT.write_text(json.dumps(ask(), indent=1, ensure_ascii=False) + "\n")
-    files = differing()
-    if arguments == ["--check"]:
-        for path in files:
-            print(f"{path.relative_to(ROOT)}: is not what tools/questions.py prints")
-        return bool(files)
-    for path, text in files.items():
-        path.write_text(text)
-    return 0
+    return write_or_check(__file__, differing(), arguments)
 
 
 if __name__ == "__main__":

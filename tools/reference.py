@@ -27,6 +27,7 @@ import hardwire  # noqa: E402
 from hardwire.cli import vocabulary  # noqa: E402
 from hardwire.cli.main import app  # noqa: E402
 from hdl import interface  # noqa: E402
+from tools.printed import out_of_date, write_or_check  # noqa: E402
 from weights_to_rom.rom_map import rom_map_page  # noqa: E402
 
 MEMBERS = (FunctionType, classmethod, property, cached_property)
@@ -276,19 +277,8 @@ def pages() -> dict[Path, str]:
 
 def differing() -> dict[Path, str]:
     """The pages that are out of date, with their new contents."""
-    return {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
-
-
-def main(arguments: list[str]) -> int:
-    found = differing()
-    if arguments == ["--check"]:
-        for path in found:
-            print(f"{path.relative_to(ROOT)}: is not what tools/reference.py prints")
-        return bool(found)
-    for path, text in found.items():
-        path.write_text(text)
-    return 0
+    return out_of_date(pages())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(__file__, differing(), sys.argv[1:]))

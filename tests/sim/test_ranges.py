@@ -25,7 +25,7 @@ class Scaled(RandomCheckpoint):
 
 
 def stream(scale):
-    """Whatever is added to the residual stream, times ``scale``: the norms take the factor out again."""
+    """The factors of a model whose embedding, o and down are multiplied by ``scale``: RMSNorm divides by it again."""
     return dict.fromkeys(("embed", "o", "down"), scale)
 
 

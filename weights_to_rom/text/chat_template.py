@@ -61,7 +61,7 @@ class _Worker:
         self._inherited: subprocess.Popen[bytes] | None = None  # kept, because Python warns of pipes that are never closed
 
     def render(self, source: str, variables: dict[str, Any]) -> tuple[str, str]:
-        """Return the text, and what is wrong with the template if anything is."""
+        """Return the text that the template writes, and an error message: one of the two is empty."""
         try:
             request = json.dumps([source, variables, CHARACTERS, SECONDS]).encode()
         except (TypeError, ValueError) as error:

@@ -176,7 +176,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     try:
         json.dumps(config.get("chat_template"), ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        # The model is good for texts without its template, and a chat gets to know what is wrong.
+        # Plain texts need no template, so that only a chat raises the error.
         config["chat_template"] = "{{ raise_exception('its text is not Unicode') }}"
     checked(_Settings, config, f"{directory}: tokenizer_config.json", TokenizerError)
     if "added_tokens_decoder" in config:

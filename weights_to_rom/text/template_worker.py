@@ -103,7 +103,7 @@ def compiled(source: str) -> jinja2.Template:
 
 
 def rendered(source: str, variables: Mapping[str, Any], characters: int) -> tuple[str, str]:
-    """Return the text of a template, and an error instead of it: one line, for whatever is raised."""
+    """Return the text that the template writes and "", or "" and one line about the exception that it raised."""
     try:
         pieces, length = [], 0
         for piece in compiled(source).generate(variables):
