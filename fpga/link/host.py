@@ -118,7 +118,7 @@ class BoardSession(Session):
         self._in_step = False  # the board has the sequence ``_fed``, and all replies to earlier requests have come
         self._sampling: Sampling | None = None
         self._adapter = 0
-        self.said_again = self.bytes_sent = self.bytes_received = 0
+        self.requests_repeated = self.bytes_sent = self.bytes_received = 0
         self._longest: float | None = None  # lately the longest wait for a frame
         self._waits = 1  # grows with every wait in a row that was in vain: the board may only be slow
         self._times = SLOW if slow else 1
@@ -138,7 +138,7 @@ class BoardSession(Session):
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
             "frames_lost": self.broken,
-            "requests_repeated": self.said_again,
+            "requests_repeated": self.requests_repeated,
         }
 
     def load(self, number: int, image: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -164,7 +164,7 @@ class BoardSession(Session):
             match self._receive():
                 case None:
                     tries.again()
-                    self.said_again += 1
+                    self.requests_repeated += 1
                     said, went_back = done, -1
                 case Kind.LOADING, (following, _, _) if taken := (following - done) % NUMBERS:
                     if taken <= said - done:
@@ -173,7 +173,7 @@ class BoardSession(Session):
                 case Kind.LOADING, _ if went_back != done:
                     # The line lost the LOAD of this number, so the board has taken none of the further ones.
                     went_back, said = done, done
-                    self.said_again += 1
+                    self.requests_repeated += 1
         # The board takes no LOAD twice, so this one only asks for the chip's answer.
         _, _, status = self._ask(Kind.LOAD, frames[-1], Kind.LOADING, lambda fields: fields[1] == 1)
         if status:
@@ -262,7 +262,7 @@ class BoardSession(Session):
             match self._receive():
                 case None:
                     tries.again()
-                    self.said_again += 1
+                    self.requests_repeated += 1
                     said, went_back = done, -1
                 case Kind.RESULT, (position, token, flags) if first + done <= position < first + len(tokens):
                     if status := flags >> STATUS_SHIFT:
@@ -276,7 +276,7 @@ class BoardSession(Session):
                 case Kind.STANDING, (following,) if first + done <= following < first + said and following != went_back:
                     # The line lost the PUT of position ``following``, so the board has fed none of the further positions.
                     went_back, said = following, following - first
-                    self.said_again += 1
+                    self.requests_repeated += 1
 
     def _run(self, token: int, last: int) -> Iterator[Reply]:
         """Yield the tokens that the board samples after ``token``, up to position ``last`` or to its end token."""
@@ -292,7 +292,7 @@ class BoardSession(Session):
             match self._receive():
                 case None:
                     tries.again()
-                    self.said_again += 1
+                    self.requests_repeated += 1
                     asked.clear()
                     self._send(Kind.RUN, self._until(until))
                 case Kind.RESULT, (position, sampled, flags) if self.position <= position and flags & Flag.SAMPLED:
@@ -303,7 +303,7 @@ class BoardSession(Session):
             for position in range(self.position, reached):
                 if position not in came and position not in asked:  # the line lost its result
                     asked.add(position)
-                    self.said_again += 1
+                    self.requests_repeated += 1
                     self._send(Kind.GET, struct.pack("<I", position))
             while self.position in came and token != self._end_token:
                 sampled, status = came.pop(self.position)
@@ -330,7 +330,7 @@ class BoardSession(Session):
             match self._receive():
                 case None:
                     tries.again()
-                    self.said_again += 1
+                    self.requests_repeated += 1
                     self._send(kind, fields)
                 case kind_received, values if kind_received == answer and right(values):
                     return values

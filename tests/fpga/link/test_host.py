@@ -66,7 +66,7 @@ def test_the_board_writes_what_golden_writes(pair, noise):
             assert tokens(board, prompt, 7, sampling) == tokens(golden, prompt, 7, sampling)
             assert board.position == golden.position
     if noise == 0.02:
-        assert board.said_again > 0
+        assert board.requests_repeated > 0
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])

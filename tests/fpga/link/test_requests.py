@@ -154,7 +154,7 @@ def test_a_conversation(stall):
     assert chip.tokens == [(0, 5), (1, 6), *((position, tokens[position - 2]) for position in range(2, 6))]
 
 
-def test_what_is_said_again_changes_nothing():
+def test_what_is_requests_repeated_changes_nothing():
     first = [put(0, 5, Flag.RESTART), put(1, 6, Flag.SAMPLE)]
     got, chip = talk([*first, put(1, 6, Flag.SAMPLE), put(1, 9, Flag.SAMPLE), put(3, 8), put(2, 8), get(1), get(2), get(3)], 9)
     token = chip.sampled(1, 6, 0, 0)
