@@ -70,7 +70,9 @@ def cache_folder(kind: str) -> Path:
 
 def _acquired(folder: Path, busy: str | None) -> TextIO:
     while True:
-        folder.mkdir(exist_ok=True)
+        # Not exist_ok: it fails if the process that has the folder removes it after mkdir has failed, before exist_ok looks.
+        with suppress(FileExistsError):
+            folder.mkdir()
         try:
             lock = (folder / LOCK).open("w")
         except FileNotFoundError:
