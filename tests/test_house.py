@@ -107,3 +107,10 @@ def test_tests_do_not_import_tests():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests."):
                 assert not node.module.rpartition(".")[2].startswith("test_"), f"{path}: imports {node.module}"
+
+
+@pytest.mark.xdist_group("together")
+def test_groups_of_tests_stay_on_one_worker(request):
+    """pytest-xdist puts the group behind a test's name.  If it did not, each worker would build the chips of a group again."""
+    if request.config.getoption("loadgroup", False):
+        assert request.node.nodeid.endswith("@together")

@@ -102,14 +102,14 @@ def write_images(model: IntegerModel, folder, chain=CHAIN) -> None:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def chain(tmp_path_factory, runtime):
     """A simulation of the chain, and its folder with plan and images."""
     folder = tmp_path_factory.mktemp("chain")
     model, config = model_and_config()
     roms = [rom for part in CHAIN for rom in stage_roms(model.format, **LANES, **part).values()]
     (folder / "chain.v").write_text(whole_verilog(Chain(model.format, config), "chain", roms))
     ports = ["clk", "rst", "link_open", *(f"{s}__{part}" for s in ("i", "logits") for part in ("valid", "ready", "payload"))]
-    simulation = build(folder / "chain.v", "chain", ports, folder)
+    simulation = build(folder / "chain.v", "chain", ports, folder, runtime=runtime)
     write_images(model, folder)
     tokens = np.random.default_rng(0).integers(model.format.vocab_size, size=N_TOKENS).tolist()
     plan = {"vectors": vectors(model, config, tokens), "logits": logits(model, config, tokens), "seed": 0}

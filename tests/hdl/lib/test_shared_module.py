@@ -2,6 +2,7 @@
 """Lanes in Verilog: one module for all of a kind; that they work is seen in every chip's test."""
 
 import re
+from functools import cache
 
 import pytest
 
@@ -10,6 +11,10 @@ from hdl.verilog import _replicated, chip_verilog
 from tests.support.adapters import random_format
 
 
+pytestmark = pytest.mark.xdist_group("shared_module")  # one worker, so that each chip is made once
+
+
+@cache
 def modules(**lanes) -> dict[str, int]:
     """Characters of each module of a chip's Verilog."""
     model = random_format(n_layers=1)
