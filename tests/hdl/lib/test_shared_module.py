@@ -10,7 +10,6 @@ from hdl.config import ChipConfig
 from hdl.verilog import _replicated, chip_verilog
 from tests.support.adapters import random_format
 
-
 pytestmark = pytest.mark.xdist_group("shared_module")  # one worker, so that each chip is made once
 
 
