@@ -156,10 +156,10 @@ def test_a_stage_holds_only_its_part(layers, of_cache):
     assert of_cache * positions in depths and 3 * positions not in depths - {of_cache * positions}
 
 
-def test_lanes_that_differ_are_modules_of_their_own():
+def test_lanes_that_differ_are_modules_of_their_own(chain):
     """The head's rows have more terms: its stage's lanes are wider than those of the first, and no stage gets the other's."""
-    model, config = model_and_config()
-    text = convert(Chain(model.format, config), "chain")
+    (model, config), (_, folder) = model_and_config(), chain
+    text = (folder / "chain.v").read_text()
     instances = {name: len(re.findall(rf"^  {name} lane_\d+ ", text, re.MULTILINE)) for name in ("row_lane", "row_lane_2")}
     deep = replace(model.format, head_bits=8, embed_bits=8, dim=1024)
     wide = convert(Chain(deep, config), "chain")
